@@ -1,1 +1,5 @@
-//! (placeholder)
+//! What several stages look through: the detector network and its kernels, matching, picture geometry, merging of boxes.
+//!
+//! Owns models and numerics. Refuses to know stages, artifacts, runs or the command line.
+
+pub mod yolov8;
