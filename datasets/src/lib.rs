@@ -5,6 +5,7 @@
 
 pub mod annotation;
 pub mod geometry;
+pub mod picture;
 
 pub use annotation::{Annotation, AnnotationSet, ClassInfo, Decision, ImageAnnotations, Provenance, Score, Skipped};
 pub use geometry::{BBox, Pixels, Unit};
