@@ -2,4 +2,7 @@
 //!
 //! Owns models and numerics. Refuses to know stages, artifacts, runs or the command line.
 
+pub mod letterbox;
+pub mod matcher;
+pub mod nms;
 pub mod yolov8;
