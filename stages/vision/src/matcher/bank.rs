@@ -1,0 +1,159 @@
+//! The bank of windows: every template in every coarse pose, drawn into 32x32 cells.
+//!
+//! A window is the template scaled so that its circumscribed circle is 31 cells wide. Because every template fills the
+//! same window, one bank serves all scales: the drawing is pooled to coarser and coarser cells instead.
+
+use rayon::prelude::*;
+
+use super::hull::Hull;
+use super::shape::Shape;
+
+/// Cells a side of a window.
+pub(super) const CELLS: usize = 32;
+/// Cells of the circumscribed circle's diameter.
+pub(super) const DIAMETER_CELLS: f32 = CELLS as f32 - 1.0;
+/// A window as bits: word `k` holds row `2k` in its low and row `2k + 1` in its high half; bit `x` is column `x`.
+pub(super) type Window = [u64; CELLS / 2];
+/// Two windows of a template that differ in less than this share of their ink count as one.
+const SAME_WINDOW: f32 = 0.12;
+/// Sub-samples a side of a template pixel when it is drawn into cells.
+const SUBSAMPLES: usize = 3;
+
+/// A template in one coarse pose.
+#[derive(Clone, Debug)]
+pub(super) struct Variant {
+    /// Index of the shape.
+    pub shape: u32,
+    /// Angle, radians, clockwise on the drawing.
+    pub angle: f32,
+    pub mirrored: bool,
+    /// Logarithm of the factor by which width over height is stretched.
+    pub stretch: f32,
+    /// Diameter of the stretched shape, shape pixels.
+    pub diameter: f32,
+    pub ink: Window,
+    /// Cells inside the hull and away from ink, where ink of the drawing is foreign.
+    pub clutter: Window,
+    /// Number of ink cells.
+    pub count: u32,
+}
+
+/// All variants of all shapes, without near duplicates.
+pub(super) fn variants(shapes: &[Shape], angles_deg: &[f64], mirror: bool, stretches: &[f32]) -> Vec<Variant> {
+    let per_shape: Vec<Vec<Variant>> = shapes
+        .par_iter()
+        .enumerate()
+        .map(|(i, shape)| {
+            let mut kept: Vec<Variant> = Vec::new();
+            for &stretch in stretches {
+                let first = kept.len();
+                for mirrored in [false, true].into_iter().filter(|&m| mirror || !m) {
+                    for angle in angles_deg {
+                        let v = draw(i as u32, shape, angle.to_radians() as f32, mirrored, stretch);
+                        let same = |k: &Variant| different_cells(k, &v) < SAME_WINDOW * v.count as f32;
+                        if v.count > 0 && !kept[first..].iter().any(same) {
+                            kept.push(v);
+                        }
+                    }
+                }
+            }
+            kept
+        })
+        .collect();
+    per_shape.into_iter().flatten().collect()
+}
+
+fn different_cells(a: &Variant, b: &Variant) -> f32 {
+    a.ink.iter().zip(&b.ink).map(|(p, q)| (p ^ q).count_ones()).sum::<u32>() as f32
+}
+
+/// Half the stretch goes to the width, its inverse to the height, so that the area stays.
+pub(super) fn stretch_factors(stretch: f32) -> [f32; 2] {
+    [(stretch * 0.5).exp(), (-stretch * 0.5).exp()]
+}
+
+fn draw(index: u32, shape: &Shape, angle: f32, mirrored: bool, stretch: f32) -> Variant {
+    let [ex, ey] = stretch_factors(stretch);
+    let sign = if mirrored { -1.0 } else { 1.0 };
+    let radius = shape.ink.iter().map(|p| (p[0] * ex).hypot(p[1] * ey)).fold(0.5, f32::max);
+    let diameter = 2.0 * radius;
+    let k = DIAMETER_CELLS / diameter;
+    let (s, c) = angle.sin_cos();
+    let half = CELLS as f32 / 2.0;
+    let place = |[x, y]: [f32; 2]| {
+        let (x, y) = (x * ex * sign, y * ey);
+        [(x * c - y * s) * k + half, (x * s + y * c) * k + half]
+    };
+    let plot = |pixels: &[[f32; 2]]| {
+        let mut window = [0; CELLS / 2];
+        for &[x, y] in pixels {
+            for sub in 0..SUBSAMPLES * SUBSAMPLES {
+                let at = |i: usize| (i as f32 + 0.5) / SUBSAMPLES as f32 - 0.5;
+                let [u, v] = place([x + at(sub % SUBSAMPLES), y + at(sub / SUBSAMPLES)]);
+                let inside = 0.0..CELLS as f32;
+                if inside.contains(&u) && inside.contains(&v) {
+                    set(&mut window, u as usize, v as usize);
+                }
+            }
+        }
+        window
+    };
+    let ink = plot(&shape.ink);
+    let (near, ignored) = (dilate(&ink), plot(&shape.ignored));
+    let hull = Hull::of(shape.hull.0.iter().map(|&p| place(p)));
+    let mut clutter = [0; CELLS / 2];
+    for y in 0..CELLS {
+        for x in 0..CELLS {
+            let free = !get(&near, x, y) && !get(&ignored, x, y);
+            if free && hull.contains([x as f32 + 0.5, y as f32 + 0.5], 0.0) {
+                set(&mut clutter, x, y);
+            }
+        }
+    }
+    let count = ink.iter().map(|w| w.count_ones()).sum();
+    Variant { shape: index, angle, mirrored, stretch, diameter, ink, clutter, count }
+}
+
+fn set(window: &mut Window, x: usize, y: usize) {
+    window[y / 2] |= 1 << (x + CELLS * (y % 2));
+}
+
+fn get(window: &Window, x: usize, y: usize) -> bool {
+    window[y / 2] >> (x + CELLS * (y % 2)) & 1 == 1
+}
+
+/// Every cell that has ink among itself and its eight neighbours.
+fn dilate(window: &Window) -> Window {
+    let mut out = [0; CELLS / 2];
+    for y in 0..CELLS {
+        for x in (0..CELLS).filter(|&x| get(window, x, y)) {
+            for v in y.saturating_sub(1)..=(y + 1).min(CELLS - 1) {
+                for u in x.saturating_sub(1)..=(x + 1).min(CELLS - 1) {
+                    set(&mut out, u, v);
+                }
+            }
+        }
+    }
+    out
+}
+
+/// How many ink cells of the template the window lacks; `None` as soon as they are more than `allowed`.
+///
+/// This and [`overlap`] are the whole arithmetic of the scan.
+#[inline]
+pub(super) fn missing(window: &Window, ink: &Window, allowed: u32) -> Option<u32> {
+    let mut missing = 0;
+    for (w, t) in window.chunks_exact(2).zip(ink.chunks_exact(2)) {
+        missing += (t[0] & !w[0]).count_ones() + (t[1] & !w[1]).count_ones();
+        if missing > allowed {
+            return None;
+        }
+    }
+    Some(missing)
+}
+
+/// Cells set in both windows.
+#[inline]
+pub(super) fn overlap(a: &Window, b: &Window) -> u32 {
+    a.iter().zip(b).map(|(p, q)| (p & q).count_ones()).sum()
+}

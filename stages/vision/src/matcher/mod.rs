@@ -1,0 +1,342 @@
+//! Finds symbols of line drawings by template, on the CPU.
+//!
+//! The drawing is split into ink and paper, pooled to cells of growing size, and compared bit by bit with every
+//! template in every coarse pose ([`scan`]); what fits is moved to its best pose on a distance map ([`pose`]), measured
+//! ([`score`]) and weighed against what else fits the same place ([`suppress`]).
+//!
+//! Owns template hygiene, poses, scores and the choice between classes. Refuses to own files, workflow and what a
+//! class means: templates and drawings come as pixels. Results do not depend on the number of threads.
+
+mod bank;
+mod config;
+mod hull;
+mod ink;
+mod pose;
+mod scan;
+mod score;
+mod shape;
+mod suppress;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use datasets::{BBox, Pixels};
+use image::{GrayImage, RgbImage, RgbaImage};
+use rayon::prelude::*;
+
+pub use config::{MatcherConfig, Rotations};
+
+use bank::Variant;
+use ink::Ink;
+use pose::{Limits, Pose, Sampling, Steps, refine};
+use scan::Candidate;
+use score::{Features, Sheet};
+use shape::Shape;
+
+/// Version of the matcher; raised when the same templates, settings and drawing may give other matches.
+pub const VERSION: &str = "1";
+
+/// Cover that a pose must reach after the quick and after the full refinement.
+const MIN_COVER: [f32; 2] = [0.89, 0.93];
+/// Two poses of a variant closer than this share of its size, and alike in scale, are one.
+const SAME_PLACE: f32 = 0.12;
+/// Ratio of scales up to which two poses are alike.
+const SAME_SCALE: f32 = 1.1;
+/// Stretch, as a logarithm, that a window of the bank tolerates either way.
+const STRETCH_STEP: f32 = 0.13;
+
+/// A picture of a symbol.
+#[derive(Clone, Debug)]
+pub struct Template {
+    /// The class that its matches get.
+    pub class: String,
+    /// A name for messages and provenance, such as the file's.
+    pub name: String,
+    /// The symbol, dark on light or light on dark. Transparent pixels beside opaque paper are "don't care"; around
+    /// bare ink they are paper.
+    pub image: RgbaImage,
+}
+
+/// Why there is no matcher.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[expect(missing_docs, reason = "each variant's text says what its fields are")]
+pub enum MatcherError {
+    /// Nothing to look for.
+    #[error("no templates: give at least one picture of a symbol")]
+    NoTemplates,
+    /// A template without ink.
+    #[error("template `{name}` of class `{class}` is blank: draw the symbol in it or remove the file")]
+    BlankTemplate { name: String, class: String },
+    /// A setting outside its range.
+    #[error("`{field}` is {value}; it must be {range}")]
+    Config { field: String, value: f64, range: String },
+}
+
+/// A symbol found on a drawing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Match {
+    /// Class of the template.
+    pub class: String,
+    /// Name of the template.
+    pub template: String,
+    /// Box around the template's ink, inside the drawing.
+    pub bbox: BBox<Pixels>,
+    /// Confidence, 0..=1.
+    pub score: f64,
+    /// Threshold that the score passed, 0..=1.
+    pub threshold: f64,
+    /// Turn of the template, degrees clockwise, 0..360; a mirrored template is mirrored first.
+    pub rotation_deg: f64,
+    /// Whether the template was mirrored left to right.
+    pub mirrored: bool,
+    /// Size on the drawing relative to the template.
+    pub scale: f64,
+    /// Width over height relative to the template.
+    pub stretch: f64,
+    /// The class that fits the same place next best.
+    pub runner_up: Option<String>,
+    /// What the score rests on: `coverage`, `oriented`, `worst_sector`, `second_sector`, `tight`, `foreign`,
+    /// `unexplained`, `correlation`, `ink`, `evidence`, and `margin` over the runner-up (0..=1).
+    pub evidence: BTreeMap<String, f64>,
+}
+
+/// A template that was not used on a drawing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SkippedTemplate {
+    /// Its name.
+    pub template: String,
+    /// Why it was not used.
+    pub reason: String,
+}
+
+/// What came of one drawing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Found {
+    /// The matches, from top to bottom and left to right.
+    pub matches: Vec<Match>,
+    /// Templates that do not fit the drawing.
+    pub skipped: Vec<SkippedTemplate>,
+}
+
+/// A remark about a template's quality.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TemplateNote {
+    /// The template's name.
+    pub template: String,
+    /// What was noticed or changed.
+    pub text: String,
+}
+
+/// Templates ready to be found on any number of drawings.
+#[derive(Clone, Debug)]
+pub struct Matcher {
+    shapes: Vec<Shape>,
+    bank: Vec<Variant>,
+    free_angle: bool,
+    config: MatcherConfig,
+}
+
+/// A pose of a shape with what was measured there.
+#[derive(Clone, Debug)]
+struct Hypothesis {
+    shape: usize,
+    pose: Pose,
+    /// Left, top, right, bottom.
+    bounds: [f32; 4],
+    features: Features,
+    confidence: f32,
+    /// What decides between overlapping hypotheses.
+    rank: f32,
+}
+
+impl Matcher {
+    /// Prepares templates; several may share a class. A blank template is an error.
+    pub fn new(templates: &[Template], config: &MatcherConfig) -> Result<Self, MatcherError> {
+        config.check()?;
+        if templates.is_empty() {
+            return Err(MatcherError::NoTemplates);
+        }
+        let shapes = templates.iter().map(Shape::of).collect::<Result<Vec<_>, _>>()?;
+        let (angles, free_angle) = config.rotations.angles_deg();
+        let bank = bank::variants(&shapes, &angles, config.mirror, &stretches(config.stretch as f32));
+        Ok(Self { shapes, bank, free_angle, config: config.clone() })
+    }
+
+    /// What was noticed about the templates.
+    pub fn notes(&self) -> Vec<TemplateNote> {
+        let note = |s: &Shape, text: &String| TemplateNote { template: s.name.clone(), text: text.clone() };
+        self.shapes.iter().flat_map(|s| s.notes.iter().map(move |t| note(s, t))).collect()
+    }
+
+    /// Finds the templates on a colour drawing.
+    pub fn find(&self, drawing: &RgbImage) -> Found {
+        self.find_grey(&ink::contrast_grey(drawing))
+    }
+
+    /// Finds the templates on a grey drawing.
+    pub fn find_grey(&self, drawing: &GrayImage) -> Found {
+        let (skipped, usable) = self.fitting(drawing.width() as f32, drawing.height() as f32);
+        let ink = Ink::of_drawing(drawing);
+        if ink.is_empty() || usable.is_empty() {
+            return Found { matches: Vec::new(), skipped };
+        }
+        let bank: Vec<Variant> = self.bank.iter().filter(|v| usable.contains(&v.shape)).cloned().collect();
+        let candidates = scan::candidates(&ink, &bank, |v| self.limits(&self.shapes[v.shape as usize]).scale);
+        let sheet = Sheet::of(ink);
+        let hypotheses = self.hypotheses(&sheet, &bank, &candidates);
+        let mut matches: Vec<Match> = suppress::winners(hypotheses, &self.shapes, self.config.nms_iou as f32)
+            .into_iter()
+            .filter_map(|w| self.report(&sheet, &w))
+            .collect();
+        matches.sort_by(|a, b| {
+            let key = |m: &Match| [m.bbox.y0, m.bbox.x0, m.bbox.y1, m.bbox.x1];
+            let order = key(a).into_iter().zip(key(b)).map(|(p, q)| p.total_cmp(&q));
+            order.fold(std::cmp::Ordering::Equal, std::cmp::Ordering::then).then_with(|| a.class.cmp(&b.class))
+        });
+        Found { matches, skipped }
+    }
+
+    /// Which shapes are small enough for a drawing, and why the others are not.
+    fn fitting(&self, width: f32, height: f32) -> (Vec<SkippedTemplate>, BTreeSet<u32>) {
+        let (mut skipped, mut usable) = (Vec::new(), BTreeSet::new());
+        for (i, shape) in self.shapes.iter().enumerate() {
+            // A turned symbol needs at least its diameter along one direction and can hide none of its extent.
+            let smallest = self.limits(shape).scale[0];
+            let [x0, y0, x1, y1] = Pose::upright(smallest).bounds(shape);
+            let (long, short) = ((x1 - x0).max(y1 - y0), (x1 - x0).min(y1 - y0));
+            let room = width.hypot(height);
+            let fits =
+                if self.free_angle { long <= room } else { long <= width.max(height) && short <= width.min(height) };
+            if fits {
+                usable.insert(i as u32);
+            } else {
+                let reason = format!(
+                    "the symbol takes {long:.0} x {short:.0} pixels at the smallest scale ({}), the drawing has {width} x {height}",
+                    self.config.scale_min
+                );
+                skipped.push(SkippedTemplate { template: shape.name.clone(), reason });
+            }
+        }
+        (skipped, usable)
+    }
+
+    fn limits(&self, shape: &Shape) -> Limits {
+        let scale = [self.config.scale_min, self.config.scale_max].map(|s| s as f32 * shape.reduction);
+        Limits { scale, free_angle: self.free_angle, stretch: (self.config.stretch as f32).ln() }
+    }
+
+    /// Moves every candidate to its best pose and measures what is left.
+    fn hypotheses(&self, sheet: &Sheet, bank: &[Variant], candidates: &[Candidate]) -> Vec<Hypothesis> {
+        let mut quick: Vec<(f32, u32, Pose)> = candidates
+            .par_iter()
+            .filter_map(|c| {
+                let v = &bank[c.variant as usize];
+                let shape = &self.shapes[v.shape as usize];
+                let scale = c.cell * bank::DIAMETER_CELLS / v.diameter;
+                let start = Pose { at: c.at, scale, angle: v.angle, mirrored: v.mirrored, stretch: v.stretch };
+                let angle = if self.free_angle { 0.06 } else { 0.015 };
+                let steps = Steps { shift: c.cell * 0.8, scale: 0.05, angle, stretch: 0.06, rounds: 2 };
+                let limits = self.limits(shape);
+                let (pose, cover) = refine(shape, &sheet.cost, start, v.angle, Sampling::Quick, steps, &limits);
+                (cover >= MIN_COVER[0]).then_some((cover, c.variant, pose))
+            })
+            .collect();
+        // Stable, so that equal covers stay in scan order.
+        quick.sort_by(|a, b| b.0.total_cmp(&a.0));
+        self.distinct(bank, &quick)
+            .into_par_iter()
+            .filter_map(|(_, variant, start)| {
+                let v = &bank[variant as usize];
+                let shape = &self.shapes[v.shape as usize];
+                let angle = if self.free_angle { 0.02 } else { 0.005 };
+                let steps = Steps { shift: 0.7, scale: 0.015, angle, stretch: 0.02, rounds: 3 };
+                let limits = self.limits(shape);
+                let (pose, cover) = refine(shape, &sheet.cost, start, v.angle, Sampling::All, steps, &limits);
+                if cover < MIN_COVER[1] {
+                    return None;
+                }
+                let features = sheet.features(shape, &pose);
+                let (confidence, evidence) = (features.confidence(), features.evidence());
+                let h = Hypothesis {
+                    shape: v.shape as usize,
+                    bounds: pose.bounds(shape),
+                    pose,
+                    features,
+                    confidence,
+                    rank: evidence * confidence,
+                };
+                (evidence > 0.0).then_some(h)
+            })
+            .collect()
+    }
+
+    /// Drops poses that a better one of the same variant stands for. `poses` come best first.
+    fn distinct(&self, bank: &[Variant], poses: &[(f32, u32, Pose)]) -> Vec<(f32, u32, Pose)> {
+        /// Side of the cells of the look-up grid, pixels.
+        const GRID: f32 = 24.0;
+        let cell = |v: f32| (v / GRID).floor() as i32;
+        let mut grid: BTreeMap<(u32, i32, i32), Vec<Pose>> = BTreeMap::new();
+        let mut kept = Vec::new();
+        for &(cover, variant, p) in poses {
+            let radius = (SAME_PLACE * bank[variant as usize].diameter * p.scale).min(GRID);
+            let same = |q: &Pose| {
+                (q.at[0] - p.at[0]).abs() < radius
+                    && (q.at[1] - p.at[1]).abs() < radius
+                    && (q.scale / p.scale).max(p.scale / q.scale) < SAME_SCALE
+            };
+            let (x, y) = (cell(p.at[0]), cell(p.at[1]));
+            let near = (y - 1..=y + 1).flat_map(|v| (x - 1..=x + 1).map(move |u| (variant, u, v)));
+            if !near.filter_map(|k| grid.get(&k)).flatten().any(same) {
+                grid.entry((variant, x, y)).or_default().push(p);
+                kept.push((cover, variant, p));
+            }
+        }
+        kept
+    }
+
+    /// A winner as the caller sees it; `None` when its score is below the threshold of its class.
+    fn report(&self, sheet: &Sheet, winner: &suppress::Winner) -> Option<Match> {
+        let h = &winner.hypothesis;
+        let shape = &self.shapes[h.shape];
+        let threshold = self.config.threshold_of(&shape.class);
+        let score = f64::from(h.confidence);
+        let [x0, y0, x1, y1] = h.bounds.map(f64::from);
+        let bbox = BBox::new(x0, y0, x1, y1).clipped(sheet.ink.width as u32, sheet.ink.height as u32)?;
+        if score < threshold {
+            return None;
+        }
+        let f = &h.features;
+        let numbers = [
+            ("coverage", f.coverage),
+            ("oriented", f.oriented),
+            ("worst_sector", f.worst_sector),
+            ("second_sector", f.second_sector),
+            ("tight", f.tight),
+            ("foreign", f.foreign),
+            ("unexplained", f.unexplained),
+            ("correlation", f.correlation),
+            ("ink", f.ink),
+            ("evidence", f.evidence()),
+            ("margin", winner.margin),
+        ];
+        Some(Match {
+            class: shape.class.clone(),
+            template: shape.name.clone(),
+            bbox,
+            score,
+            threshold,
+            rotation_deg: f64::from(h.pose.angle).to_degrees().rem_euclid(360.0),
+            mirrored: h.pose.mirrored,
+            scale: f64::from(h.pose.scale / shape.reduction),
+            stretch: f64::from(h.pose.stretch.exp()),
+            runner_up: winner.runner_up.map(|s| self.shapes[s].class.clone()),
+            evidence: numbers.map(|(k, v)| (k.to_owned(), f64::from(v))).into(),
+        })
+    }
+}
+
+/// Logarithms of the stretches that the bank holds, so that the refinement reaches every one up to `largest`.
+fn stretches(largest: f32) -> Vec<f32> {
+    let limit = largest.ln();
+    let each_side = (limit / STRETCH_STEP - 1.0).ceil().max(0.0) as i32;
+    (-each_side..=each_side).map(|i| (i as f32 * STRETCH_STEP).clamp(-limit, limit)).collect()
+}

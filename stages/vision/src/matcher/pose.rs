@@ -1,0 +1,194 @@
+//! Fine poses: a template laid on the drawing, and the descent that moves it to where it fits best.
+
+use super::bank::stretch_factors;
+use super::ink::{Ink, distance};
+use super::shape::{Point, Shape};
+
+/// Distance to ink, thirds of a pixel, at which a template point counts as uncovered.
+const FAR: u8 = 15;
+/// Squared [`FAR`]: what a point without ink near it costs.
+const FAR_COST: u8 = FAR * FAR;
+/// Deviation from a coarse angle that is followed when angles are not free, radians: the skew of a scan.
+const MAX_SKEW: f32 = 0.05;
+/// Room beyond the wanted scales, for templates that were drawn a little larger or smaller than they say.
+const SCALE_SLACK: f32 = 1.05;
+/// Smallest gain that counts as an improvement.
+const MIN_GAIN: f32 = 1e-6;
+/// Most sweeps over all parameters at one step size.
+const MAX_SWEEPS: usize = 4;
+
+/// Where and how a shape lies on the drawing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pose {
+    /// Centre, pixels of the drawing.
+    pub at: [f32; 2],
+    /// Pixels of the drawing per pixel of the shape.
+    pub scale: f32,
+    /// Radians, clockwise on the drawing.
+    pub angle: f32,
+    /// Mirrored left to right before it is turned.
+    pub mirrored: bool,
+    /// Logarithm of the factor by which width over height is stretched.
+    pub stretch: f32,
+}
+
+impl Pose {
+    /// As drawn in the template, at a scale.
+    pub fn upright(scale: f32) -> Self {
+        Self { at: [0.0; 2], scale, angle: 0.0, mirrored: false, stretch: 0.0 }
+    }
+
+    /// The linear part: columns are where the shape's x and y axes go.
+    pub fn matrix(&self) -> [[f32; 2]; 2] {
+        let [ex, ey] = stretch_factors(self.stretch);
+        let sign = if self.mirrored { -1.0 } else { 1.0 };
+        let (s, c) = self.angle.sin_cos();
+        let (x, y) = (sign * ex * self.scale, ey * self.scale);
+        [[c * x, s * x], [-s * y, c * y]]
+    }
+
+    /// Places offsets from the shape's centre on the drawing.
+    pub fn placer(&self) -> impl Fn([f32; 2]) -> [f32; 2] {
+        let [a, b] = self.matrix();
+        let at = self.at;
+        move |p| [at[0] + p[0] * a[0] + p[1] * b[0], at[1] + p[0] * a[1] + p[1] * b[1]]
+    }
+
+    /// The box around the shape's ink on the drawing: left, top, right, bottom.
+    pub fn bounds(&self, shape: &Shape) -> [f32; 4] {
+        let place = self.placer();
+        let grow = 0.5 * self.scale.max(1.0);
+        shape.hull.0.iter().map(|&p| place(p)).fold([f32::MAX, f32::MAX, f32::MIN, f32::MIN], |b, [x, y]| {
+            [b[0].min(x - grow), b[1].min(y - grow), b[2].max(x + grow), b[3].max(y + grow)]
+        })
+    }
+}
+
+/// Cost of a template point at each pixel: the squared distance to ink in thirds of a pixel, at most [`FAR_COST`].
+pub(super) struct CostMap {
+    width: i32,
+    height: i32,
+    cost: Vec<u8>,
+}
+
+impl CostMap {
+    pub fn of(ink: &Ink) -> Self {
+        let mut cost = distance(&ink.mask, ink.width, ink.height, FAR);
+        for d in &mut cost {
+            *d *= *d;
+        }
+        Self { width: ink.width as i32, height: ink.height as i32, cost }
+    }
+
+    /// The cost at a place; [`FAR_COST`] outside the drawing.
+    #[inline]
+    pub fn at(&self, [x, y]: [f32; 2]) -> u8 {
+        let (u, v) = (x.floor() as i32, y.floor() as i32);
+        if u < 0 || v < 0 || u >= self.width || v >= self.height {
+            return FAR_COST;
+        }
+        self.cost[v as usize * self.width as usize + u as usize]
+    }
+
+    /// Distance to ink, pixels, at most 5.
+    pub fn distance(&self, at: [f32; 2]) -> f32 {
+        f32::from(self.at(at)).sqrt() / 3.0
+    }
+
+    /// How well ink of the drawing covers the points, 0..=1.
+    fn cover<'a>(&self, points: impl ExactSizeIterator<Item = &'a Point>, pose: &Pose) -> f32 {
+        let place = pose.placer();
+        let n = points.len().max(1) as f32;
+        let cost: u32 = points.map(|p| u32::from(self.at(place(p.at)))).sum();
+        1.0 - cost as f32 / (n * f32::from(FAR_COST))
+    }
+}
+
+/// First steps of a descent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Steps {
+    /// Pixels of the drawing.
+    pub shift: f32,
+    /// Share of the scale.
+    pub scale: f32,
+    /// Radians.
+    pub angle: f32,
+    /// Logarithm of the stretch.
+    pub stretch: f32,
+    /// How often steps are halved.
+    pub rounds: usize,
+}
+
+/// Bounds of a descent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Wanted scales, pixels of the drawing per pixel of the shape.
+    pub scale: [f32; 2],
+    /// Whether any angle will do.
+    pub free_angle: bool,
+    /// Largest logarithm of the stretch either way.
+    pub stretch: f32,
+}
+
+/// Which of a shape's points take part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sampling {
+    Quick,
+    All,
+}
+
+/// Coordinate descent from a pose to the nearest best cover; returns the pose and its cover, 0..=1.
+pub(super) fn refine(
+    shape: &Shape,
+    map: &CostMap,
+    start: Pose,
+    coarse_angle: f32,
+    sampling: Sampling,
+    mut steps: Steps,
+    limits: &Limits,
+) -> (Pose, f32) {
+    let cover = |pose: &Pose| match sampling {
+        Sampling::Quick => map.cover(shape.quick.iter().map(|&i| &shape.points[i as usize]), pose),
+        Sampling::All => map.cover(shape.points.iter(), pose),
+    };
+    let allowed = |p: &Pose| {
+        (limits.scale[0] / SCALE_SLACK..=limits.scale[1] * SCALE_SLACK).contains(&p.scale)
+            && (limits.free_angle || (p.angle - coarse_angle).abs() <= MAX_SKEW)
+            && p.stretch.abs() <= limits.stretch
+    };
+    let (mut best, mut value) = (start, cover(&start));
+    let mut direction = [1.0f32; 5];
+    for _ in 0..steps.rounds {
+        for _ in 0..MAX_SWEEPS {
+            let mut moved = false;
+            for (k, direction) in direction.iter_mut().enumerate() {
+                for sign in [*direction, -*direction] {
+                    let mut p = best;
+                    match k {
+                        0 => p.at[0] += sign * steps.shift,
+                        1 => p.at[1] += sign * steps.shift,
+                        2 => p.scale *= 1.0 + sign * steps.scale,
+                        3 => p.angle += sign * steps.angle,
+                        _ => p.stretch += sign * steps.stretch,
+                    }
+                    if !allowed(&p) {
+                        continue;
+                    }
+                    let v = cover(&p);
+                    if v > value + MIN_GAIN {
+                        (best, value, moved, *direction) = (p, v, true, sign);
+                        break;
+                    }
+                }
+            }
+            if !moved {
+                break;
+            }
+        }
+        steps.shift *= 0.5;
+        steps.scale *= 0.5;
+        steps.angle *= 0.5;
+        steps.stretch *= 0.5;
+    }
+    (best, value)
+}

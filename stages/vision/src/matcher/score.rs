@@ -1,0 +1,198 @@
+//! How well a pose fits: the features of a match, its evidence and its confidence.
+
+use super::ink::Ink;
+use super::pose::{CostMap, Pose};
+use super::shape::{NO_SECTOR, Shape, orientation};
+
+/// Distance, pixels, at which a template point's cover has fallen to nothing.
+const COVER_RADIUS: f32 = 3.0;
+/// Distance from the template's ink, pixels of the drawing, within which ink of the drawing is explained by it.
+const EXPLAINED: f32 = 1.7;
+/// Base score at which a match says nothing; below, it speaks against itself.
+const NEUTRAL_BASE: f32 = 0.6;
+
+/// What was measured at a pose. All are shares of 0..=1 unless said otherwise.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Features {
+    /// Template ink with ink of the drawing near it.
+    pub coverage: f32,
+    /// The same, counted less where strokes run in another direction.
+    pub oriented: f32,
+    /// Oriented coverage of the worst and the second worst sector.
+    pub worst_sector: f32,
+    pub second_sector: f32,
+    /// Template ink with ink of the drawing within a pixel.
+    pub tight: f32,
+    /// Ink of the drawing within the hull that the template lacks, relative to the template's ink, 0 and up.
+    pub foreign: f32,
+    /// The same as a share of the ink within the hull.
+    pub unexplained: f32,
+    /// Correlation of grey levels, -1..=1.
+    pub correlation: f32,
+    /// Ink of the template at its size on the drawing, pixels.
+    pub ink: f32,
+}
+
+/// The drawing in all the forms that scoring reads.
+pub(super) struct Sheet {
+    pub ink: Ink,
+    pub cost: CostMap,
+    /// Smoothed darkness, 0..=255.
+    pub darkness: Vec<u8>,
+}
+
+impl Sheet {
+    pub fn of(ink: Ink) -> Self {
+        Self { cost: CostMap::of(&ink), darkness: ink.darkness(), ink }
+    }
+
+    /// Darkness between four pixels; 0 outside the drawing.
+    fn darkness_at(&self, [x, y]: [f32; 2]) -> f32 {
+        let (w, h) = (self.ink.width as i32, self.ink.height as i32);
+        let (fx, fy) = ((x - 0.5).floor(), (y - 0.5).floor());
+        let (u, v) = (fx as i32, fy as i32);
+        if u < 0 || v < 0 || u + 1 >= w || v + 1 >= h {
+            return 0.0;
+        }
+        let (a, b) = (x - 0.5 - fx, y - 0.5 - fy);
+        let i = v as usize * w as usize + u as usize;
+        let d = |i: usize| f32::from(self.darkness[i]);
+        let (top, bottom) = (d(i) + a * (d(i + 1) - d(i)), {
+            let j = i + w as usize;
+            d(j) + a * (d(j + 1) - d(j))
+        });
+        top + b * (bottom - top)
+    }
+
+    /// Whether there is ink at a place; `None` outside the drawing.
+    fn ink_at(&self, [x, y]: [f32; 2]) -> Option<bool> {
+        let (u, v) = (x.floor(), y.floor());
+        let inside = u >= 0.0 && v >= 0.0 && u < self.ink.width as f32 && v < self.ink.height as f32;
+        inside.then(|| self.ink.mask[v as usize * self.ink.width + u as usize] == 1)
+    }
+
+    /// Measures a shape at a pose.
+    pub fn features(&self, shape: &Shape, pose: &Pose) -> Features {
+        let place = pose.placer();
+        let (s2, c2) = (2.0 * pose.angle).sin_cos();
+        let sign = if pose.mirrored { -1.0 } else { 1.0 };
+        let (mut coverage, mut oriented, mut tight) = (0.0, 0.0, 0.0);
+        let mut sectors = [[0.0f32; 2]; 16];
+        for p in &shape.points {
+            let at = place(p.at);
+            let d = self.cost.distance(at);
+            let cover = (1.0 - (d / COVER_RADIUS).powi(2)).max(0.0);
+            coverage += cover;
+            tight += f32::from(u8::from(d <= 1.0));
+            let mut agreed = cover;
+            if p.orientation != [0.0; 2] && cover > 0.0 {
+                let [a, b] = [p.orientation[0], p.orientation[1] * sign];
+                let wanted = [a * c2 - b * s2, a * s2 + b * c2];
+                let (x, y) = (at[0].floor() as i32, at[1].floor() as i32);
+                let found = orientation(&self.ink.grey, self.ink.width, self.ink.height, x, y);
+                // Opposite double angles are perpendicular strokes; no gradient says nothing.
+                agreed *= f32::midpoint(wanted[0] * found[0] + wanted[1] * found[1], 1.0);
+            }
+            oriented += agreed;
+            if p.sector != NO_SECTOR {
+                let s = &mut sectors[usize::from(p.sector)];
+                *s = [s[0] + agreed, s[1] + 1.0];
+            }
+        }
+        let n = shape.points.len().max(1) as f32;
+        let mut local: Vec<f32> = sectors[..shape.sectors].iter().map(|s| s[0] / s[1]).collect();
+        local.sort_by(f32::total_cmp);
+        let sector = |k: usize| local.get(k).or(local.last()).copied().unwrap_or(oriented / n);
+
+        let (mut explained, mut foreign) = (0.0f32, 0.0f32);
+        let mut sums = Correlation::default();
+        for q in &shape.samples {
+            let at = place(q.at);
+            if self.ink_at(at) == Some(true) {
+                if q.distance * pose.scale <= EXPLAINED { explained += 1.0 } else { foreign += 1.0 }
+            }
+            sums.add(q.darkness, self.darkness_at(at));
+        }
+        let own = shape.samples.iter().filter(|q| q.distance == 0.0).count().max(1) as f32;
+        Features {
+            coverage: coverage / n,
+            oriented: oriented / n,
+            worst_sector: sector(0),
+            second_sector: sector(1),
+            tight: tight / n,
+            foreign: foreign / own,
+            unexplained: foreign / (foreign + explained + 1.0),
+            correlation: sums.value(),
+            ink: shape.ink.len() as f32 * pose.scale * pose.scale,
+        }
+    }
+}
+
+/// Running sums of a Pearson correlation.
+#[derive(Default)]
+struct Correlation {
+    n: f64,
+    a: f64,
+    b: f64,
+    aa: f64,
+    bb: f64,
+    ab: f64,
+}
+
+impl Correlation {
+    fn add(&mut self, a: f32, b: f32) {
+        let (a, b) = (f64::from(a), f64::from(b));
+        self.n += 1.0;
+        self.a += a;
+        self.b += b;
+        self.aa += a * a;
+        self.bb += b * b;
+        self.ab += a * b;
+    }
+
+    /// The correlation, -1..=1; 0 where one side does not vary.
+    fn value(&self) -> f32 {
+        let n = self.n.max(1.0);
+        let spread = (self.aa - self.a * self.a / n) * (self.bb - self.b * self.b / n);
+        if spread <= 1.0 { 0.0 } else { ((self.ab - self.a * self.b / n) / spread.sqrt()) as f32 }
+    }
+}
+
+/// Weights of the confidence, for [`Features::vector`]; the last is the constant.
+///
+/// Fitted by ridge logistic regression; see `fit_confidence` in `tests/matcher.rs`, which prints this line.
+const CONFIDENCE: [f32; FEATURES + 1] = [4.0, 4.0, 2.0, 1.0, 2.0, -1.0, -3.0, 6.0, 1.0, -18.0];
+
+/// Numbers in [`Features::vector`].
+pub(super) const FEATURES: usize = 9;
+
+impl Features {
+    /// The features as the confidence weighs them.
+    pub fn vector(&self) -> [f32; FEATURES] {
+        [
+            self.coverage,
+            self.oriented,
+            self.worst_sector,
+            self.second_sector,
+            self.tight,
+            self.foreign.min(2.0),
+            self.unexplained,
+            self.correlation,
+            self.ink.max(1.0).ln() / 6.0,
+        ]
+    }
+
+    /// How likely the match is right, 0..=1.
+    pub fn confidence(&self) -> f32 {
+        let [weights @ .., constant] = CONFIDENCE;
+        let z: f32 = self.vector().iter().zip(weights).map(|(x, w)| x * w).sum::<f32>() + constant;
+        1.0 / (1.0 + (-z).exp())
+    }
+
+    /// How much of the drawing the match explains: what decides between classes that fit the same place. Missing ink
+    /// of the template costs much, foreign ink little, because pipes cross symbols and text lies in them.
+    pub fn evidence(&self) -> f32 {
+        let base = 0.7 * self.oriented + 0.3 * self.worst_sector;
+        self.ink * (base - NEUTRAL_BASE - 0.1 * self.foreign)
+    }
+}
