@@ -14,7 +14,9 @@ pub mod event;
 pub mod harness;
 pub mod item;
 pub mod itemlog;
+pub mod lock;
 pub mod machine;
+pub mod sources;
 pub mod stage;
 pub mod store;
 
@@ -24,6 +26,8 @@ pub use context::{Context, DeviceUse};
 pub use digest::Digest;
 pub use event::{Event, EventSink, Level};
 pub use item::{Item, ItemError, ItemIdentity, ItemOutcome, ItemStage};
+pub use lock::ProjectLock;
 pub use machine::Machine;
+pub use sources::{InputSpec, Scan, SourceError};
 pub use stage::{AnyStage, Descriptor, Facts, Needs, Outcome, Port, Registry, Settings, Stage, StageError};
 pub use store::{Store, StoreError};
