@@ -57,6 +57,14 @@ impl ItemLog {
         Ok(Self { path: path.to_owned(), state: Mutex::new(state) })
     }
 
+    /// Forgets every result of a log.
+    pub fn remove(path: &Path) -> Result<(), StoreError> {
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(StoreError::io("removing", path, 0)(e)),
+            _ => Ok(()),
+        }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }

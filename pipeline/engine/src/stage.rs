@@ -182,6 +182,11 @@ pub trait Stage: Send + Sync + 'static {
 pub trait AnyStage: Send + Sync {
     /// See [`Stage::descriptor`].
     fn descriptor(&self) -> Descriptor;
+    /// The descriptor for a config: a stage whose ports are settings (a command, say) has other ports for each.
+    fn describe(&self, config: &Value) -> Result<Descriptor, StageError> {
+        let _ = config;
+        Ok(self.descriptor())
+    }
     /// JSON schema of the settings.
     fn schema(&self) -> Value;
     /// Fills in defaults and checks types; the result is the full, canonical config.

@@ -1,1 +1,13 @@
-//! (placeholder)
+//! Where stages run: one file an executor. Each carries out a [`engine::executor::Job`] and knows no stage by name.
+
+use std::sync::Arc;
+
+use engine::executor::{Executor, Executors};
+
+pub mod local;
+
+/// The executors that need no settings.
+pub fn builtin() -> Executors {
+    let local: Arc<dyn Executor> = Arc::new(local::Local);
+    [(local.name().to_owned(), local)].into()
+}
