@@ -6,6 +6,7 @@
 pub mod annotation;
 pub mod geometry;
 pub mod picture;
+pub mod split;
 
 pub use annotation::{Annotation, AnnotationSet, ClassInfo, Decision, ImageAnnotations, Provenance, Score, Skipped};
 pub use geometry::{BBox, Pixels, Unit};
