@@ -5,8 +5,15 @@
 
 pub mod assigner;
 pub mod augment;
+pub mod checkpoint;
 pub mod ciou;
+pub mod config;
 pub mod ema;
+pub mod intake;
+pub mod learner;
+pub mod loader;
 pub mod loss;
 pub mod optimizer;
+pub mod results;
 pub mod schedule;
+pub mod trainer;

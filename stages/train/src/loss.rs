@@ -47,6 +47,12 @@ impl LossTerms {
         self.bbox + self.cls + self.dfl
     }
 
+    /// All terms multiplied.
+    #[must_use]
+    pub fn scaled(&self, factor: f64) -> Self {
+        Self { bbox: self.bbox * factor, cls: self.cls * factor, dfl: self.dfl * factor }
+    }
+
     /// True when every term is a finite number.
     pub fn is_finite(&self) -> bool {
         self.total().is_finite()

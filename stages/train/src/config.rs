@@ -1,0 +1,323 @@
+//! Settings of the `train` stage.
+//!
+//! Owns their meaning, ranges and defaults, and what `auto` settles to. Refuses to act on them.
+
+use engine::StageError;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use vision::yolov8::Size;
+
+use crate::{
+    augment::Augment,
+    loss::Gains,
+    optimizer::{Choice, Rule, Settled, settle_auto},
+    schedule::{NOMINAL_BATCH, Schedule},
+};
+
+/// The network to train.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Model {
+    /// 3.2 million parameters.
+    #[default]
+    Yolov8n,
+    /// 11.2 million.
+    Yolov8s,
+    /// 25.9 million.
+    Yolov8m,
+    /// 43.7 million.
+    Yolov8l,
+    /// 68.2 million.
+    Yolov8x,
+}
+
+impl Model {
+    /// Depth and width of the network.
+    pub fn size(self) -> Size {
+        match self {
+            Self::Yolov8n => Size::N,
+            Self::Yolov8s => Size::S,
+            Self::Yolov8m => Size::M,
+            Self::Yolov8l => Size::L,
+            Self::Yolov8x => Size::X,
+        }
+    }
+
+    /// Name as in the settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Yolov8n => "yolov8n",
+            Self::Yolov8s => "yolov8s",
+            Self::Yolov8m => "yolov8m",
+            Self::Yolov8l => "yolov8l",
+            Self::Yolov8x => "yolov8x",
+        }
+    }
+}
+
+/// The published behaviour that the defaults follow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Recipe {
+    /// The YOLOv8 detection recipe of release 8.2.103.
+    #[default]
+    #[serde(rename = "yolov8@8.2.103")]
+    Yolov8,
+}
+
+/// Whether big drawings are cut into tiles.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Tile {
+    /// Tiles when a typical symbol would get smaller than 24 pixels in a picture shrunk to `imgsz`; then at the size
+    /// at which the drawing is, unless its symbols are typically smaller than 16 or bigger than 96 pixels.
+    #[default]
+    Auto,
+    /// Always tiles, at the size at which the drawing is.
+    Native,
+    /// Never: every picture is shrunk to `imgsz`.
+    Off,
+}
+
+/// Settings of the `train` stage. Defaults not said otherwise are those of the recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The network. Default yolov8n, the one that trains on a CPU.
+    pub model: Model,
+    /// The published behaviour that is followed. Default yolov8@8.2.103, the only one.
+    pub recipe: Recipe,
+    /// Passes over the training set, at least 1. Default 50 (the recipe's 100 is for hundreds of thousands of photographs).
+    pub epochs: usize,
+    /// Stops after the epoch in which this many seconds of training are over; null for no limit. Default null: a limit
+    /// makes the result depend on the speed of the machine. Prefer `epochs`.
+    pub time_s: Option<f64>,
+    /// Stops when the fitness has not risen for this many epochs; 0 for never. Default 100.
+    pub patience: usize,
+    /// Side of the square that the network sees, in pixels, a multiple of 32. Default 640.
+    pub imgsz: u32,
+    /// Pictures a batch, at least 1. Default 16.
+    pub batch: usize,
+    /// Pictures that one step of the optimizer stands for, reached by adding up batches. Default 64.
+    pub nominal_batch: usize,
+    /// `auto`, `sgd` or `adamw`. Default auto, which also sets `lr0`, `momentum` and `warmup_bias_lr`.
+    pub optimizer: Choice,
+    /// Highest learning rate, above 0. Default 0.01; not used with `optimizer: auto`.
+    pub lr0: f64,
+    /// Last learning rate as a fraction of the highest, 0..=1. Default 0.01.
+    pub lrf: f64,
+    /// The learning rate falls along a cosine instead of a straight line. Default false.
+    pub cos_lr: bool,
+    /// Momentum (SGD) or beta1 (AdamW), 0..1. Default 0.937; not used with `optimizer: auto`.
+    pub momentum: f64,
+    /// Weight decay of convolution weights for a step of `nominal_batch` pictures. Default 0.0005.
+    pub weight_decay: f64,
+    /// Epochs over which the learning rate rises. Default 3.
+    pub warmup_epochs: f64,
+    /// The warm-up is at least this many batches. Default 100.
+    pub warmup_min_batches: usize,
+    /// Momentum at the start of the warm-up (SGD). Default 0.8.
+    pub warmup_momentum: f64,
+    /// Learning rate of biases at the start of the warm-up. Default 0.1; not used with `optimizer: auto`.
+    pub warmup_bias_lr: f64,
+    /// Decay of the moving average of the weights, 0..1. Default 0.9999.
+    pub ema_decay: f64,
+    /// Updates over which that decay builds up. Default 2000; less for trainings of a few hundred steps.
+    pub ema_tau: f64,
+    /// Weight of the box overlap in the loss. Default 7.5.
+    #[serde(rename = "box")]
+    pub box_gain: f64,
+    /// Weight of the classes in the loss. Default 0.5.
+    #[serde(rename = "cls")]
+    pub cls_gain: f64,
+    /// Weight of the box side distributions in the loss. Default 1.5.
+    #[serde(rename = "dfl")]
+    pub dfl_gain: f64,
+    /// Random views of the training pictures.
+    pub augment: Augment,
+    /// Whether big drawings are cut into tiles of `imgsz`: auto, native or off. Default auto (ours; the recipe shrinks).
+    pub tile: Tile,
+    /// Pixels of the network's input that neighbouring tiles share; null for twice the largest usual symbol. Default
+    /// null (ours).
+    pub tile_overlap: Option<u32>,
+    /// Share of the drawings held back to measure the model, 0 to below 1. Default 0.2 (ours). Drawings go to either
+    /// side by their content, so adding some does not move others.
+    pub val_fraction: f64,
+    /// Measures every this many epochs, and after the last. Default 1.
+    pub val_every: usize,
+    /// Lowest confidence that counts in measuring, 0..1. Default 0.001.
+    pub val_conf: f64,
+    /// Overlap above which two boxes of a class are one object in measuring, 0..=1. Default 0.7.
+    pub val_iou: f64,
+    /// Most boxes of a picture (of a tile, for tiled drawings) in measuring. Default 300.
+    pub val_max_det: usize,
+    /// Start of all randomness. Default 0.
+    pub seed: u64,
+    /// Megabytes of pictures kept as they are; further ones are kept compressed without loss. No influence on the
+    /// result. Default 2048.
+    pub cache_mb: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let gains = Gains::default();
+        Self {
+            model: Model::default(),
+            recipe: Recipe::default(),
+            epochs: 50,
+            time_s: None,
+            patience: 100,
+            imgsz: 640,
+            batch: 16,
+            nominal_batch: NOMINAL_BATCH,
+            optimizer: Choice::Auto,
+            lr0: 0.01,
+            lrf: 0.01,
+            cos_lr: false,
+            momentum: 0.937,
+            weight_decay: 5e-4,
+            warmup_epochs: 3.0,
+            warmup_min_batches: 100,
+            warmup_momentum: 0.8,
+            warmup_bias_lr: 0.1,
+            ema_decay: 0.9999,
+            ema_tau: 2000.0,
+            box_gain: gains.bbox,
+            cls_gain: gains.cls,
+            dfl_gain: gains.dfl,
+            augment: Augment::default(),
+            tile: Tile::Auto,
+            tile_overlap: None,
+            val_fraction: 0.2,
+            val_every: 1,
+            val_conf: 0.001,
+            val_iou: 0.7,
+            val_max_det: 300,
+            seed: 0,
+            cache_mb: 2048,
+        }
+    }
+}
+
+impl Config {
+    /// Refuses settings out of range.
+    pub fn check(&self) -> Result<(), StageError> {
+        let share = |x: f64| (0.0..=1.0).contains(&x);
+        let below_one = |x: f64| (0.0..1.0).contains(&x);
+        let positive = |x: f64| x > 0.0 && x.is_finite();
+        let least = |x: f64| x >= 0.0 && x.is_finite();
+        let rules: [(&str, bool, &str); 22] = [
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("time_s", self.time_s.is_none_or(positive), "above 0, or null"),
+            ("imgsz", self.imgsz >= 32 && self.imgsz.is_multiple_of(32), "a multiple of 32"),
+            ("batch", self.batch >= 1, "at least 1"),
+            ("nominal_batch", self.nominal_batch >= 1, "at least 1"),
+            ("lr0", positive(self.lr0), "above 0"),
+            ("lrf", share(self.lrf), "0 to 1"),
+            ("momentum", below_one(self.momentum), "0 to below 1"),
+            ("weight_decay", least(self.weight_decay), "0 or more"),
+            ("warmup_epochs", least(self.warmup_epochs), "0 or more"),
+            ("warmup_momentum", below_one(self.warmup_momentum), "0 to below 1"),
+            ("warmup_bias_lr", least(self.warmup_bias_lr), "0 or more"),
+            ("ema_decay", below_one(self.ema_decay), "0 to below 1"),
+            ("ema_tau", positive(self.ema_tau), "above 0"),
+            ("box", least(self.box_gain), "0 or more"),
+            ("cls", least(self.cls_gain), "0 or more"),
+            ("dfl", least(self.dfl_gain), "0 or more"),
+            ("tile_overlap", self.tile_overlap.is_none_or(|o| o < self.imgsz / 2), "less than half of imgsz, or null"),
+            ("val_fraction", below_one(self.val_fraction), "0 to below 1"),
+            ("val_every", self.val_every >= 1, "at least 1"),
+            ("val_conf", below_one(self.val_conf), "0 to below 1"),
+            ("val_iou", share(self.val_iou), "0 to 1"),
+        ];
+        let wrong = |key: String, range: &str| Err(StageError::Config { key, message: format!("must be {range}") });
+        if let Some((key, _, range)) = rules.into_iter().find(|(_, right, _)| !right) {
+            return wrong(key.into(), range);
+        }
+        match self.augment.wrong_field() {
+            Some((key, range)) => wrong(format!("augment.{key}"), range),
+            None => Ok(()),
+        }
+    }
+
+    /// The weights of the loss terms.
+    pub fn gains(&self) -> Gains {
+        Gains { bbox: self.box_gain, cls: self.cls_gain, dfl: self.dfl_gain }
+    }
+
+    /// The optimizer and its numbers, `auto` settled for `samples` training pictures (tiles) an epoch.
+    pub fn settled(&self, samples: usize, classes: usize) -> Settled {
+        match self.optimizer {
+            Choice::Auto => settle_auto(samples, self.batch, self.nominal_batch, self.epochs, classes),
+            choice => Settled { choice, lr0: self.lr0, momentum: self.momentum, warmup_bias_lr: self.warmup_bias_lr },
+        }
+    }
+
+    /// The timetable for `samples` training pictures (tiles) an epoch.
+    pub fn schedule(&self, settled: &Settled, samples: usize) -> Schedule {
+        let batches = samples.div_ceil(self.batch);
+        let warmup = if self.warmup_epochs > 0.0 {
+            ((self.warmup_epochs * batches as f64).round() as usize).max(self.warmup_min_batches)
+        } else {
+            0
+        };
+        Schedule {
+            epochs: self.epochs,
+            batches,
+            batch: self.batch,
+            nominal_batch: self.nominal_batch,
+            lr0: settled.lr0,
+            lrf: self.lrf,
+            cosine: self.cos_lr,
+            warmup,
+            warmup_bias_lr: settled.warmup_bias_lr,
+            warmup_momentum: self.warmup_momentum,
+            momentum: settled.momentum,
+        }
+    }
+}
+
+impl Settled {
+    /// The update rule.
+    pub fn rule(&self) -> Rule {
+        match self.choice {
+            Choice::AdamW => Rule::AdamW { beta1: self.momentum },
+            Choice::Auto | Choice::Sgd => Rule::Sgd,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_in_range_and_wrong_values_are_named() {
+        Config::default().check().unwrap();
+        let message = |c: Config| c.check().unwrap_err().to_string();
+        assert_eq!(message(Config { imgsz: 100, ..Config::default() }), "setting `imgsz`: must be a multiple of 32");
+        assert!(message(Config { lr0: f64::NAN, ..Config::default() }).contains("lr0"));
+        let augment = Augment { mosaic: 2.0, ..Augment::default() };
+        assert!(message(Config { augment, ..Config::default() }).contains("augment.mosaic"));
+    }
+
+    #[test]
+    fn names_in_the_file_are_those_that_people_know() {
+        let c: Config = serde_json::from_value(serde_json::json!({
+            "model": "yolov8s", "recipe": "yolov8@8.2.103", "optimizer": "adamw", "box": 5.0, "tile": "off",
+            "augment": {"fliplr": 0.0},
+        }))
+        .unwrap();
+        assert_eq!((c.model, c.optimizer, c.box_gain, c.tile), (Model::Yolov8s, Choice::AdamW, 5.0, Tile::Off));
+        assert_eq!(c.augment.fliplr, 0.0);
+        assert!(serde_json::from_value::<Config>(serde_json::json!({"epoch": 3})).is_err());
+    }
+
+    #[test]
+    fn the_warm_up_has_a_least_length_and_can_be_off() {
+        let c = Config::default();
+        let settled = c.settled(160, 5);
+        assert_eq!(c.schedule(&settled, 160).warmup, 100);
+        assert_eq!(c.schedule(&settled, 1600).warmup, 300);
+        assert_eq!(Config { warmup_epochs: 0.0, ..c }.schedule(&settled, 1600).warmup, 0);
+    }
+}

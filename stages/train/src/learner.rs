@@ -1,0 +1,145 @@
+//! One step of learning: forward, loss, backward, and when it is due the optimizer and the moving average.
+//!
+//! Owns the network in training with everything that moves with it. Refuses to own epochs, data and files.
+
+use vision::yolov8::{Backend, Heads, Images, Mode, ParameterKind};
+
+use crate::{
+    assigner::Truth,
+    config::Config,
+    ema::Ema,
+    loss::{Gains, LossTerms, loss},
+    optimizer::{Group, Optimizer, Parameter},
+    schedule::{Rates, Schedule},
+};
+
+/// A network in training.
+pub struct Learner {
+    /// The network.
+    pub net: Box<dyn Backend>,
+    /// Averages of its parameters, then of its buffers.
+    pub ema: Ema,
+    /// The update rule with its state.
+    pub optimizer: Optimizer,
+    /// The timetable.
+    pub schedule: Schedule,
+    /// Batches done.
+    pub step: usize,
+    /// The batch after which the optimizer stepped last.
+    pub last_update: Option<usize>,
+    /// Gradients of earlier epochs that no step has used yet, by parameter; empty when there are none.
+    pub carried: Vec<Vec<f32>>,
+    gains: Gains,
+    head_gradient: Heads,
+}
+
+/// All arrays of a network: parameters, then buffers.
+pub fn arrays(net: &mut dyn Backend) -> Vec<Vec<f32>> {
+    let mut all: Vec<Vec<f32>> = net.parameters().iter().map(|p| p.data.to_vec()).collect();
+    all.extend(net.buffers().iter().map(|b| b.data.to_vec()));
+    all
+}
+
+/// Replaces all arrays of a network of the same description.
+pub fn set_arrays(net: &mut dyn Backend, values: &[Vec<f32>]) {
+    let mut values = values.iter();
+    let mut next = |data: &mut [f32]| data.copy_from_slice(values.next().expect("one array for each of the network's"));
+    net.parameters().into_iter().for_each(|p| next(p.data));
+    net.buffers().into_iter().for_each(|b| next(b.data));
+}
+
+fn group(kind: ParameterKind) -> Group {
+    match kind {
+        ParameterKind::Weight => Group::Weight,
+        ParameterKind::NormWeight => Group::Norm,
+        ParameterKind::Bias | ParameterKind::NormBias => Group::Bias,
+    }
+}
+
+impl Learner {
+    /// Training of `net` from the start, for `samples` training pictures an epoch.
+    pub fn new(mut net: Box<dyn Backend>, config: &Config, samples: usize) -> Self {
+        let settled = config.settled(samples, net.spec().classes);
+        let schedule = config.schedule(&settled, samples);
+        let lengths: Vec<usize> = net.parameters().iter().map(|p| p.data.len()).collect();
+        let optimizer = Optimizer::new(settled.rule(), schedule.weight_decay(config.weight_decay), &lengths);
+        let ema = Ema::new(arrays(net.as_mut()), config.ema_decay, config.ema_tau);
+        net.zero_gradients();
+        Self {
+            net,
+            ema,
+            optimizer,
+            schedule,
+            step: 0,
+            last_update: None,
+            carried: Vec::new(),
+            gains: config.gains(),
+            head_gradient: Heads::default(),
+        }
+    }
+
+    /// Learns from one batch in epoch `epoch`.
+    pub fn learn(
+        &mut self,
+        epoch: usize,
+        images: Images,
+        truths: &[Vec<Truth>],
+    ) -> Result<LossTerms, vision::yolov8::Error> {
+        let rates = self.schedule.rates(epoch, self.step);
+        let heads = self.net.forward(images, Mode::Train)?;
+        let terms = loss(heads, truths, &self.gains, &mut self.head_gradient);
+        if !terms.is_finite() {
+            return Ok(terms);
+        }
+        self.net.backward(&self.head_gradient)?;
+        let due = self.last_update.map_or(0, |u| u + 1);
+        if self.step + 1 - due >= rates.accumulate {
+            self.update(&rates);
+            self.last_update = Some(self.step);
+        }
+        self.step += 1;
+        Ok(terms)
+    }
+
+    fn update(&mut self, rates: &Rates) {
+        let carried = std::mem::take(&mut self.carried);
+        let mut parameters = self.net.parameters();
+        let sums: Vec<Vec<f32>> = parameters
+            .iter()
+            .zip(&carried)
+            .map(|(p, c)| p.gradient.iter().zip(c).map(|(&g, &c)| g + c).collect())
+            .collect();
+        let mut list: Vec<Parameter> = parameters
+            .iter_mut()
+            .enumerate()
+            .map(|(i, p)| Parameter {
+                group: group(p.kind),
+                value: p.data,
+                grad: sums.get(i).map_or(p.gradient, Vec::as_slice),
+            })
+            .collect();
+        self.optimizer.step(&mut list, rates);
+        self.net.zero_gradients();
+        let buffers: Vec<Vec<f32>> = self.net.buffers().iter().map(|b| b.data.to_vec()).collect();
+        let parameters = self.net.parameters();
+        let now: Vec<&[f32]> = parameters.iter().map(|p| &*p.data).chain(buffers.iter().map(Vec::as_slice)).collect();
+        self.ema.update(&now);
+    }
+
+    /// Puts gradients that no step has used aside, so that an epoch ends in a state that files can hold exactly.
+    pub fn end_epoch(&mut self) {
+        let due = self.last_update.map_or(0, |u| u + 1);
+        if self.step == due {
+            return;
+        }
+        let gradients: Vec<Vec<f32>> = self.net.parameters().iter().map(|p| p.gradient.to_vec()).collect();
+        if self.carried.is_empty() {
+            self.carried = gradients;
+        } else {
+            for (c, g) in self.carried.iter_mut().flatten().zip(gradients.iter().flatten()) {
+                *c += g;
+            }
+        }
+        self.net.zero_gradients();
+    }
+}

@@ -1,0 +1,278 @@
+//! The loop over epochs: learn, measure, keep the best, write a checkpoint; or go on from one.
+//!
+//! Owns the order of these, early stopping and the time limit. A training that is stopped at any instant and started
+//! again ends in the same bytes as one that ran through. Refuses to own data, metrics and the step itself.
+
+use std::{path::Path, time::Instant};
+
+use engine::{Level, StageError, Store};
+use vision::yolov8::{Backend, Images, State, StateError};
+
+use crate::{
+    augment::Source,
+    checkpoint::{self, Best, CheckpointError, Position},
+    config::Config,
+    learner::{Learner, set_arrays},
+    loader::Epoch,
+    loss::LossTerms,
+    results::{Measured, Row},
+};
+
+const CHECKPOINT: &str = "checkpoint.safetensors";
+
+/// Why a training ended early.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each variant's text says what its fields are")]
+pub enum TrainError {
+    #[error("the network could not run")]
+    Network(#[from] vision::yolov8::Error),
+    #[error("the weights could not be written or read")]
+    State(#[from] StateError),
+    #[error("the checkpoint could not be written or read")]
+    Checkpoint(#[from] CheckpointError),
+    #[error(
+        "the loss is no longer a number (epoch {epoch}, batch {batch}, box {}, class {}, dfl {}): the learning rate {lr:.6} is too \
+         high for this data; set `optimizer: adamw` and a smaller `lr0`",
+        terms.bbox, terms.cls, terms.dfl
+    )]
+    Diverged { epoch: usize, batch: usize, lr: f64, terms: LossTerms },
+    #[error(transparent)]
+    Stage(#[from] StageError),
+}
+
+impl From<TrainError> for StageError {
+    fn from(e: TrainError) -> Self {
+        match e {
+            TrainError::Stage(e) => e,
+            e @ TrainError::Diverged { .. } => Self::message(e.to_string()),
+            TrainError::Checkpoint(CheckpointError::Store(e)) => Self::Store(e),
+            e => Self::failed("training stopped", e),
+        }
+    }
+}
+
+/// What happened at a batch; for display only.
+#[derive(Clone, Copy, Debug)]
+pub struct Tick {
+    /// Epoch, from 0.
+    pub epoch: usize,
+    /// Batches done in this epoch.
+    pub batch: usize,
+    /// Batches an epoch.
+    pub batches: usize,
+    /// Mean loss of the epoch so far.
+    pub loss: LossTerms,
+    /// Pictures a second since this program took the training up.
+    pub images_per_s: f64,
+    /// Seconds left, by that rate.
+    pub left_s: f64,
+}
+
+/// Sees the training happen; its errors stop it at a safe point.
+pub trait Observer {
+    /// After every batch.
+    fn batch(&self, tick: &Tick) -> Result<(), StageError>;
+    /// After every epoch, once its checkpoint is written.
+    fn epoch(&self, row: &Row) -> Result<(), StageError>;
+    /// Something to say.
+    fn note(&self, level: Level, text: String);
+}
+
+/// Measures a network on the drawings held back.
+pub trait Measure {
+    /// The metrics of `net`; `None` when nothing is held back.
+    fn measure(&self, net: &mut dyn Backend) -> Result<Option<Measured>, StageError>;
+}
+
+/// A training to be done.
+pub struct Job<'a> {
+    /// Settings.
+    pub config: &'a Config,
+    /// The training pictures.
+    pub source: &'a dyn Source,
+    /// The measure.
+    pub measure: &'a dyn Measure,
+    /// Makes the network in its initial state.
+    pub network: &'a dyn Fn() -> Result<Box<dyn Backend>, StageError>,
+    /// Writes files durably.
+    pub store: &'a Store,
+    /// Folder of the checkpoints, for this training alone.
+    pub scratch: &'a Path,
+    /// Threads that make batches.
+    pub workers: usize,
+}
+
+/// A finished training.
+pub struct Finished {
+    /// One row an epoch.
+    pub rows: Vec<Row>,
+    /// Averaged weights of the best epoch.
+    pub best: State,
+    /// Averaged weights of the last epoch.
+    pub last: State,
+    /// Number of the best epoch, from 1.
+    pub best_epoch: usize,
+}
+
+impl Job<'_> {
+    /// Trains to the end, from a checkpoint if there is one.
+    pub fn run(&self, observer: &dyn Observer) -> Result<Finished, TrainError> {
+        let mut learner = Learner::new((self.network)()?, self.config, self.source.count());
+        let mut averaged = (self.network)()?;
+        let mut position = self.resume(&mut learner, observer)?;
+        let start = Instant::now();
+        let before = position.seconds;
+        let first = position.epochs;
+        while !self.over(&position, observer) {
+            let loss = self.epoch(&mut learner, position.epochs, first, start, observer)?;
+            learner.end_epoch();
+            let row = self.measured(&mut learner, averaged.as_mut(), &mut position, loss)?;
+            position.seconds = before + start.elapsed().as_secs_f64();
+            let bytes = checkpoint::to_bytes(&mut learner, &position)?;
+            checkpoint::write(self.store, &self.scratch.join(CHECKPOINT), &bytes)?;
+            self.forget_all_but(position.best);
+            observer.epoch(&row)?;
+        }
+        set_arrays(averaged.as_mut(), &learner.ema.values);
+        let last = averaged.state();
+        let (best, best_epoch) = match position.best {
+            Some(best) => (State::open(&self.best_path(best.epoch))?, best.epoch + 1),
+            None => (last.clone(), position.epochs),
+        };
+        Ok(Finished { rows: position.rows, best, last, best_epoch })
+    }
+
+    fn best_path(&self, epoch: usize) -> std::path::PathBuf {
+        self.scratch.join(format!("best-{epoch:05}.safetensors"))
+    }
+
+    fn resume(&self, learner: &mut Learner, observer: &dyn Observer) -> Result<Position, TrainError> {
+        let path = self.scratch.join(CHECKPOINT);
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Position::default()),
+            Err(e) => return Err(StageError::failed(format!("reading checkpoint `{}`", path.display()), e).into()),
+        };
+        match checkpoint::restore(learner, &bytes) {
+            Ok(position) if position.best.is_none_or(|b| self.best_path(b.epoch).is_file()) => {
+                let text = format!("going on after epoch {} of {}", position.epochs, self.config.epochs);
+                observer.note(Level::Info, text);
+                Ok(position)
+            }
+            Ok(_) => {
+                observer.note(Level::Warn, "the weights of the best epoch are gone; training starts again".into());
+                *learner = Learner::new((self.network)()?, self.config, self.source.count());
+                Ok(Position::default())
+            }
+            Err(e) => {
+                observer.note(Level::Warn, format!("the checkpoint is damaged ({e}); training starts again"));
+                Ok(Position::default())
+            }
+        }
+    }
+
+    fn over(&self, position: &Position, observer: &dyn Observer) -> bool {
+        if position.epochs >= self.config.epochs {
+            return true;
+        }
+        if self.config.time_s.is_some_and(|limit| position.epochs > 0 && position.seconds >= limit) {
+            observer.note(Level::Info, format!("time is up after epoch {}", position.epochs));
+            return true;
+        }
+        let waited = position.best.map_or(0, |b| position.epochs - 1 - b.epoch);
+        if self.config.patience > 0 && waited >= self.config.patience {
+            let text = format!("no better for {waited} epochs: stopped after epoch {}", position.epochs);
+            observer.note(Level::Info, text);
+            return true;
+        }
+        false
+    }
+
+    /// One pass over the training pictures; the result is the mean loss.
+    fn epoch(
+        &self,
+        learner: &mut Learner,
+        number: usize,
+        first: usize,
+        start: Instant,
+        observer: &dyn Observer,
+    ) -> Result<LossTerms, TrainError> {
+        let config = self.config;
+        let batches = learner.schedule.batches;
+        let side = config.imgsz as usize;
+        let epoch = Epoch {
+            source: self.source,
+            size: config.imgsz,
+            batch: config.batch,
+            augment: &config.augment,
+            mosaic: number + config.augment.close_mosaic < config.epochs,
+            seed: config.seed,
+            number,
+        };
+        let mut sum = LossTerms::default();
+        epoch.run(self.workers, |i, batch| {
+            let images = Images { data: &batch.pixels, batch: batch.truths.len(), height: side, width: side };
+            let terms = learner.learn(number, images, &batch.truths)?;
+            if !terms.is_finite() {
+                let lr = learner.schedule.rates(number, learner.step).lr;
+                return Err(TrainError::Diverged { epoch: number + 1, batch: i + 1, lr, terms });
+            }
+            sum = LossTerms { bbox: sum.bbox + terms.bbox, cls: sum.cls + terms.cls, dfl: sum.dfl + terms.dfl };
+            let done = (number - first) * batches + i + 1;
+            let seconds = start.elapsed().as_secs_f64();
+            let left = (config.epochs - first) * batches - done;
+            observer.batch(&Tick {
+                epoch: number,
+                batch: i + 1,
+                batches,
+                loss: sum.scaled(1.0 / (i + 1) as f64),
+                images_per_s: (done * config.batch) as f64 / seconds,
+                left_s: seconds / done as f64 * left as f64,
+            })?;
+            Ok(())
+        })?;
+        Ok(sum.scaled(1.0 / batches as f64))
+    }
+
+    /// Ends an epoch: measures if it is due, keeps the weights if they are the best, adds the row.
+    fn measured(
+        &self,
+        learner: &mut Learner,
+        averaged: &mut dyn Backend,
+        position: &mut Position,
+        loss: LossTerms,
+    ) -> Result<Row, TrainError> {
+        let epoch = position.epochs;
+        let last = epoch + 1 == self.config.epochs;
+        let measured = if last || (epoch + 1).is_multiple_of(self.config.val_every) {
+            set_arrays(averaged, &learner.ema.values);
+            self.measure.measure(averaged)?
+        } else {
+            None
+        };
+        if let Some(m) = measured
+            && position.best.is_none_or(|b| m.fitness() > b.fitness)
+        {
+            checkpoint::write(self.store, &self.best_path(epoch), &averaged.state().to_bytes()?)?;
+            position.best = Some(Best { epoch, fitness: m.fitness() });
+        }
+        let lr = learner.schedule.rates(epoch, learner.step.saturating_sub(1)).lr;
+        let row = Row { epoch: epoch + 1, lr, loss, measured };
+        position.rows.push(row);
+        position.epochs += 1;
+        Ok(row)
+    }
+
+    /// Removes weights that the checkpoint no longer names.
+    fn forget_all_but(&self, best: Option<Best>) {
+        let keep = best.map(|b| self.best_path(b.epoch));
+        let Ok(entries) = std::fs::read_dir(self.scratch) else { return };
+        for path in entries.filter_map(|e| Some(e.ok()?.path())) {
+            let old = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("best-"));
+            if old && Some(&path) != keep.as_ref() {
+                // A file that stays costs space only; the engine removes the folder when the stage is done.
+                let _ = std::fs::remove_file(&path);
+            }
+        }
+    }
+}
