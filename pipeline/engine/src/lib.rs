@@ -18,7 +18,9 @@ pub mod lock;
 pub mod machine;
 pub mod sources;
 pub mod stage;
+mod statcache;
 pub mod store;
+mod walk;
 
 pub use artifact::{Blob, Kind, Manifest};
 pub use cancel::CancelToken;

@@ -1,7 +1,9 @@
 //! The content-addressed store: blobs by digest, written once, verified when read.
 //!
 //! Layout below the root: `cas/ab/abcdef…` (blobs and manifests), `keys/<key>.json` (results of stages),
-//! `items/` (results of items), `scratch/<key>/` (checkpoints of unfinished stages), `tmp/` (files being written).
+//! `items/` (results of items), `scratch/<key>/` (checkpoints of unfinished stages), `tmp/` (files being written),
+//! `stat/` (see [`crate::statcache`]), `views/` (see [`crate::view`]), `damaged/` (blobs whose bytes went bad). The
+//! files of an input are not copied: the store knows where they lie.
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +11,11 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     sync::{Arc, RwLock},
+    time::{Duration, SystemTime},
 };
+
+use rayon::prelude::*;
+use serde::Deserialize;
 
 use crate::{
     artifact::{Blob, Manifest},
@@ -30,7 +36,9 @@ pub enum StoreError {
     ReadOnly { path: PathBuf, source: io::Error },
     #[error("blob {digest} is not in the store and no input file has it; run again from the stage that makes it")]
     Missing { digest: Digest },
-    #[error("file `{path}` is damaged: its bytes no longer have digest {expected}")]
+    #[error(
+        "file `{path}` was damaged: its bytes no longer had digest {expected}. It was moved to the folder `damaged` of the store; run again to make it anew"
+    )]
     Damaged { path: PathBuf, expected: Digest },
     #[error("input file `{path}` changed while the run was reading it; run again")]
     SourceChanged { path: PathBuf },
@@ -62,19 +70,66 @@ impl StoreError {
 #[derive(Clone, Debug)]
 pub struct Store {
     root: PathBuf,
-    /// Input files that lie outside the store, by digest.
-    sources: Arc<RwLock<BTreeMap<Digest, PathBuf>>>,
+    sources: Arc<RwLock<Sources>>,
 }
 
+/// Input files that lie outside the store.
+#[derive(Debug, Default)]
+struct Sources {
+    files: BTreeMap<Digest, PathBuf>,
+    /// Folders, with the artifacts whose blobs are their files. They become entries of `files` when a blob is looked
+    /// for: a run that has nothing to do never looks.
+    folders: Vec<(PathBuf, Digest)>,
+}
+
+/// A blob that cannot be used.
+#[derive(Debug)]
+pub struct Problem {
+    /// Name of the blob; empty for the manifest itself.
+    pub blob: String,
+    /// Its digest.
+    pub digest: Digest,
+    /// What is wrong.
+    pub error: StoreError,
+}
+
+/// Whether a file of the store may be written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Blobs: their name says what is in them.
+    ReadOnly,
+    Writable,
+}
+
+/// Age from which a file in `tmp/` cannot belong to a process that is still writing it.
+const STALE: Duration = Duration::from_secs(3600);
+
 impl Store {
-    /// Opens the store at `root`, making its folders.
+    /// Opens the store at `root`, making its folders and removing what killed processes left in `tmp/`.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let root = root.into();
         for dir in ["cas", "keys", "items", "scratch", "tmp"] {
             let dir = root.join(dir);
             fs::create_dir_all(&dir).map_err(StoreError::io("creating folder", &dir, 0))?;
         }
-        Ok(Self { root, sources: Arc::default() })
+        let store = Self { root, sources: Arc::default() };
+        store.clean_tmp(STALE);
+        Ok(store)
+    }
+
+    /// Removes files of at least this age from `tmp/`. What cannot be removed stays: it harms nobody.
+    pub(crate) fn clean_tmp(&self, age: Duration) {
+        let Ok(entries) = fs::read_dir(self.root.join("tmp")) else { return };
+        for entry in entries.flatten() {
+            let old = entry.metadata().and_then(|m| m.modified()).is_ok_and(|t| {
+                // A clock that was set back must not keep files for ever, nor remove new ones.
+                SystemTime::now().duration_since(t).is_ok_and(|d| d >= age)
+            });
+            if old {
+                let path = entry.path();
+                let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { remove_file(&path) };
+            }
+        }
     }
 
     /// The store's folder.
@@ -90,11 +145,37 @@ impl Store {
 
     /// Tells the store that an input file has these bytes.
     pub fn add_source(&self, digest: Digest, path: PathBuf) {
-        self.sources.write().expect("no holder of this lock panics").insert(digest, path);
+        self.sources.write().expect("no holder of this lock panics").files.insert(digest, path);
     }
 
-    fn source(&self, digest: Digest) -> Option<PathBuf> {
-        self.sources.read().expect("no holder of this lock panics").get(&digest).cloned()
+    /// Tells the store that the blobs of an artifact are the files below a folder, by their names.
+    pub fn add_source_folder(&self, folder: PathBuf, artifact: Digest) {
+        let mut sources = self.sources.write().expect("no holder of this lock panics");
+        if !sources.folders.contains(&(folder.clone(), artifact)) {
+            sources.folders.push((folder, artifact));
+        }
+    }
+
+    /// The input file that has these bytes.
+    pub fn source(&self, digest: Digest) -> Option<PathBuf> {
+        {
+            let sources = self.sources.read().expect("no holder of this lock panics");
+            if let Some(path) = sources.files.get(&digest) {
+                return Some(path.clone());
+            }
+            if sources.folders.is_empty() {
+                return None;
+            }
+        }
+        let mut sources = self.sources.write().expect("no holder of this lock panics");
+        for (folder, artifact) in std::mem::take(&mut sources.folders) {
+            let Some(manifest) = self.read_cas(artifact).ok().flatten() else { continue };
+            let Ok(manifest) = serde_json::from_slice::<Manifest>(&manifest) else { continue };
+            for blob in manifest.blobs {
+                sources.files.entry(blob.digest).or_insert_with(|| folder.join(blob.name));
+            }
+        }
+        sources.files.get(&digest).cloned()
     }
 
     /// True when the bytes can be had (their content is not checked here).
@@ -102,45 +183,129 @@ impl Store {
         self.cas_path(digest).is_file() || self.source(digest).is_some_and(|p| p.is_file())
     }
 
+    fn has_sized(&self, digest: Digest, size: u64) -> bool {
+        let fits = |path: &Path| fs::metadata(path).is_ok_and(|m| m.is_file() && m.len() == size);
+        fits(&self.cas_path(digest)) || self.source(digest).is_some_and(|p| fits(&p))
+    }
+
+    /// True when the manifest reads well and every blob is there with its size: cheap, and enough to trust a kept
+    /// result, because whoever reads a blob checks its bytes.
+    pub fn complete(&self, artifact: Digest) -> bool {
+        #[derive(Deserialize)]
+        struct Blobs {
+            blobs: Vec<Sized>,
+        }
+        #[derive(Deserialize)]
+        struct Sized {
+            d: Digest,
+            s: u64,
+        }
+        let manifest = self.read(artifact).ok().and_then(|bytes| serde_json::from_slice::<Blobs>(&bytes).ok());
+        manifest.is_some_and(|m| m.blobs.iter().all(|b| self.has_sized(b.d, b.s)))
+    }
+
+    /// Reads every byte of an artifact; the result is what is wrong with it. Damaged blobs are moved aside, so that
+    /// the next plan finds them missing and makes them anew.
+    pub fn verify(&self, artifact: Digest) -> Vec<Problem> {
+        let manifest = match self.manifest(artifact) {
+            Ok(manifest) => manifest,
+            Err(error) => return vec![Problem { blob: String::new(), digest: artifact, error }],
+        };
+        let check = |blob: &Blob| match self.read(blob.digest) {
+            Ok(bytes) if bytes.len() as u64 == blob.size => None,
+            Ok(bytes) => {
+                Some(StoreError::Invalid(format!("{} bytes, and the manifest says {}", bytes.len(), blob.size)))
+            }
+            Err(e) => Some(e),
+        };
+        manifest
+            .blobs
+            .par_iter()
+            .filter_map(|b| Some(Problem { blob: b.name.clone(), digest: b.digest, error: check(b)? }))
+            .collect()
+    }
+
     /// Stores bytes, durably.
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let digest = Digest::of(bytes);
         let path = self.cas_path(digest);
-        if !path.exists() {
-            self.write_file(&path, bytes)?;
+        if !fs::metadata(&path).is_ok_and(|m| m.len() == bytes.len() as u64) {
+            self.write(&path, bytes, Access::ReadOnly)?;
         }
         Ok(digest)
     }
 
     /// Writes a file beside, flushes it to disk and renames it into place: it is there whole or not at all.
     pub fn write_file(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        self.write(path, bytes, Access::Writable)
+    }
+
+    fn write(&self, path: &Path, bytes: &[u8], access: Access) -> Result<(), StoreError> {
         let needed = bytes.len() as u64;
+        let mut file = self.tmp_file(needed)?;
+        file.write_all(bytes).map_err(StoreError::io("writing", path, needed))?;
+        self.persist(file, path, needed, access)
+    }
+
+    /// A file in `tmp/`, to be given its place by [`Store::persist`].
+    pub(crate) fn tmp_file(&self, needed: u64) -> Result<tempfile::NamedTempFile, StoreError> {
+        let dir = self.root.join("tmp");
+        let mut builder = tempfile::Builder::new();
+        #[cfg(unix)]
+        let open_to_all = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+        #[cfg(unix)]
+        builder.permissions(open_to_all);
+        builder.tempfile_in(&dir).map_err(StoreError::io("creating a file in", &dir, needed))
+    }
+
+    /// Flushes a file of `tmp/` and gives it its place.
+    pub(crate) fn persist(
+        &self,
+        file: tempfile::NamedTempFile,
+        path: &Path,
+        needed: u64,
+        access: Access,
+    ) -> Result<(), StoreError> {
         let dir = path.parent().expect("files of the store lie in folders");
         fs::create_dir_all(dir).map_err(StoreError::io("creating folder", dir, 0))?;
-        let tmp_dir = self.root.join("tmp");
-        let mut file = tempfile::NamedTempFile::new_in(&tmp_dir).map_err(StoreError::io(
-            "creating a file in",
-            &tmp_dir,
-            needed,
-        ))?;
-        file.write_all(bytes).map_err(StoreError::io("writing", path, needed))?;
-        file.as_file().sync_all().map_err(StoreError::io("flushing", path, needed))?;
+        let flush = || {
+            if access == Access::ReadOnly {
+                let mut permissions = file.as_file().metadata()?.permissions();
+                permissions.set_readonly(true);
+                file.as_file().set_permissions(permissions)?;
+            }
+            file.as_file().sync_all()
+        };
+        flush().map_err(StoreError::io("flushing", path, needed))?;
         file.persist(path).map_err(|e| StoreError::io("writing", path, needed)(e.error))?;
         Ok(())
     }
 
-    /// The verified bytes of a digest, from the store or from the input file that has them.
+    /// The verified bytes of a digest, from the store or from the input file that has them. A damaged blob is moved
+    /// aside.
     pub fn read(&self, digest: Digest) -> Result<Vec<u8>, StoreError> {
-        let path = self.cas_path(digest);
-        match fs::read(&path) {
-            Ok(bytes) if Digest::of(&bytes) == digest => return Ok(bytes),
-            Ok(_) => return Err(StoreError::Damaged { path, expected: digest }),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(StoreError::io("reading", &path, 0)(e)),
+        if let Some(bytes) = self.read_cas(digest)? {
+            return Ok(bytes);
         }
         let path = self.source(digest).ok_or(StoreError::Missing { digest })?;
         let bytes = fs::read(&path).map_err(StoreError::io("reading", &path, 0))?;
         if Digest::of(&bytes) == digest { Ok(bytes) } else { Err(StoreError::SourceChanged { path }) }
+    }
+
+    fn read_cas(&self, digest: Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.cas_path(digest);
+        match fs::read(&path) {
+            Ok(bytes) if Digest::of(&bytes) == digest => Ok(Some(bytes)),
+            Ok(_) => {
+                let aside = self.root.join("damaged");
+                // Another thread may have moved it already; either way it is out of the way.
+                let _ = fs::create_dir_all(&aside);
+                let _ = fs::rename(&path, aside.join(digest.to_string()));
+                Err(StoreError::Damaged { path, expected: digest })
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(StoreError::io("reading", &path, 0)(e)),
+        }
     }
 
     /// The verified bytes of a blob.
@@ -152,5 +317,150 @@ impl Store {
     pub fn manifest(&self, artifact: Digest) -> Result<Manifest, StoreError> {
         serde_json::from_slice(&self.read(artifact)?)
             .map_err(|source| StoreError::Json { what: format!("artifact {}", artifact.short()), source })
+    }
+}
+
+/// Removes a file that may be read-only.
+pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
+    if cfg!(windows) {
+        let mut permissions = fs::metadata(path)?.permissions();
+        #[expect(clippy::permissions_set_readonly_false, reason = "only done on Windows, where it opens to no others")]
+        permissions.set_readonly(false);
+        fs::set_permissions(path, permissions)?;
+    }
+    fs::remove_file(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::itemlog::ItemLog;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path().join("store")).unwrap();
+        (dir, store)
+    }
+
+    fn artifact(store: &Store, blobs: &[(&str, &[u8])]) -> Digest {
+        let mut writer = crate::artifact::ArtifactWriter::new(store);
+        for (name, bytes) in blobs {
+            writer.put(*name, bytes).unwrap();
+        }
+        writer.finish("files", 1, serde_json::Value::Null).unwrap()
+    }
+
+    fn overwrite(path: &Path, bytes: &[u8]) {
+        remove_file(path).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+
+    #[test]
+    fn a_damaged_blob_is_moved_aside_and_made_anew() {
+        let (_dir, store) = store();
+        let a = artifact(&store, &[("x", b"first"), ("y", b"second")]);
+        assert!(store.complete(a) && store.verify(a).is_empty());
+        let blob = store.put(b"first").unwrap();
+        overwrite(&store.cas_path(blob), b"FIRST");
+        assert!(store.complete(a), "the size is right, so only reading shows it");
+        let problems = store.verify(a);
+        assert!(matches!(&problems[..], [Problem { blob: name, digest, error: StoreError::Damaged { .. } }]
+            if name == "x" && *digest == blob));
+        assert_eq!(fs::read(store.root().join("damaged").join(blob.to_string())).unwrap(), b"FIRST");
+        assert!(!store.complete(a));
+        assert_eq!(artifact(&store, &[("x", b"first"), ("y", b"second")]), a);
+        assert!(store.complete(a) && store.verify(a).is_empty());
+    }
+
+    #[test]
+    fn a_cut_blob_is_incomplete_and_is_written_again() {
+        let (_dir, store) = store();
+        let a = artifact(&store, &[("x", b"first")]);
+        let blob = store.put(b"first").unwrap();
+        overwrite(&store.cas_path(blob), b"fi");
+        assert!(!store.complete(a));
+        store.put(b"first").unwrap();
+        assert!(store.complete(a));
+    }
+
+    #[test]
+    fn a_damaged_manifest_is_incomplete() {
+        let (_dir, store) = store();
+        let a = artifact(&store, &[("x", b"first")]);
+        overwrite(&store.cas_path(a), b"{}");
+        assert!(!store.complete(a));
+        assert!(matches!(&store.verify(a)[..], [Problem { error: StoreError::Missing { .. }, .. }]));
+    }
+
+    #[test]
+    fn blobs_are_read_only() {
+        let (_dir, store) = store();
+        let blob = store.put(b"x").unwrap();
+        assert!(fs::metadata(store.cas_path(blob)).unwrap().permissions().readonly());
+    }
+
+    #[test]
+    fn opening_removes_old_leftovers_only() {
+        let (_dir, store) = store();
+        let tmp = store.root().join("tmp");
+        fs::write(tmp.join("new"), "x").unwrap();
+        fs::write(tmp.join("old"), "x").unwrap();
+        let two_hours_ago = SystemTime::now() - 2 * STALE;
+        fs::File::options().write(true).open(tmp.join("old")).unwrap().set_modified(two_hours_ago).unwrap();
+        Store::open(store.root()).unwrap();
+        assert!(tmp.join("new").exists() && !tmp.join("old").exists());
+    }
+
+    /// Mounts a small file system at `dir`; says so when that is not allowed here.
+    #[cfg(target_os = "linux")]
+    fn mount(dir: &Path, options: &str) -> Option<impl Drop + use<>> {
+        struct Mounted(PathBuf);
+        impl Drop for Mounted {
+            fn drop(&mut self) {
+                let _ = std::process::Command::new("umount").arg(&self.0).status();
+            }
+        }
+        let mut command = std::process::Command::new("mount");
+        let ok =
+            command.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(dir).output().is_ok_and(|o| o.status.success());
+        if !ok {
+            #[expect(clippy::print_stderr, reason = "a skip must be seen")]
+            {
+                eprintln!("SKIPPED: mounting a file system ({options}) needs root");
+            }
+        }
+        ok.then(|| Mounted(dir.to_owned()))
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_named_and_harms_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let Some(_mounted) = mount(dir.path(), "size=1m") else { return };
+        let store = Store::open(dir.path()).unwrap();
+        let a = artifact(&store, &[("x", b"first")]);
+        let log_path = dir.path().join("items/a.log");
+        let log = ItemLog::open(&log_path).unwrap();
+        log.put(Digest::of(b"1"), &crate::ItemOutcome::Done(b"one".to_vec())).unwrap();
+        let much = vec![7; 2 << 20];
+        assert!(matches!(store.put(&much).unwrap_err(), StoreError::DiskFull { needed: 2_097_152, .. }));
+        let e = log.put(Digest::of(b"2"), &crate::ItemOutcome::Done(much)).unwrap_err();
+        assert!(matches!(&e, StoreError::DiskFull { .. }) && e.to_string().contains("runs gc"), "{e}");
+        // Nothing half-written is left, and what was kept is kept.
+        assert_eq!(fs::read_dir(store.root().join("tmp")).unwrap().count(), 0);
+        assert!(store.complete(a));
+        log.put(Digest::of(b"3"), &crate::ItemOutcome::Done(b"three".to_vec())).unwrap();
+        drop(log);
+        let log = ItemLog::open(&log_path).unwrap();
+        assert!(log.has(Digest::of(b"1")) && !log.has(Digest::of(b"2")) && log.has(Digest::of(b"3")));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_read_only_folder_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let Some(_mounted) = mount(dir.path(), "size=1m,ro") else { return };
+        let e = Store::open(dir.path().join("store")).unwrap_err();
+        assert!(matches!(&e, StoreError::ReadOnly { .. }) && e.to_string().contains("permissions"), "{e}");
     }
 }
