@@ -23,8 +23,9 @@ for (const button of document.querySelectorAll("button.zoom")) {
     img.loading = "eager";
     img.classList.toggle("tiny", img.width < 300);
     const caption = document.createElement("p");
-    const source = button.closest("figure").querySelector("figcaption");
-    caption.textContent = source ? source.innerText : "";
+    const source = button.closest("figure").querySelector("figcaption").cloneNode(true);
+    source.querySelectorAll("button").forEach((b) => b.remove());
+    caption.append(...source.childNodes);
     while (box.children.length > 1) box.lastChild.remove();
     box.append(img, caption);
     box.showModal();

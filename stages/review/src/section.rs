@@ -1,0 +1,457 @@
+//! The review's section of the report: a verdict in plain words, then pictures, numbers and lists.
+
+use std::collections::BTreeMap;
+
+use datasets::AnnotationSet;
+use report::html::{self, Cell, Column, Figure, Grid, Table, el};
+use report::number::{self, count, counted, fixed, percent};
+use report::plot::{self, Axes, Bar};
+use report::{Headline, Html, Section, Tone};
+
+use crate::checks::{Checks, Warning, box_ids};
+use crate::decisions::Applied;
+use crate::gate::Verdict;
+use crate::metrics::{Metrics, Summary};
+use crate::pictures::{Crop, Legend, Pictures};
+use crate::settings::Settings;
+
+const DECIDE: &str = include_str!("decide.js");
+const STYLE: &str = include_str!("section.css");
+/// At most this many entries of a list are shown; `review.json` has them all.
+const SHOWN: usize = 100;
+/// Classes whose most doubtful boxes are open when the page opens.
+const OPEN: usize = 4;
+
+/// Everything that the section tells.
+pub struct Told<'a> {
+    pub set: &'a AnnotationSet,
+    pub digest: &'a str,
+    pub metrics: &'a Metrics,
+    pub checks: &'a Checks,
+    pub warnings: &'a [Warning],
+    pub verdict: &'a Verdict,
+    pub applied: &'a Applied,
+    pub pictures: &'a Pictures,
+    pub settings: &'a Settings,
+}
+
+/// Writes the section.
+pub fn section(t: &Told<'_>) -> Section {
+    let legend = Legend::of(t.set);
+    let mut s = Section::new("review", "Review");
+    s.headline = headline(t);
+    s.push(Html::trusted(format!("<style>\n{STYLE}</style>")));
+    s.push(verdict(t));
+    s.push(warnings(t.warnings));
+    s.push(sheets(t, &legend));
+    s.push(doubtful(t, &legend));
+    s.push(numbers(t, &legend));
+    s.push(problems(t));
+    s.push(decide(t));
+    s
+}
+
+/// The numbers that matter most.
+pub fn headline(t: &Told<'_>) -> Vec<Headline> {
+    let m = t.metrics;
+    let warned = |rule: &str| t.warnings.iter().any(|w| w.rule == rule);
+    let tone = |rule: &str| if warned(rule) { Tone::Warn } else { Tone::Plain };
+    let gate = if t.verdict.passed() { ("open", Tone::Ok) } else { ("waiting", Tone::Warn) };
+    vec![
+        Headline::toned("Gate", gate.0, gate.1),
+        Headline::toned("Boxes", count(m.boxes), if m.boxes == 0 { Tone::Bad } else { Tone::Plain }),
+        Headline::new("Images", count(m.images)),
+        Headline::toned("Images with boxes", m.coverage.map_or_else(|| number::NONE.into(), percent), tone("coverage")),
+        Headline::toned("Mean confidence", number::maybe(m.confidence.map(|c| c.mean), 2), tone("confidence")),
+        Headline::toned(
+            "Classes found",
+            format!("{} of {}", m.classes_found, m.classes.len()),
+            tone("classes_without_boxes"),
+        ),
+    ]
+}
+
+fn verdict(t: &Told<'_>) -> Html {
+    let m = t.metrics;
+    let mut text = Html::new();
+    let summary = if m.boxes == 0 {
+        format!("No box was found on {}.", counted(m.images, "image", "images"))
+    } else {
+        let per = m.boxes_per_image.map_or(0.0, |s| s.mean);
+        format!(
+            "{} of {} on {} of {}: {} an image on average.",
+            counted(m.boxes, "box", "boxes"),
+            counted(m.classes_found, "class", "classes"),
+            count(m.images_with_boxes),
+            counted(m.images, "image", "images"),
+            number::short(per)
+        )
+    };
+    text.push(html::p(summary));
+    let a = t.applied;
+    if a.changed() {
+        text.push(html::p(format!(
+            "A person decided about single boxes: {} accepted, {} corrected, {} added, {} rejected. All numbers here are \
+             those after these decisions.",
+            a.accepted,
+            a.corrected,
+            a.added,
+            a.rejected.len()
+        )));
+    }
+    text.push(html::p(format!("{}.", sentence(t.verdict.why()))));
+    let (tone, title) = match (t.verdict.passed(), t.warnings.is_empty()) {
+        (true, true) => (Tone::Ok, "Ready for training"),
+        (true, false) => (Tone::Ok, "Ready for training, with things worth a look"),
+        (false, _) if m.boxes == 0 => (Tone::Bad, "Not ready: nothing to train on"),
+        (false, _) => (Tone::Warn, "Waiting for a person"),
+    };
+    html::notice(tone, title, text)
+}
+
+/// First letter large, no full stop at the end.
+fn sentence(text: &str) -> String {
+    let mut letters = text.trim_end_matches('.').chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
+fn warnings(list: &[Warning]) -> Html {
+    let mut out = Html::new();
+    for w in list.iter().filter(|w| !w.blocking) {
+        out.push(html::notice(Tone::Warn, &w.title, &w.text));
+    }
+    out
+}
+
+fn sheets(t: &Told<'_>, legend: &Legend) -> Html {
+    let mut out = Html::new();
+    if t.pictures.sheets.is_empty() {
+        return out;
+    }
+    out.push(html::h3("Sheets"));
+    let all = t.pictures.sheets.len() == t.metrics.images;
+    out.push(html::note(if all {
+        "Every image with its boxes. The number at a box is its class, named below the picture. A click enlarges."
+            .to_owned()
+    } else {
+        format!(
+            "{} of {} images: the most doubtful ones first, then some spread over the set. The number at a box is its \
+             class, named below the picture. A click enlarges.",
+            t.pictures.sheets.len(),
+            count(t.metrics.images)
+        )
+    }));
+    let figure = |(sheet, picture): &(crate::doubt::Sheet, report::Picture)| {
+        let image = &t.set.images[sheet.image];
+        let mut per_class: BTreeMap<&str, usize> = BTreeMap::new();
+        for a in &image.annotations {
+            *per_class.entry(&a.class).or_default() += 1;
+        }
+        let mut classes: Vec<_> = per_class.into_iter().collect();
+        classes.sort_by_key(|(name, _)| (legend.number(name).unwrap_or(usize::MAX), *name));
+        let n = image.annotations.len();
+        let mut caption = Html::new();
+        caption.push(el("b").child(&image.image)).push(format!(" · {}", counted(n, "box", "boxes")));
+        let mut scores = image.annotations.iter().filter_map(|a| a.score.map(datasets::Score::get)).collect();
+        if let Some(c) = Summary::of(&mut scores) {
+            caption.push(format!(" · confidence {} to {}", fixed(c.min, 2), fixed(c.max, 2)));
+        }
+        if !sheet.why.is_empty() && n > 0 {
+            caption.push(format!(" · shown {}", sheet.why));
+        }
+        let entry = |(name, n): (&str, usize)| {
+            let number = legend.number(name).map_or_else(|| "?".to_owned(), |n| n.to_string());
+            let text = format!("{number} {name} × {n}");
+            el("span").class("entry").child(html::class_name(&text, legend.color(name)))
+        };
+        caption.push(el("span").class("legend").children(classes.into_iter().map(entry)));
+        Figure::new(picture.clone(), format!("Sheet {} with {}", image.image, counted(n, "box", "boxes")), caption)
+    };
+    let grid = if t.pictures.sheets.len() == 1 { Grid::Full } else { Grid::Wide };
+    out.push(html::figures(grid, t.pictures.sheets.iter().map(figure)));
+    out
+}
+
+fn doubtful(t: &Told<'_>, legend: &Legend) -> Html {
+    let mut out = Html::new();
+    if t.pictures.crops.is_empty() {
+        return out;
+    }
+    out.push(html::h3("Boxes worth a second look"));
+    out.push(html::note(
+        "The most doubtful boxes of each class: low confidence, close to the threshold, overlapping or of unusual size. \
+         Mark a box right or wrong; then save the decisions at the end of this section.",
+    ));
+    let mut classes: Vec<(&String, &Vec<Crop>)> = t.pictures.crops.iter().collect();
+    let worst = |crops: &[Crop]| crops.iter().map(|c| c.doubtful.doubt).fold(0.0, f64::max);
+    classes.sort_by(|a, b| worst(b.1).total_cmp(&worst(a.1)).then(a.0.cmp(b.0)));
+    let mut ids: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+    for (rank, (class, crops)) in classes.into_iter().enumerate() {
+        let known = t.metrics.classes.iter().find(|c| c.name == *class);
+        let mut summary = Html::new();
+        summary.push(html::class_name(class, legend.color(class)));
+        if let Some(c) = known {
+            let range = c.confidence.map_or_else(String::new, |s| {
+                format!(", confidence {} to {}, mean {}", fixed(s.min, 2), fixed(s.max, 2), fixed(s.mean, 2))
+            });
+            summary.push(el("span").class("aside").child(format!("{}{range}", counted(c.boxes, "box", "boxes"))));
+        }
+        let mut grid = el("div").class("grid small");
+        for (file, picture) in t.pictures.templates.get(class).into_iter().flatten().take(1) {
+            let caption: Html =
+                [Html::from(el("b").child("Template")), format!(" {file}").into()].into_iter().collect();
+            grid = grid.child(el("div").class("template").child(Figure::new(
+                picture.clone(),
+                format!("Template of {class}"),
+                caption,
+            )));
+        }
+        for crop in crops {
+            let image = &t.set.images[crop.doubtful.image];
+            let id = &ids.entry(crop.doubtful.image).or_insert_with(|| box_ids(image))[crop.doubtful.annotation];
+            grid = grid.child(crop_figure(t, class, crop, &image.image, id));
+        }
+        let block = el("details").child(el("summary").child(summary)).child(grid);
+        out.push(if rank < OPEN { block.flag("open") } else { block });
+    }
+    out
+}
+
+fn crop_figure(t: &Told<'_>, class: &str, crop: &Crop, image: &str, id: &str) -> Html {
+    let a = &t.set.images[crop.doubtful.image].annotations[crop.doubtful.annotation];
+    let score = number::maybe(a.score.map(datasets::Score::get), 2);
+    let mut caption = Html::new();
+    caption.push(el("b").child(&score)).push(" ").push(image);
+    if !crop.doubtful.reasons.is_empty() {
+        caption.push(el("span").class("reason").child(crop.doubtful.reasons.join("; ")));
+    }
+    let button = |what: &str, label: &str| {
+        el("button")
+            .attr("type", "button")
+            .attr("data-decision", what)
+            .attr("aria-pressed", "false")
+            .attr("aria-label", format_args!("{label}: {class} on {image}"))
+            .child(label)
+    };
+    let buttons = el("span").class("decide").child(button("accept", "right")).child(button("reject", "wrong"));
+    caption.push(buttons);
+    let figure = Figure::new(crop.picture.clone(), format!("{class}, confidence {score}, on {image}"), caption);
+    el("div").class("crop").attr("data-image", image).attr("data-box", id).child(figure).into()
+}
+
+fn numbers(t: &Told<'_>, legend: &Legend) -> Html {
+    let m = t.metrics;
+    let mut out = Html::new();
+    out.push(html::h3("Numbers"));
+    if m.boxes > 0 {
+        let mut plots = Vec::new();
+        if m.confidence.is_some() {
+            let width = 1.0 / m.confidence_bins.len() as f64;
+            let bins: Vec<_> = m
+                .confidence_bins
+                .iter()
+                .enumerate()
+                .map(|(i, &n)| (i as f64 * width, (i + 1) as f64 * width, n))
+                .collect();
+            let mut axes = Axes::new("Confidence of the boxes", "confidence", "boxes");
+            axes.x_range = Some((0.0, 1.0));
+            plots.push(plot::histogram(&axes, &bins, m.threshold.map(|t| (t, "threshold"))));
+        }
+        plots.push(plot::histogram(&Axes::new("Boxes of an image", "boxes", "images"), &m.per_image_bins, None));
+        plots.push(plot::histogram(
+            &Axes::new("Size of the boxes", "longer side, pixels", "boxes"),
+            &m.side_bins,
+            None,
+        ));
+        let mut classes: Vec<_> = m.classes.iter().filter(|c| c.boxes > 0).collect();
+        classes.sort_by(|a, b| b.boxes.cmp(&a.boxes).then(a.name.cmp(&b.name)));
+        let bars: Vec<Bar> = classes
+            .iter()
+            .take(30)
+            .map(|c| Bar { label: c.name.clone(), value: c.boxes as f64, color: Some(legend.color(&c.name)) })
+            .collect();
+        plots.push(plot::bars(
+            if classes.len() > 30 { "Boxes of each class (the 30 most common)" } else { "Boxes of each class" },
+            &bars,
+        ));
+        out.push(html::columns(plots));
+    }
+    let mut summary = Table::new(
+        "The whole set",
+        [
+            Column::text("Of"),
+            Column::number("Count"),
+            Column::number("Mean"),
+            Column::number("Std"),
+            Column::number("Median"),
+            Column::number("Min"),
+            Column::number("Max"),
+        ],
+    );
+    let percents = m.area_share.map(|s| Summary {
+        count: s.count,
+        mean: s.mean * 100.0,
+        std: s.std * 100.0,
+        median: s.median * 100.0,
+        min: s.min * 100.0,
+        max: s.max * 100.0,
+    });
+    for (name, s, decimals) in [
+        ("Boxes of an image", m.boxes_per_image, 1),
+        ("Confidence", m.confidence, 3),
+        ("Box area, square pixels", m.area_px, 0),
+        ("Box area, % of the image", percents, 4),
+    ] {
+        let Some(s) = s else { continue };
+        let mut cells = vec![Cell::of(name), Cell::count(s.count)];
+        cells.extend([s.mean, s.std, s.median, s.min, s.max].map(|v| Cell::fixed(v, decimals)));
+        summary.row(cells);
+    }
+    if !summary.is_empty() {
+        out.push(summary);
+    }
+    let mut facts: Vec<(&str, String)> = Vec::new();
+    for (term, c) in [("Most common class", &m.most_common), ("Least common class with boxes", &m.least_common)] {
+        if let Some(c) = c {
+            facts.push((term, format!("{} ({})", c.name, counted(c.boxes, "box", "boxes"))));
+        }
+    }
+    if let Some(r) = m.imbalance {
+        facts.push(("Imbalance", format!("{} to 1", fixed(r, 1))));
+    }
+    let by: Vec<String> = m.labellers.iter().map(|(l, n)| format!("{l} ({})", counted(*n, "box", "boxes"))).collect();
+    if !by.is_empty() {
+        facts.push(("Labelled by", by.join(", ")));
+    }
+    out.push(html::facts(facts));
+    out.push(class_table(t, legend));
+    out
+}
+
+fn class_table(t: &Told<'_>, legend: &Legend) -> Html {
+    let mut table = Table::new(
+        "Classes",
+        [
+            Column::number("No."),
+            Column::text("Class"),
+            Column::text("Category"),
+            Column::number("Boxes"),
+            Column::number("Share"),
+            Column::number("Images"),
+            Column::number("Mean confidence"),
+            Column::number("Lowest"),
+            Column::number("Median area, px²"),
+        ],
+    );
+    for c in &t.metrics.classes {
+        let number = legend.number(&c.name);
+        table.row([
+            number.map_or_else(|| Cell::sorted("?", f64::MAX), Cell::count),
+            Cell::of(html::class_name(&c.name, legend.color(&c.name))),
+            Cell::of(&c.category),
+            Cell::count(c.boxes),
+            Cell::percent(c.share),
+            Cell::count(c.images),
+            Cell::maybe(c.confidence.map(|s| s.mean), 2),
+            Cell::maybe(c.confidence.map(|s| s.min), 2),
+            Cell::maybe(c.area_px.map(|s| s.median), 0),
+        ]);
+    }
+    table.into()
+}
+
+fn problems(t: &Told<'_>) -> Html {
+    let c = t.checks;
+    let mut out = Html::new();
+    out.push(html::h3("Problems"));
+    let before = out.as_str().len();
+    if !t.applied.problems.is_empty() {
+        let n = t.applied.problems.len();
+        let list = html::list(t.applied.problems.iter().take(SHOWN));
+        let title = counted(n, "decision could not be used", "decisions could not be used");
+        out.push(html::notice(Tone::Warn, &title, list));
+    }
+    if !c.skipped.is_empty() {
+        let mut table = Table::new("Images left out", [Column::text("Image"), Column::text("Why")]);
+        for s in c.skipped.iter().take(SHOWN) {
+            table.row([Cell::of(&s.image), Cell::of(&s.reason)]);
+        }
+        out.push(folded("Images left out", c.skipped.len(), table.into()));
+    }
+    if !c.boxes.is_empty() {
+        let mut table = Table::new(
+            "Odd boxes",
+            [Column::text("Image"), Column::text("Class"), Column::text("What"), Column::text("Box")],
+        );
+        for b in c.boxes.iter().take(SHOWN) {
+            table.row([Cell::of(&b.image), Cell::of(&b.class), Cell::of(b.odd.text()), Cell::of(html::code(&b.id))]);
+        }
+        out.push(folded("Odd boxes", c.counts.values().sum(), table.into()));
+    }
+    if !c.classes_without_boxes.is_empty() {
+        let n = c.classes_without_boxes.len();
+        out.push(folded("Classes without boxes", n, html::list(c.classes_without_boxes.iter().take(SHOWN))));
+    }
+    if !c.empty_images.is_empty() {
+        out.push(folded("Images without boxes", c.empty_images.len(), html::list(c.empty_images.iter().take(SHOWN))));
+    }
+    if !c.duplicate_images.is_empty() {
+        let groups = c.duplicate_images.iter().take(SHOWN).map(|g| g.join(" = "));
+        out.push(folded("Images that are there more than once", c.duplicate_images.len(), html::list(groups)));
+    }
+    if !t.pictures.failed.is_empty() {
+        let lines = t.pictures.failed.iter().map(|(image, why)| format!("{image}: {why}"));
+        out.push(folded("Images that could not be shown here", t.pictures.failed.len(), html::list(lines)));
+    }
+    if out.as_str().len() == before {
+        out.push(html::note("None: no odd boxes, no empty, doubled or unusable images."));
+    }
+    if t.pictures.over_budget > 0 {
+        out.push(html::note(format!(
+            "{} left out of this page to keep it small (setting `picture_mb`: {}).",
+            counted(t.pictures.over_budget, "picture was", "pictures were"),
+            t.settings.picture_mb
+        )));
+    }
+    out
+}
+
+fn folded(title: &str, n: usize, body: Html) -> Html {
+    let mut inner = body;
+    if n > SHOWN {
+        inner.push(html::note(format!("The first {SHOWN} are shown; all {} are in review.json.", count(n))));
+    }
+    html::details(format!("{title} ({})", count(n)), inner)
+}
+
+/// The part that turns marks on this page into a decisions file. It needs no server: the browser saves the file.
+fn decide(t: &Told<'_>) -> Html {
+    let mut out = Html::new();
+    out.push(html::h3("Decide"));
+    out.push(html::p(
+        "Mark boxes above as right or wrong, tick the approval when the labels are good enough to train on, and save. \
+         The file lands in your downloads folder.",
+    ));
+    let approve: Html = el("label")
+        .child(el("input").attr("type", "checkbox").attr("id", "approve"))
+        .child(" I have looked at these labels and approve them for training.")
+        .into();
+    let name: Html =
+        el("label").child("Your name ").child(el("input").attr("type", "text").attr("id", "reviewer")).into();
+    let save = el("button").attr("type", "button").attr("id", "save").child("Save DECISIONS.json");
+    let status = el("output").attr("id", "marked").attr("aria-live", "polite").child("Nothing marked yet.");
+    out.push(
+        el("div")
+            .class("decisions")
+            .attr("id", "decisions")
+            .attr("data-annotations", t.digest)
+            .child(el("p").child(approve))
+            .child(el("p").child(name))
+            .child(el("p").child(save).child(" ").child(status)),
+    );
+    out.push(html::p("Then, in the project's folder:"));
+    out.push(el("pre").child("pipeline review apply DECISIONS.json\npipeline run"));
+    out.push(html::facts([("Labels", html::code(t.digest))]));
+    out.push(Html::trusted(format!("<script>\n{DECIDE}</script>")));
+    out
+}

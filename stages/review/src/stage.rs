@@ -1,0 +1,343 @@
+//! The stage: measure, check, show, judge, pass on.
+
+use artifacts::{Annotations, Files, IMAGES, InputFiles, OntologyKind, Report};
+use datasets::AnnotationSet;
+use engine::artifact::Kind;
+use engine::event::Level;
+use engine::{Context, Descriptor, Facts, Needs, Outcome, Port, Stage, StageError};
+use serde::Serialize;
+
+use crate::checks::{self, Checks, Warning};
+use crate::decisions::{self, Applied, Decisions};
+use crate::doubt;
+use crate::gate::{Gate, Verdict, judge};
+use crate::metrics::{Metrics, measure};
+use crate::pictures;
+use crate::section::{Told, section};
+use crate::settings::Settings;
+
+/// Layout of `review.json`.
+pub const REVIEW_VERSION: u32 = 1;
+
+/// What `review.json` holds.
+#[derive(Debug, Serialize)]
+pub struct ReviewFile<'a> {
+    /// Layout: 1.
+    pub version: u32,
+    /// Digest of the labels before decisions.
+    pub annotations: String,
+    /// The gate's setting.
+    pub gate: Gate,
+    /// The gate's answer.
+    pub verdict: &'a Verdict,
+    /// Numbers, after decisions.
+    pub metrics: &'a Metrics,
+    /// Warnings.
+    pub warnings: &'a [Warning],
+    /// Odd images and boxes.
+    pub checks: &'a Checks,
+    /// What decisions did.
+    pub decisions: &'a Applied,
+}
+
+/// The review stage. Inputs `images`, `annotations`, `ontology`, and `decisions` (files, optional); outputs
+/// `annotations` (after decisions; absent while it waits) and `report` with `section.json`, `review.json` and
+/// `DECISIONS.json`, an approval ready to be applied.
+pub struct Review;
+
+impl Stage for Review {
+    type Config = Settings;
+
+    fn descriptor(&self) -> Descriptor {
+        Descriptor {
+            name: "review".into(),
+            version: 1,
+            about: "Measures the labels, shows them, and decides whether training may start.".into(),
+            inputs: vec![
+                Port::new("images", IMAGES),
+                Port::new("annotations", Annotations::NAME),
+                Port::new("ontology", OntologyKind::NAME),
+                Port::optional("decisions", InputFiles::NAME),
+            ],
+            outputs: vec![Port::new("annotations", Annotations::NAME), Port::new("report", Report::NAME)],
+            items: None,
+        }
+    }
+
+    fn resolve(&self, config: Settings, _facts: &Facts) -> Result<(Settings, Vec<String>), StageError> {
+        match config.fault() {
+            Some((key, message)) => Err(StageError::Config { key: key.into(), message }),
+            None => Ok((config, Vec::new())),
+        }
+    }
+
+    fn needs(&self, _config: &Settings) -> Needs {
+        // A decoded sheet takes some 100 MB, and two are open at a time.
+        Needs { cores: 2, memory_bytes: 512 << 20, gpu: false }
+    }
+
+    fn run(&self, config: &Settings, ctx: &Context) -> Result<Outcome, StageError> {
+        let input = ctx.input("annotations")?;
+        let digest = input.to_string();
+        let mut set = ctx.read::<Annotations>("annotations")?;
+        if set.images.is_empty() && set.skipped.is_empty() {
+            return Err(StageError::input(
+                "there are no images to review",
+                "put drawings into the folder that `inputs.images` names",
+            ));
+        }
+        let files = decision_files(ctx)?;
+        let applied = decisions::apply(&mut set, &digest, &files);
+        for problem in &applied.problems {
+            ctx.message(Level::Warn, problem);
+        }
+
+        let metrics = measure(&set);
+        let checks = checks::check(&set, &metrics, config);
+        let warnings = checks::warnings(&metrics, &checks, config);
+        for w in &warnings {
+            ctx.message(Level::Warn, format!("{}. {}", w.title, w.text));
+        }
+        let verdict = judge(config.gate, &warnings, &applied.approval, &digest);
+        ctx.check()?;
+
+        let images = ctx.manifest("images")?;
+        let usable = |at: usize| images.blob(&set.images[at].image).is_some();
+        let selection = doubt::select(&set, &metrics, config, usable);
+        let ontology = ctx.read::<OntologyKind>("ontology")?;
+        let pictures = pictures::make(&set, &selection, &images, &ontology, config, ctx)?;
+        for (image, why) in &pictures.failed {
+            ctx.message(Level::Warn, format!("`{image}` is not shown in the report: {why}"));
+        }
+        let told = Told {
+            set: &set,
+            digest: &digest,
+            metrics: &metrics,
+            checks: &checks,
+            warnings: &warnings,
+            verdict: &verdict,
+            applied: &applied,
+            pictures: &pictures,
+            settings: config,
+        };
+        let review = ReviewFile {
+            version: REVIEW_VERSION,
+            annotations: digest.clone(),
+            gate: config.gate,
+            verdict: &verdict,
+            metrics: &metrics,
+            warnings: &warnings,
+            checks: &checks,
+            decisions: &applied,
+        };
+        let output = Files::from([
+            ("section.json".to_owned(), section(&told).to_json()),
+            ("review.json".to_owned(), pretty(&review)),
+            ("DECISIONS.json".to_owned(), pretty(&decisions::approval(&digest))),
+        ]);
+        ctx.write::<Report>("report", &output)?;
+        tell(ctx, &metrics, warnings.len());
+        match verdict {
+            Verdict::Waiting { why } => Ok(Outcome::Waiting { reason: why }),
+            Verdict::Passed { why } => {
+                ctx.message(Level::Info, format!("The gate is open: {why}"));
+                if applied.changed() {
+                    ctx.write::<Annotations>("annotations", &set)?;
+                } else {
+                    ctx.output("annotations", input)?;
+                }
+                Ok(Outcome::Done)
+            }
+        }
+    }
+}
+
+fn pretty(value: &impl Serialize) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec_pretty(value).expect("plain data serialises");
+    bytes.push(b'\n');
+    bytes
+}
+
+/// Every `.json` file at the port `decisions`, in order of names.
+fn decision_files(ctx: &Context) -> Result<Vec<Decisions>, StageError> {
+    if !ctx.has("decisions") {
+        return Ok(Vec::new());
+    }
+    let help = "save the file from the report again, or correct the line by hand";
+    ctx.read::<InputFiles>("decisions")?
+        .iter()
+        .filter(|(name, _)| name.to_ascii_lowercase().ends_with(".json"))
+        .map(|(name, bytes)| {
+            decisions::parse(name, bytes).map_err(|e| {
+                let cause = std::error::Error::source(&e).map_or_else(String::new, |c| format!(": {c}"));
+                StageError::input(format!("{e}{cause}"), help)
+            })
+        })
+        .collect()
+}
+
+fn tell(ctx: &Context, m: &Metrics, warnings: usize) {
+    ctx.metric("images", m.images as f64);
+    ctx.metric("boxes", m.boxes as f64);
+    ctx.metric("classes_found", m.classes_found as f64);
+    ctx.metric("warnings", warnings as f64);
+    if let Some(coverage) = m.coverage {
+        ctx.metric("coverage", coverage);
+    }
+    if let Some(c) = m.confidence {
+        ctx.metric("mean_confidence", c.mean);
+    }
+    if let Some(ratio) = m.imbalance {
+        ctx.metric("imbalance", ratio);
+    }
+}
+
+/// Reads a decisions file and says what it would do to `set` (whose digest is `digest`) without doing it.
+pub fn preview(
+    file: &str,
+    bytes: &[u8],
+    set: &AnnotationSet,
+    digest: &str,
+) -> Result<Applied, decisions::DecisionsError> {
+    let decisions = decisions::parse(file, bytes)?;
+    Ok(decisions::apply(&mut set.clone(), digest, &[decisions]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::box_ids;
+    use crate::checks::fixture::{class, image, scored, set};
+    use artifacts::OntologyValue;
+    use engine::{Registry, harness::Harness};
+    use report::Section;
+    use serde_json::{Value, json};
+
+    const NAMES: [&str; 2] = ["Ball <valve> & \"co\"", "Ventil größer"];
+
+    fn sheet() -> Vec<u8> {
+        let mut rgb = image::RgbImage::from_pixel(300, 200, image::Rgb([255; 3]));
+        report::draw::fill(&mut rgb, [40, 40, 70, 70], [0, 0, 0]);
+        report::draw::png(&rgb).unwrap().bytes
+    }
+
+    fn labels() -> AnnotationSet {
+        let boxes =
+            vec![scored(NAMES[0], [40.0, 40.0, 70.0, 70.0], 0.41), scored(NAMES[1], [150.0, 40.0, 180.0, 70.0], 0.9)];
+        let mut images = vec![image("a b/1.png", 300, 200, boxes), image("broken.png", 300, 200, vec![])];
+        images[0].digest = engine::Digest::of(&sheet()).to_string();
+        set(vec![class(NAMES[0]), class(NAMES[1])], images)
+    }
+
+    fn harness(dir: &std::path::Path, set: &AnnotationSet) -> Harness {
+        Harness::new(dir)
+            .unwrap()
+            .files("images", IMAGES, &[("a b/1.png", &sheet()), ("broken.png", b"no picture")])
+            .unwrap()
+            .input::<Annotations>("annotations", set)
+            .unwrap()
+            .input::<OntologyKind>("ontology", &OntologyValue::default())
+            .unwrap()
+    }
+
+    fn digest_of(dir: &std::path::Path, set: &AnnotationSet) -> String {
+        let ran = harness(dir, set).run(&Registry::new().add(Review), json!({"gate": "none"})).unwrap();
+        ran.outputs["annotations"].to_string()
+    }
+
+    #[test]
+    fn auto_passes_labels_through_unchanged() {
+        let dir = tempfile::tempdir().unwrap();
+        let h = harness(dir.path(), &labels());
+        let ran = h.run(&Registry::new().add(Review), Value::Null).unwrap();
+        assert_eq!(ran.outcome, Outcome::Done);
+        assert_eq!(h.read::<Annotations>(&ran, "annotations").unwrap(), labels());
+        assert_eq!(ran.notes.metrics["boxes"], 2.0);
+        let files = h.read::<Report>(&ran, "report").unwrap();
+        let review: Value = serde_json::from_slice(&files["review.json"]).unwrap();
+        assert_eq!(review["metrics"]["coverage"], 0.5);
+        assert_eq!(review["verdict"]["verdict"], "passed");
+        // The picture that cannot be decoded is named and stops nothing.
+        assert!(ran.notes.messages.iter().any(|m| m.1.contains("`broken.png` is not shown")));
+        // The same input gives the same bytes.
+        let again = tempfile::tempdir().unwrap();
+        let h2 = harness(again.path(), &labels()).threads(1);
+        let ran2 = h2.run(&Registry::new().add(Review), Value::Null).unwrap();
+        assert_eq!(ran.outputs, ran2.outputs);
+    }
+
+    #[test]
+    fn page_is_self_contained_and_escaped() {
+        let dir = tempfile::tempdir().unwrap();
+        let h = harness(dir.path(), &labels());
+        let ran = h.run(&Registry::new().add(Review), Value::Null).unwrap();
+        let files = h.read::<Report>(&ran, "report").unwrap();
+        let section = Section::from_json(&files["section.json"]).unwrap();
+        let page = report::page("Review", None, &[section]);
+        assert!(!page.contains("http:") && !page.contains("https:"));
+        assert!(!page.contains(NAMES[0]) && page.contains("Ball &lt;valve&gt; &amp; &quot;co&quot;"));
+        assert!(page.contains(NAMES[1]));
+        assert!(page.contains("score 0.41 close to threshold 0.40"));
+        assert_eq!(page.matches("data:image/jpeg").count(), 3, "one sheet and two crops");
+        assert!(!page.contains("NaN"));
+    }
+
+    #[test]
+    fn approve_waits_then_passes_with_the_saved_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = json!({"gate": "approve"});
+        let h = harness(dir.path(), &labels());
+        let ran = h.run(&Registry::new().add(Review), config.clone()).unwrap();
+        let Outcome::Waiting { reason } = &ran.outcome else { panic!("{:?}", ran.outcome) };
+        assert!(reason.contains("pipeline review apply DECISIONS.json"));
+        assert!(!ran.outputs.contains_key("annotations"));
+        let files = h.read::<Report>(&ran, "report").unwrap();
+        let h = h.files("decisions", InputFiles::NAME, &[("DECISIONS.json", &files["DECISIONS.json"])]).unwrap();
+        let ran = h.run(&Registry::new().add(Review), config).unwrap();
+        assert_eq!(ran.outcome, Outcome::Done);
+    }
+
+    #[test]
+    fn rejected_boxes_leave_the_set() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = box_ids(&labels().images[0])[1].clone();
+        let text = json!({
+            "version": 1, "annotations": digest_of(dir.path(), &labels()),
+            "boxes": [{"decision": "reject", "image": "a b/1.png", "box": id}],
+        })
+        .to_string();
+        let h = harness(dir.path(), &labels());
+        let h = h.files("decisions", InputFiles::NAME, &[("d.json", text.as_bytes())]).unwrap();
+        let ran = h.run(&Registry::new().add(Review), Value::Null).unwrap();
+        let out = h.read::<Annotations>(&ran, "annotations").unwrap();
+        assert_eq!(out.box_count(), 1);
+        assert_eq!(out.images[0].annotations[0].class, NAMES[0]);
+    }
+
+    #[test]
+    fn nothing_found_waits_and_still_reports() {
+        let dir = tempfile::tempdir().unwrap();
+        let empty = set(vec![class("a")], vec![image("a b/1.png", 300, 200, vec![])]);
+        let ran = harness(dir.path(), &empty).run(&Registry::new().add(Review), Value::Null).unwrap();
+        assert!(matches!(ran.outcome, Outcome::Waiting { .. }) && ran.outputs.contains_key("report"));
+    }
+
+    #[test]
+    fn no_images_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let h = harness(dir.path(), &AnnotationSet::default());
+        assert!(matches!(h.run(&Registry::new().add(Review), Value::Null), Err(StageError::Input { .. })));
+    }
+
+    #[test]
+    fn broken_decisions_and_settings_are_errors() {
+        let dir = tempfile::tempdir().unwrap();
+        let h = harness(dir.path(), &labels()).files("decisions", InputFiles::NAME, &[("d.json", b"{")]).unwrap();
+        let Err(StageError::Input { message, .. }) = h.run(&Registry::new().add(Review), Value::Null) else {
+            panic!("a broken file passed")
+        };
+        assert!(message.contains("`d.json`, line 1"), "{message}");
+        let wrong = harness(dir.path(), &labels()).run(&Registry::new().add(Review), json!({"min_coverage": 2}));
+        assert!(matches!(wrong, Err(StageError::Config { key, .. }) if key == "min_coverage"));
+    }
+}
