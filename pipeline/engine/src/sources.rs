@@ -2,7 +2,7 @@
 //!
 //! Owns which files belong to an input, their names, and what is left out and why. The pictures are not copied into
 //! the store: it holds the manifest, and finds the bytes in the input's own files. Files that did not change since
-//! the last scan are not read (see [`crate::statcache`]).
+//! the last scan are not read: the stat cache has their digests.
 
 use std::{
     fs::{self, File},
@@ -91,6 +91,7 @@ pub fn scan(store: &Store, spec: &InputSpec, cancel: &CancelToken, sink: &dyn Ev
     let mut walk = Walk::new(spec, cancel);
     let root = find(&path, &mut walk)?;
     let Walk { mut found, mut left_out, .. } = walk;
+    left_out.sort();
     if found.is_empty() {
         return Err(empty(spec, &path, &left_out));
     }
@@ -370,3 +371,6 @@ fn read_file(path: &Path) -> io::Result<(Stat, Digest, bool)> {
     let stat = Stat { size: hasher.count(), ..before };
     Ok((stat, Digest::from_bytes(*hasher.finalize().as_bytes()), changed || before.is_racy(read_at)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 //!
 //! Layout below the root: `cas/ab/abcdef…` (blobs and manifests), `keys/<key>.json` (results of stages),
 //! `items/` (results of items), `scratch/<key>/` (checkpoints of unfinished stages), `tmp/` (files being written),
-//! `stat/` (see [`crate::statcache`]), `views/` (see [`crate::view`]), `damaged/` (blobs whose bytes went bad). The
+//! `stat/` (digests of unchanged input files), `views/` (see [`crate::view`]), `damaged/` (blobs whose bytes went bad). The
 //! files of an input are not copied: the store knows where they lie.
 
 use std::{
