@@ -188,9 +188,9 @@ impl Store {
         fits(&self.cas_path(digest)) || self.source(digest).is_some_and(|p| fits(&p))
     }
 
-    /// True when the manifest reads well and every blob is there with its size: cheap, and enough to trust a kept
+    /// Checks that the manifest reads well and every blob is there with its size: cheap, and enough to trust a kept
     /// result, because whoever reads a blob checks its bytes.
-    pub fn complete(&self, artifact: Digest) -> bool {
+    pub fn complete(&self, artifact: Digest) -> Result<(), StoreError> {
         #[derive(Deserialize)]
         struct Blobs {
             blobs: Vec<Sized>,
@@ -200,8 +200,12 @@ impl Store {
             d: Digest,
             s: u64,
         }
-        let manifest = self.read(artifact).ok().and_then(|bytes| serde_json::from_slice::<Blobs>(&bytes).ok());
-        manifest.is_some_and(|m| m.blobs.iter().all(|b| self.has_sized(b.d, b.s)))
+        let manifest: Blobs = serde_json::from_slice(&self.read(artifact)?)
+            .map_err(|source| StoreError::Json { what: format!("artifact {}", artifact.short()), source })?;
+        match manifest.blobs.iter().find(|b| !self.has_sized(b.d, b.s)) {
+            Some(b) => Err(StoreError::Missing { digest: b.d }),
+            None => Ok(()),
+        }
     }
 
     /// Reads every byte of an artifact; the result is what is wrong with it. Damaged blobs are moved aside, so that
@@ -359,17 +363,17 @@ mod tests {
     fn a_damaged_blob_is_moved_aside_and_made_anew() {
         let (_dir, store) = store();
         let a = artifact(&store, &[("x", b"first"), ("y", b"second")]);
-        assert!(store.complete(a) && store.verify(a).is_empty());
+        assert!(store.complete(a).is_ok() && store.verify(a).is_empty());
         let blob = store.put(b"first").unwrap();
         overwrite(&store.cas_path(blob), b"FIRST");
-        assert!(store.complete(a), "the size is right, so only reading shows it");
+        assert!(store.complete(a).is_ok(), "the size is right, so only reading shows it");
         let problems = store.verify(a);
         assert!(matches!(&problems[..], [Problem { blob: name, digest, error: StoreError::Damaged { .. } }]
             if name == "x" && *digest == blob));
         assert_eq!(fs::read(store.root().join("damaged").join(blob.to_string())).unwrap(), b"FIRST");
-        assert!(!store.complete(a));
+        assert!(store.complete(a).is_err());
         assert_eq!(artifact(&store, &[("x", b"first"), ("y", b"second")]), a);
-        assert!(store.complete(a) && store.verify(a).is_empty());
+        assert!(store.complete(a).is_ok() && store.verify(a).is_empty());
     }
 
     #[test]
@@ -378,9 +382,9 @@ mod tests {
         let a = artifact(&store, &[("x", b"first")]);
         let blob = store.put(b"first").unwrap();
         overwrite(&store.cas_path(blob), b"fi");
-        assert!(!store.complete(a));
+        assert!(store.complete(a).is_err());
         store.put(b"first").unwrap();
-        assert!(store.complete(a));
+        assert!(store.complete(a).is_ok());
     }
 
     #[test]
@@ -388,7 +392,7 @@ mod tests {
         let (_dir, store) = store();
         let a = artifact(&store, &[("x", b"first")]);
         overwrite(&store.cas_path(a), b"{}");
-        assert!(!store.complete(a));
+        assert!(store.complete(a).is_err());
         assert!(matches!(&store.verify(a)[..], [Problem { error: StoreError::Missing { .. }, .. }]));
     }
 
@@ -448,7 +452,7 @@ mod tests {
         assert!(matches!(&e, StoreError::DiskFull { .. }) && e.to_string().contains("runs gc"), "{e}");
         // Nothing half-written is left, and what was kept is kept.
         assert_eq!(fs::read_dir(store.root().join("tmp")).unwrap().count(), 0);
-        assert!(store.complete(a));
+        assert!(store.complete(a).is_ok());
         log.put(Digest::of(b"3"), &crate::ItemOutcome::Done(b"three".to_vec())).unwrap();
         drop(log);
         let log = ItemLog::open(&log_path).unwrap();
