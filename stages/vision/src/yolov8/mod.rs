@@ -8,10 +8,12 @@
 //! optimizers, data loading, non-maximum suppression and drawing.
 
 pub mod decode;
+pub mod native;
 pub mod spec;
 pub mod state;
 
 pub use decode::{Anchor, Decoded, anchors, decode};
+pub use native::Native;
 pub use spec::{Size, Spec};
 pub use state::{State, StateError, Tensor};
 

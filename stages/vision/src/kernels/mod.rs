@@ -1,0 +1,45 @@
+//! The native engine's arithmetic on 32-bit floats, channels last: matrix products, convolutions (by patches and by
+//! Winograd's minimal filtering), normalisation with activation, pooling.
+//!
+//! Every function is single-threaded and its result depends on its arguments only; callers cut the work into fixed
+//! pieces. Vector instructions are chosen at run time (AVX-512, AVX2, portable). Refuses to know networks.
+
+pub(crate) mod gemm;
+pub(crate) mod norm;
+pub(crate) mod patches;
+pub(crate) mod pool;
+pub(crate) mod simd;
+pub(crate) mod storage;
+pub(crate) mod winograd;
+
+/// The extent of one picture's activation map in memory: `channels` of every `pitch` numbers, rows of `width` cells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// Cells.
+    pub height: usize,
+    /// Cells.
+    pub width: usize,
+    /// Numbers used at each cell.
+    pub channels: usize,
+    /// Numbers from one cell to the next.
+    pub pitch: usize,
+}
+
+impl Extent {
+    /// Cells.
+    pub fn cells(&self) -> usize {
+        self.height * self.width
+    }
+
+    /// Numbers that an array must hold, from the first channel of the first cell to the last of the last.
+    pub fn reach(&self) -> usize {
+        (self.cells() * self.pitch).saturating_sub(self.pitch - self.channels)
+    }
+}
+
+/// Whether a result replaces what is there or is added to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Write {
+    Replace,
+    Add,
+}

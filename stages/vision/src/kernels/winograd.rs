@@ -1,0 +1,374 @@
+//! 3x3 convolutions of stride 1 by minimal filtering: four by four outputs from six by six inputs in 36 products instead
+//! of 144 ("Fast Algorithms for Convolutional Neural Networks", Lavin and Gray 2015, F(4x4, 3x3)).
+//!
+//! With U = G W G^T, V = B^T X B for each input tile: Y = A^T (U . V) A, summed over input channels inside, so the work is
+//! 36 matrix products. The gradient by the weights is the adjoint: dW = G^T (sum over tiles of V . (A dY A^T)) G. The
+//! gradient by the input is a convolution with mirrored weights. Channel counts are multiples of 16.
+
+use super::{
+    Extent, Write,
+    gemm::{Left, Sizes, gemm, packed_index, packed_len},
+    simd::{Simd, kernel, lanes, lanes_mut},
+    storage::{LANES, scratch},
+};
+use std::ops::Range;
+
+/// Side of an output tile.
+pub(crate) const TILE: usize = 4;
+/// Side of an input tile.
+const SIDE: usize = 6;
+/// Products of a tile.
+pub(crate) const POINTS: usize = SIDE * SIDE;
+/// Numbers of transformed input and output that are worked on at a time (768 KB, inside a second-level cache).
+const BLOCK: usize = 192 * 1024;
+/// Tiles worked on at a time, at least: each number of U that is loaded serves as many products.
+const MIN_TILES: usize = 24;
+/// Numbers between the planes of the points beyond their size, so that they do not fall on the same cache sets.
+const GAP: usize = LANES;
+
+/// Whether this way is there for a 3x3 convolution of stride 1.
+pub(crate) fn suits(input: usize, output: usize) -> bool {
+    input.is_multiple_of(LANES) && output.is_multiple_of(LANES)
+}
+
+/// Consecutive pictures, and rows of tiles of each.
+#[derive(Clone, Debug)]
+pub(crate) struct Span {
+    pub images: Range<usize>,
+    pub tile_rows: Range<usize>,
+}
+
+/// The upper left output cell of a tile.
+#[derive(Clone, Copy, Debug)]
+struct Tile {
+    image: usize,
+    y: usize,
+    x: usize,
+}
+
+impl Span {
+    /// Tiles in reading order.
+    fn tiles(&self, width: usize) -> Vec<Tile> {
+        let mut tiles = Vec::new();
+        for image in self.images.clone() {
+            for row in self.tile_rows.clone() {
+                tiles.extend((0..width.div_ceil(TILE)).map(|column| Tile { image, y: row * TILE, x: column * TILE }));
+            }
+        }
+        tiles
+    }
+}
+
+/// G: six numbers from three weights.
+#[inline(always)]
+fn spread<S: Simd>(simd: S, [a, b, c]: [S::V; 3]) -> [S::V; SIDE] {
+    let sixth = simd.splat(1.0 / 6.0);
+    let outer = simd.mul(simd.add(a, c), simd.splat(-1.0 / 6.0));
+    let wide = simd.mul_add(a, simd.splat(1.0 / 24.0), simd.mul(c, sixth));
+    let twelfth = simd.splat(1.0 / 12.0);
+    [
+        simd.mul(a, simd.splat(0.25)),
+        simd.neg_mul_add(b, sixth, outer),
+        simd.mul_add(b, sixth, outer),
+        simd.mul_add(b, twelfth, wide),
+        simd.neg_mul_add(b, twelfth, wide),
+        c,
+    ]
+}
+
+/// G^T: three weights' gradients from six.
+#[inline(always)]
+fn spread_adjoint<S: Simd>(simd: S, m: [S::V; SIDE]) -> [S::V; 3] {
+    let sixth = simd.splat(1.0 / 6.0);
+    let (near, far) = (simd.mul(simd.add(m[1], m[2]), sixth), simd.add(m[3], m[4]));
+    let a = simd.sub(simd.mul(m[0], simd.splat(0.25)), near);
+    let b = simd.mul(simd.sub(m[2], m[1]), sixth);
+    [
+        simd.mul_add(far, simd.splat(1.0 / 24.0), a),
+        simd.mul_add(simd.sub(m[3], m[4]), simd.splat(1.0 / 12.0), b),
+        simd.add(simd.mul_add(far, sixth, simd.sub(m[5], near)), simd.splat(0.0)),
+    ]
+}
+
+/// B^T: six numbers from six inputs.
+#[inline(always)]
+fn mix<S: Simd>(simd: S, d: [S::V; SIDE]) -> [S::V; SIDE] {
+    let (four, five, two) = (simd.splat(4.0), simd.splat(5.0), simd.splat(2.0));
+    let a = simd.neg_mul_add(four, d[2], d[4]);
+    let b = simd.neg_mul_add(four, d[1], d[3]);
+    let c = simd.sub(d[4], d[2]);
+    let e = simd.mul(two, simd.sub(d[3], d[1]));
+    [
+        simd.mul_add(four, d[0], simd.neg_mul_add(five, d[2], d[4])),
+        simd.add(a, b),
+        simd.sub(a, b),
+        simd.add(c, e),
+        simd.sub(c, e),
+        simd.mul_add(four, d[1], simd.neg_mul_add(five, d[3], d[5])),
+    ]
+}
+
+/// A^T: four outputs from six numbers.
+#[inline(always)]
+fn unmix<S: Simd>(simd: S, m: [S::V; SIDE]) -> [S::V; TILE] {
+    let (s1, s2) = (simd.add(m[1], m[2]), simd.sub(m[1], m[2]));
+    let (s3, s4) = (simd.add(m[3], m[4]), simd.sub(m[3], m[4]));
+    [
+        simd.add(simd.add(m[0], s1), s3),
+        simd.mul_add(simd.splat(2.0), s4, s2),
+        simd.mul_add(simd.splat(4.0), s3, s1),
+        simd.add(simd.mul_add(simd.splat(8.0), s4, s2), m[5]),
+    ]
+}
+
+/// A: six numbers from four outputs' gradients.
+#[inline(always)]
+fn unmix_adjoint<S: Simd>(simd: S, y: [S::V; TILE]) -> [S::V; SIDE] {
+    let (even, odd) = (simd.add(y[0], y[2]), simd.add(y[1], y[3]));
+    let wide_even = simd.mul_add(simd.splat(4.0), y[2], y[0]);
+    let wide_odd = simd.mul_add(simd.splat(8.0), y[3], simd.mul(simd.splat(2.0), y[1]));
+    [y[0], simd.add(even, odd), simd.sub(even, odd), simd.add(wide_even, wide_odd), simd.sub(wide_even, wide_odd), y[3]]
+}
+
+/// Numbers of the transformed weights: 36 packed right sides.
+pub(crate) fn weights_len(input: usize, output: usize) -> usize {
+    POINTS * packed_len(input, output)
+}
+
+kernel! {
+    /// U of weights `[3][3][input][output]`.
+    pub(crate) fn transform_weights<'a>(simd; w: &'a [f32], input: usize, output: usize, u: &'a mut [f32]) -> () {
+        let (tap, plane) = (input * output, packed_len(input, output));
+        for i in 0..input {
+            for j in (0..output).step_by(LANES) {
+                let at = i * output + j;
+                let mut half = [[simd.splat(0.0); 3]; SIDE];
+                for x in 0..3 {
+                    let column = [0, 1, 2].map(|y| simd.load(lanes(w, (y * 3 + x) * tap + at)));
+                    for (half, v) in half.iter_mut().zip(spread(simd, column)) {
+                        half[x] = v;
+                    }
+                }
+                let to = packed_index(input, output, i, j);
+                for (y, row) in half.into_iter().enumerate() {
+                    for (x, v) in spread(simd, row).into_iter().enumerate() {
+                        simd.store(v, lanes_mut(u, (y * SIDE + x) * plane + to));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Weights `[3][3][input][output]` mirrored and transposed to `[3][3][output][input]`, for the gradient by the input.
+pub(crate) fn mirror(w: &[f32], input: usize, output: usize, mirrored: &mut [f32]) {
+    let tap = input * output;
+    for (t, to) in mirrored.chunks_exact_mut(tap).enumerate() {
+        let from = &w[(8 - t) * tap..(9 - t) * tap];
+        for (block, rows) in to.chunks_mut(LANES * input).enumerate() {
+            for i in 0..input {
+                let column = &from[i * output + block * LANES..];
+                for (o, row) in rows.chunks_exact_mut(input).enumerate() {
+                    row[i] = column[o];
+                }
+            }
+        }
+    }
+}
+
+/// Numbers of a plane of `tiles` tiles.
+fn plane_len(tiles: usize, channels: usize) -> usize {
+    tiles * channels + GAP
+}
+
+kernel! {
+    /// V of some tiles: 36 planes `[tile][channel]`. `x` begins at the slice's first channel of picture 0.
+    fn transform_input<'a>(simd; x: &'a [f32], extent: Extent, image: usize, tiles: &'a [Tile], v: &'a mut [f32]) -> () {
+        let Extent { height, width, channels, pitch } = extent;
+        let plane = plane_len(tiles.len(), channels);
+        let zero = simd.splat(0.0);
+        for (t, tile) in tiles.iter().enumerate() {
+            let inside = tile.y > 0 && tile.x > 0 && tile.y + TILE < height && tile.x + TILE < width;
+            for j in (0..channels).step_by(LANES) {
+                let mut half = [[zero; SIDE]; SIDE];
+                if inside {
+                    let start = tile.image * image + ((tile.y - 1) * width + tile.x - 1) * pitch + j;
+                    let corner = &x[start..start + (5 * width + 5) * pitch + LANES];
+                    for c in 0..SIDE {
+                        let column = [0, 1, 2, 3, 4, 5].map(|r| simd.load(lanes(corner, (r * width + c) * pitch)));
+                        for (half, v) in half.iter_mut().zip(mix(simd, column)) {
+                            half[c] = v;
+                        }
+                    }
+                } else {
+                    for c in 0..SIDE {
+                        let mut column = [zero; SIDE];
+                        let xx = (tile.x + c).wrapping_sub(1);
+                        if xx < width {
+                            for (r, to) in column.iter_mut().enumerate() {
+                                let yy = (tile.y + r).wrapping_sub(1);
+                                if yy < height {
+                                    *to = simd.load(lanes(x, tile.image * image + (yy * width + xx) * pitch + j));
+                                }
+                            }
+                        }
+                        for (half, v) in half.iter_mut().zip(mix(simd, column)) {
+                            half[c] = v;
+                        }
+                    }
+                }
+                for (r, row) in half.into_iter().enumerate() {
+                    for (c, value) in mix(simd, row).into_iter().enumerate() {
+                        simd.store(value, lanes_mut(v, (r * SIDE + c) * plane + t * channels + j));
+                    }
+                }
+            }
+        }
+    }
+}
+
+kernel! {
+    /// Y from 36 planes of products. `first` is the cell (counted over all pictures) that `out` begins at.
+    fn transform_output<'a>(simd; m: &'a [f32], extent: Extent, first: usize, tiles: &'a [Tile], out: &'a mut [f32], add: bool) -> () {
+        let Extent { height, width, channels, pitch } = extent;
+        let plane = plane_len(tiles.len(), channels);
+        for (t, tile) in tiles.iter().enumerate() {
+            let start = tile.image * height * width + tile.y * width + tile.x - first;
+            for j in (0..channels).step_by(LANES) {
+                let mut half = [[simd.splat(0.0); SIDE]; TILE];
+                for c in 0..SIDE {
+                    let column = [0, 1, 2, 3, 4, 5].map(|r| simd.load(lanes(m, (r * SIDE + c) * plane + t * channels + j)));
+                    for (half, v) in half.iter_mut().zip(unmix(simd, column)) {
+                        half[c] = v;
+                    }
+                }
+                for (r, row) in half.into_iter().enumerate() {
+                    if tile.y + r >= height {
+                        break;
+                    }
+                    for (c, value) in unmix(simd, row).into_iter().enumerate() {
+                        if tile.x + c < width {
+                            let to = lanes_mut(out, (start + r * width + c) * pitch + j);
+                            let value = if add { simd.add(simd.load(to), value) } else { value };
+                            simd.store(value, to);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+kernel! {
+    /// A dY A^T of some tiles as 36 packed right sides with one row a tile. `dy` begins at cell `first`.
+    fn transform_gradient<'a>(simd; dy: &'a [f32], extent: Extent, first: usize, tiles: &'a [Tile], d: &'a mut [f32]) -> () {
+        let Extent { height, width, channels, pitch } = extent;
+        let plane = packed_len(tiles.len(), channels) + GAP;
+        let zero = simd.splat(0.0);
+        for (t, tile) in tiles.iter().enumerate() {
+            let start = tile.image * height * width + tile.y * width + tile.x - first;
+            for j in (0..channels).step_by(LANES) {
+                let mut half = [[zero; TILE]; SIDE];
+                for c in 0..TILE {
+                    let mut column = [zero; TILE];
+                    if tile.x + c < width {
+                        for (r, to) in column.iter_mut().enumerate() {
+                            if tile.y + r < height {
+                                *to = simd.load(lanes(dy, (start + r * width + c) * pitch + j));
+                            }
+                        }
+                    }
+                    for (half, v) in half.iter_mut().zip(unmix_adjoint(simd, column)) {
+                        half[c] = v;
+                    }
+                }
+                let to = packed_index(tiles.len(), channels, t, j);
+                for (r, row) in half.into_iter().enumerate() {
+                    for (c, value) in unmix_adjoint(simd, row).into_iter().enumerate() {
+                        simd.store(value, lanes_mut(d, (r * SIDE + c) * plane + to));
+                    }
+                }
+            }
+        }
+    }
+}
+
+kernel! {
+    /// `dw = G^T du G`, from 36 planes `[input][output]` to `[3][3][input][output]`.
+    fn transform_weights_adjoint<'a>(simd; du: &'a [f32], tap: usize, dw: &'a mut [f32]) -> () {
+        for at in (0..tap).step_by(LANES) {
+            let mut half = [[simd.splat(0.0); SIDE]; 3];
+            for c in 0..SIDE {
+                let column = [0, 1, 2, 3, 4, 5].map(|r| simd.load(lanes(du, (r * SIDE + c) * (tap + GAP) + at)));
+                for (half, v) in half.iter_mut().zip(spread_adjoint(simd, column)) {
+                    half[c] = v;
+                }
+            }
+            for (y, row) in half.into_iter().enumerate() {
+                for (x, value) in spread_adjoint(simd, row).into_iter().enumerate() {
+                    simd.store(value, lanes_mut(dw, (y * 3 + x) * tap + at));
+                }
+            }
+        }
+    }
+}
+
+/// Tiles worked on at a time.
+fn block_tiles(input: usize, output: usize) -> usize {
+    (BLOCK / (POINTS * (input + output))).max(MIN_TILES).next_multiple_of(12)
+}
+
+/// A map of several pictures: each picture's extent, numbers from one picture to the next.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Maps {
+    pub extent: Extent,
+    pub image: usize,
+}
+
+/// Convolves the tiles of a span. `x` begins at the slice's first channel of picture 0; `out` at the first channel of the
+/// span's first output cell.
+pub(crate) fn convolve(x: &[f32], input: Maps, u: &[f32], out: &mut [f32], output: Extent, span: &Span, write: Write) {
+    let (ci, co) = (input.extent.channels, output.channels);
+    let first = span.images.start * output.cells() + span.tile_rows.start * TILE * output.width;
+    let all = span.tiles(output.width);
+    for tiles in all.chunks(block_tiles(ci, co)) {
+        let (vp, mp) = (plane_len(tiles.len(), ci), plane_len(tiles.len(), co));
+        scratch(POINTS * (vp + mp), |buffer| {
+            let (v, m) = buffer.split_at_mut(POINTS * vp);
+            transform_input(x, input.extent, input.image, tiles, v);
+            let sizes = Sizes { m: tiles.len(), n: co, k: ci };
+            for p in 0..POINTS {
+                let left = Left { data: &v[p * vp..(p + 1) * vp], row: ci, column: 1 };
+                let u = &u[p * packed_len(ci, co)..];
+                gemm(sizes, left, u, &mut m[p * mp..(p + 1) * mp], co, Write::Replace);
+            }
+            transform_output(m, output, first, tiles, out, write == Write::Add);
+        });
+    }
+}
+
+/// The gradient by the weights (`[3][3][input][output]`, replaced) from the tiles of a span. `x` as in [`convolve`]; `dy`
+/// begins at the first channel of the span's first cell.
+pub(crate) fn weight_gradient(x: &[f32], input: Maps, dy: &[f32], output: Extent, span: &Span, dw: &mut [f32]) {
+    let (ci, co) = (input.extent.channels, output.channels);
+    let first = span.images.start * output.cells() + span.tile_rows.start * TILE * output.width;
+    let all = span.tiles(output.width);
+    let up = ci * co + GAP;
+    scratch(POINTS * up, |du| {
+        for (block, tiles) in all.chunks(block_tiles(ci, co)).enumerate() {
+            let (vp, dp) = (plane_len(tiles.len(), ci), packed_len(tiles.len(), co) + GAP);
+            scratch(POINTS * (vp + dp), |buffer| {
+                let (v, d) = buffer.split_at_mut(POINTS * vp);
+                transform_input(x, input.extent, input.image, tiles, v);
+                transform_gradient(dy, output, first, tiles, d);
+                let sizes = Sizes { m: ci, n: co, k: tiles.len() };
+                let write = if block == 0 { Write::Replace } else { Write::Add };
+                for p in 0..POINTS {
+                    let left = Left { data: &v[p * vp..(p + 1) * vp], row: 1, column: ci };
+                    gemm(sizes, left, &d[p * dp..], &mut du[p * up..(p + 1) * up], co, write);
+                }
+            });
+        }
+        transform_weights_adjoint(du, ci * co, dw);
+    });
+}
