@@ -4,6 +4,8 @@
 //! against truth. Refuses to own workflow (caching, stages) and any model: this crate depends on neither.
 
 pub mod annotation;
+pub mod eval;
+pub mod formats;
 pub mod geometry;
 pub mod picture;
 pub mod split;
