@@ -1,1 +1,20 @@
-//! (placeholder)
+//! Drawings with exact truth: sheets that look like piping and instrumentation diagrams, made from the symbol library.
+//!
+//! Owns the drawing of sheets, their truth and the embedded sample. Refuses to judge what is found on them.
+//!
+//! A sheet is a function of settings, seed and index alone: sheets may be drawn on any number of threads, in any order.
+
+mod canvas;
+mod draft;
+mod dress;
+mod font;
+mod invented;
+mod pipes;
+mod place;
+mod scan;
+pub mod settings;
+mod sheet;
+pub mod symbol;
+
+pub use settings::{Rotation, SettingsError, SynthSettings};
+pub use sheet::{Sheet, sheet};

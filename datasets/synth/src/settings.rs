@@ -1,0 +1,229 @@
+//! What a sheet should look like.
+//!
+//! Owns every knob, its range and its default. Refuses to draw.
+
+use serde::{Deserialize, Serialize};
+
+/// Longest side of a sheet, in pixels: the rasteriser's limit.
+pub const MAX_SIDE: u32 = 8000;
+const MIN_SIDE: u32 = 320;
+
+/// How symbols may be turned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rotation {
+    /// Upright, on horizontal pipes.
+    None,
+    /// Along horizontal and vertical pipes; instruments stay upright, as drafters draw them.
+    Quarter,
+    /// By any angle, instruments too.
+    Any,
+}
+
+/// Settings of a sheet. Ranges are `[low, high]`, drawn evenly.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SynthSettings {
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// Symbols a sheet; fewer when they do not fit.
+    pub symbols: [u32; 2],
+    /// Class names from the symbol library, such as `ball valve`; all when empty.
+    pub classes: Vec<String>,
+    /// Number of invented classes added to them: outlines, fillings and attachments combined at random by the seed.
+    pub invented: u32,
+    /// Size in pixels of a library symbol (96 units of its drawing) at scale 1.
+    pub symbol_px: f64,
+    /// Scale of single symbols.
+    pub scale: [f64; 2],
+    /// Turning of symbols.
+    pub rotation: Rotation,
+    /// Share of symbols that are mirrored, 0..=1.
+    pub mirror: f64,
+    /// Width of the symbols' lines in pixels; one draw a sheet.
+    pub stroke: [f64; 2],
+    /// Share of symbols that a pipe is drawn across, 0..=1.
+    pub crossing: f64,
+    /// Unlisted symbols for each listed one.
+    pub distractors: f64,
+    /// Share of the unlisted symbols that contain the outline of a listed one (pumps, gate valves, motors), 0..=1.
+    pub lookalikes: f64,
+    /// Share of symbols with a tag beside them, 0..=1.
+    pub tags: f64,
+    /// How often a signal's pattern is repeated in one stretch, counted in whole library drawings.
+    pub signal_repeats: [u32; 2],
+    /// Grey of the paper.
+    pub paper: [u8; 2],
+    /// Grey of the ink.
+    pub ink: [u8; 2],
+    /// Turn of the whole sheet, in degrees to either side at most.
+    pub skew: f64,
+    /// Standard deviation of the blur, in pixels.
+    pub blur: f64,
+    /// Standard deviation of the grain, in grey levels.
+    pub noise: f64,
+    /// Share of pixels that are specks, 0..=1.
+    pub speckle: f64,
+    /// Black and white only, as fax and bitonal scans are.
+    pub bilevel: bool,
+    /// JPEG quality 1..=100; `None` writes PNG.
+    pub jpeg_quality: Option<u8>,
+}
+
+impl Default for SynthSettings {
+    /// Clean sheets as a drawing program prints them.
+    fn default() -> Self {
+        Self {
+            width: 2000,
+            height: 1500,
+            symbols: [60, 90],
+            classes: Vec::new(),
+            invented: 0,
+            symbol_px: 64.0,
+            scale: [0.8, 1.25],
+            rotation: Rotation::Quarter,
+            mirror: 0.0,
+            stroke: [1.8, 2.6],
+            crossing: 0.1,
+            distractors: 0.25,
+            lookalikes: 0.2,
+            tags: 0.6,
+            signal_repeats: [1, 1],
+            paper: [255, 255],
+            ink: [0, 30],
+            skew: 0.0,
+            blur: 0.0,
+            noise: 0.0,
+            speckle: 0.0,
+            bilevel: false,
+            jpeg_quality: None,
+        }
+    }
+}
+
+/// A setting out of its range.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("setting `{key}`: {message}")]
+pub struct SettingsError {
+    /// Name of the field.
+    pub key: &'static str,
+    /// What is allowed.
+    pub message: String,
+}
+
+impl SynthSettings {
+    /// Clean sheets: the default.
+    pub fn clean() -> Self {
+        Self::default()
+    }
+
+    /// Sheets that were printed, used and scanned.
+    pub fn scanned() -> Self {
+        Self {
+            stroke: [1.4, 3.0],
+            paper: [205, 245],
+            ink: [20, 80],
+            skew: 0.8,
+            blur: 0.9,
+            noise: 9.0,
+            speckle: 0.0004,
+            jpeg_quality: Some(60),
+            ..Self::default()
+        }
+    }
+
+    /// Clean sheets with symbols at any angle, half of them mirrored.
+    pub fn any_angle() -> Self {
+        Self { rotation: Rotation::Any, mirror: 0.5, ..Self::default() }
+    }
+
+    /// Refuses what cannot be drawn.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        let fail = |key, message: &str| Err(SettingsError { key, message: message.to_owned() });
+        let side = MIN_SIDE..=MAX_SIDE;
+        if !side.contains(&self.width) || !side.contains(&self.height) {
+            let key = if side.contains(&self.width) { "height" } else { "width" };
+            return fail(key, &format!("must be {MIN_SIDE} to {MAX_SIDE} pixels"));
+        }
+        for (key, [low, high], least, most) in [
+            ("scale", self.scale, 0.1, 10.0),
+            ("stroke", self.stroke, 0.3, 40.0),
+            ("symbols", self.symbols.map(f64::from), 0.0, 1e5),
+            ("signal_repeats", self.signal_repeats.map(f64::from), 1.0, 50.0),
+            ("paper", self.paper.map(f64::from), 0.0, 255.0),
+            ("ink", self.ink.map(f64::from), 0.0, 255.0),
+        ] {
+            if !(low >= least && low <= high && high <= most) {
+                return fail(key, &format!("must be [low, high] with {least} <= low <= high <= {most}"));
+            }
+        }
+        for (key, share) in [
+            ("mirror", self.mirror),
+            ("crossing", self.crossing),
+            ("lookalikes", self.lookalikes),
+            ("tags", self.tags),
+            ("speckle", self.speckle),
+        ] {
+            if !(0.0..=1.0).contains(&share) {
+                return fail(key, "must be 0 to 1");
+            }
+        }
+        for (key, value, most) in [
+            ("distractors", self.distractors, 10.0),
+            ("skew", self.skew, 3.0),
+            ("blur", self.blur, 10.0),
+            ("noise", self.noise, 80.0),
+        ] {
+            if !(0.0..=most).contains(&value) {
+                return fail(key, &format!("must be 0 to {most}"));
+            }
+        }
+        let room = f64::from(self.width.min(self.height)) / 5.0;
+        if !(8.0..=room).contains(&(self.symbol_px * self.scale[1]))
+            || !(4.0..).contains(&(self.symbol_px * self.scale[0]))
+        {
+            return fail(
+                "symbol_px",
+                "times `scale` must be at least 8 pixels and at most a fifth of the sheet's shorter side",
+            );
+        }
+        if self.paper[0] <= self.ink[1] {
+            return fail("ink", "must be darker than `paper`");
+        }
+        if self.jpeg_quality.is_some_and(|q| !(1..=100).contains(&q)) {
+            return fail("jpeg_quality", "must be 1 to 100");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_are_allowed() {
+        for s in [SynthSettings::clean(), SynthSettings::scanned(), SynthSettings::any_angle()] {
+            assert_eq!(s.check(), Ok(()));
+        }
+    }
+
+    #[test]
+    fn wrong_settings_are_named() {
+        let wrong = |change: fn(&mut SynthSettings)| {
+            let mut s = SynthSettings::default();
+            change(&mut s);
+            s.check().unwrap_err().key
+        };
+        assert_eq!(wrong(|s| s.height = 20_000), "height");
+        assert_eq!(wrong(|s| s.scale = [2.0, 1.0]), "scale");
+        assert_eq!(wrong(|s| s.noise = f64::NAN), "noise");
+        assert_eq!(wrong(|s| s.mirror = 1.5), "mirror");
+        assert_eq!(wrong(|s| s.symbol_px = 4000.0), "symbol_px");
+        assert_eq!(wrong(|s| s.paper = [10, 20]), "ink");
+        assert_eq!(wrong(|s| s.jpeg_quality = Some(0)), "jpeg_quality");
+        assert!(serde_json::from_str::<SynthSettings>(r#"{"widht": 3}"#).is_err());
+    }
+}

@@ -1,0 +1,103 @@
+//! One sheet, from a seed and an index.
+//!
+//! Owns the order in which a sheet is drawn, which is part of what a seed means.
+
+use datasets::{BBox, ImageAnnotations};
+use image::{DynamicImage, RgbImage};
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::canvas::Canvas;
+use crate::draft::Draft;
+use crate::scan;
+use crate::settings::{SettingsError, SynthSettings};
+use crate::symbol::{Role, Symbol, symbols};
+
+/// A drawn sheet.
+#[derive(Clone, Debug)]
+pub struct Sheet {
+    /// The picture, as its file decodes.
+    pub image: RgbImage,
+    /// The picture's file: PNG, or JPEG when the settings say so.
+    pub file: Vec<u8>,
+    /// What is on it.
+    pub annotations: ImageAnnotations,
+}
+
+/// Draws sheet `index` of `seed`. The same arguments give the same bytes, whatever else is drawn before or beside.
+pub fn sheet(settings: &SynthSettings, seed: u64, index: u64) -> Result<Sheet, SettingsError> {
+    settings.check()?;
+    Ok(draw(settings, &symbols(settings, seed)?, seed, index))
+}
+
+pub(crate) fn draw(s: &SynthSettings, symbols: &[Symbol], seed: u64, index: u64) -> Sheet {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(index);
+    let degrees = if s.skew > 0.0 { rng.random_range(-s.skew..=s.skew) } else { 0.0 };
+    let pen = rng.random_range(s.stroke[0]..=s.stroke[1]);
+    let u = s.symbol_px;
+    let edge = 0.75 * u;
+    let mut d = Draft {
+        s,
+        rng,
+        canvas: Canvas::new(s.width, s.height, degrees),
+        u,
+        pen,
+        inner: BBox::new(edge, edge, f64::from(s.width) - edge, f64::from(s.height) - edge),
+        solid: Vec::new(),
+        runs: Vec::new(),
+        placed: Vec::new(),
+        truth: Vec::new(),
+        dashes_are_listed: symbols.iter().any(|s| s.name.contains("electrical")),
+    };
+    let wanted = wanted(&mut d, symbols);
+    let of = |role: Role| wanted.iter().filter(move |n| symbols[**n].role == role);
+    let inline = of(Role::Inline).count();
+
+    d.frame();
+    let cells = f64::from(s.width) * f64::from(s.height) / (u * u);
+    let vessels = (cells / 130.0).round().clamp(1.0, 12.0) as usize;
+    let nozzles = d.vessels(vessels);
+    d.lay_pipes(3 + inline / 3 + wanted.len() / 8, &nozzles);
+    for role in [Role::Inline, Role::Balloon, Role::Line, Role::Free] {
+        for &n in of(role) {
+            d.place(&symbols[n], true);
+        }
+    }
+    d.unlisted((wanted.len() as f64 * s.distractors).round() as usize);
+    d.draw_pipes();
+    d.finish_ends();
+    d.cross_symbols();
+    d.label_pipes();
+    d.tags();
+
+    let Draft { canvas, truth, mut rng, .. } = d;
+    let picture = scan::develop(canvas.into_coverage(), s, &mut rng);
+    let file = scan::encode(&picture, s.jpeg_quality);
+    let image = match s.jpeg_quality {
+        None => DynamicImage::from(picture),
+        Some(_) => image::load_from_memory(&file).expect("a picture just written is read"),
+    };
+    let extension = if s.jpeg_quality.is_some() { "jpg" } else { "png" };
+    let annotations = ImageAnnotations {
+        image: format!("sheet_{index:04}.{extension}"),
+        digest: blake3::hash(&file).to_hex().to_string(),
+        width: s.width,
+        height: s.height,
+        annotations: truth,
+    };
+    Sheet { image: image.into_rgb8(), file, annotations }
+}
+
+/// Which symbols the sheet gets: every class as often as any other, give or take one, in random order.
+fn wanted(d: &mut Draft<'_>, symbols: &[Symbol]) -> Vec<usize> {
+    if symbols.is_empty() {
+        return Vec::new();
+    }
+    let count = d.rng.random_range(d.s.symbols[0]..=d.s.symbols[1]) as usize;
+    let first = d.below(symbols.len());
+    let mut wanted: Vec<usize> = (0..count).map(|i| (first + i) % symbols.len()).collect();
+    wanted.shuffle(&mut d.rng);
+    wanted
+}
