@@ -7,19 +7,28 @@
 //! Reading order: [`stage`] (what a stage is), [`artifact`] (what flows), [`plan`] (what will run, and why), [`run`].
 
 pub mod artifact;
+pub mod bundle;
 pub mod cancel;
 pub mod context;
 pub mod digest;
 pub mod event;
+pub mod executor;
+pub mod gc;
+pub mod graph;
 pub mod harness;
 pub mod item;
 pub mod itemlog;
 pub mod lock;
 pub mod machine;
+pub mod plan;
+pub mod record;
+pub mod result;
+pub mod run;
 pub mod sources;
 pub mod stage;
 mod statcache;
 pub mod store;
+pub mod view;
 mod walk;
 
 pub use artifact::{Blob, Kind, Manifest};

@@ -80,6 +80,9 @@ pub struct StageRecord {
     /// The key, once its inputs were known.
     #[serde(default)]
     pub key: Option<Digest>,
+    /// The log of its items, for a stage of items.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item_log: Option<Digest>,
     /// Why it ran, in words.
     #[serde(default)]
     pub reasons: Vec<String>,

@@ -85,6 +85,16 @@ impl StageResult {
         serde_json::from_slice(&fs::read(Self::latest_path(store, node)).ok()?).ok()
     }
 
+    /// Names of all nodes that have a newest result, sorted.
+    pub fn latest_names(store: &Store) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(store.root().join("latest")) else { return Vec::new() };
+        let mut names: Vec<String> = entries
+            .filter_map(|e| Some(e.ok()?.file_name().to_str()?.strip_suffix(".json")?.to_owned()))
+            .collect();
+        names.sort();
+        names
+    }
+
     /// Keeps the result.
     pub fn save(&self, store: &Store) -> Result<(), StoreError> {
         store.write_file(&Self::path(store, self.key), &pretty(self))

@@ -146,7 +146,7 @@ pub fn run(req: &RunRequest<'_>) -> Result<(RunRecord, PathBuf), PlanError> {
         unhashed: BTreeMap::new(),
     };
     scheduler.record.save(req.store, &scheduler.dir)?;
-    view::point_latest(req.runs, &id)?;
+    view::link_into(req.runs, "latest", &scheduler.dir)?;
     sink.emit(&Event::RunStarted { run: id.clone(), stages: order });
     let ended = scheduler.all();
     let Scheduler { mut record, dir, .. } = scheduler;
@@ -172,6 +172,7 @@ fn pending(node: &Node, role: Role) -> StageRecord {
         version: node.descriptor.version,
         config: node.config.clone(),
         key: None,
+        item_log: None,
         reasons: Vec::new(),
         inputs: BTreeMap::new(),
         outputs: BTreeMap::new(),
@@ -216,7 +217,7 @@ impl Scheduler<'_> {
             }
         }
         let (send, receive) = mpsc::channel::<Finished>();
-        std::thread::scope(|scope| {
+        std::thread::scope(|scope| -> Result<(), PlanError> {
             loop {
                 let mut progress = false;
                 for node in &req.graph.nodes {
@@ -270,7 +271,7 @@ impl Scheduler<'_> {
     /// Makes a stage's outputs visible as plain files below the run's folder.
     fn link(&self, name: &str, outputs: &BTreeMap<String, Digest>) -> Result<(), PlanError> {
         for (port, artifact) in outputs {
-            let files = view::materialise(self.req.store, *artifact)?;
+            let files = view::materialise(self.req.store, *artifact, view::InputFiles::List)?;
             view::link_into(&self.dir.join(name), port, &files)?;
         }
         Ok(())
@@ -387,15 +388,16 @@ impl Scheduler<'_> {
             executor: executor_name.into(),
             threads: ctx.threads,
         });
+        let job = Job { stage: node.stage.clone(), config: node.config.clone(), ctx };
         let record = self.stage(name);
         record.status = Status::Running;
         record.key = Some(key);
+        record.item_log = job.ctx.items.as_ref().map(|i| i.base);
         record.inputs.clone_from(&unhashed.inputs);
         record.reasons = reasons;
         self.running.insert(name.clone(), take);
         self.unhashed.insert(name.clone(), unhashed);
         self.save()?;
-        let job = Job { stage: node.stage.clone(), config: node.config.clone(), ctx };
         let (retries, timeout_s, send) = (node.spec.retries, node.spec.timeout_s, send.clone());
         scope.spawn(move || {
             let started = Instant::now();

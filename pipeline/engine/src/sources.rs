@@ -28,7 +28,7 @@ use crate::{
 const FORMAT: u32 = 1;
 
 /// An input as the project file names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct InputSpec {
     /// Name of the input, such as `images`.
     pub name: String,

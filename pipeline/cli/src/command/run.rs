@@ -1,0 +1,241 @@
+//! `pipeline run` and `pipeline plan`.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI32, Ordering},
+    },
+    time::Instant,
+};
+
+use clap::Args;
+use engine::{
+    CancelToken, ProjectLock,
+    event::NoSink,
+    plan::{Plan, Selection, Verdict},
+    record::{RunRecord, Status},
+    run::RunRequest,
+};
+use miette::{IntoDiagnostic, Report, Result, WrapErr};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
+
+use crate::{
+    args::Global,
+    command::report,
+    exit::Exit,
+    project::Project,
+    terminal::{self, Progress, data, duration, say, table},
+};
+
+/// Which stages.
+#[derive(Args, Debug, Clone, Default)]
+pub struct Select {
+    /// This stage and everything it needs.
+    #[arg(long, value_name = "STAGE")]
+    pub until: Option<String>,
+    /// This stage and everything after it; earlier results are used as they are.
+    #[arg(long, value_name = "STAGE")]
+    pub from: Option<String>,
+    /// This stage alone; earlier results are used as they are.
+    #[arg(long, value_name = "STAGE", conflicts_with_all = ["until", "from"])]
+    pub only: Option<String>,
+    /// Run this stage even if it is up to date; may be repeated.
+    #[arg(long, value_name = "STAGE")]
+    pub force: Vec<String>,
+}
+
+impl Select {
+    fn selection(&self) -> Selection {
+        Selection {
+            until: self.until.clone(),
+            from: self.from.clone(),
+            only: self.only.clone(),
+            force: self.force.clone(),
+        }
+    }
+}
+
+/// `pipeline run`.
+#[derive(Args, Debug, Clone, Default)]
+#[command(
+    after_help = "Examples:\n  pipeline run\n  pipeline run --until label\n  pipeline run --from review\n  pipeline run --set train.epochs=100 --dry-run\n\nStop it at any time with Ctrl-C and run it again: finished images and epochs are kept."
+)]
+pub struct Run {
+    #[command(flatten)]
+    select: Select,
+    /// Only say what would run.
+    #[arg(long)]
+    dry_run: bool,
+    /// Cores to use; all when not given.
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+}
+
+/// Turns SIGINT and SIGTERM into a request to stop; a second signal ends the program at once, which loses nothing
+/// that was finished.
+pub fn stop_on_signals(cancel: &CancelToken) -> Result<Arc<AtomicI32>> {
+    let received = Arc::new(AtomicI32::new(0));
+    let mut signals = Signals::new([SIGINT, SIGTERM]).into_diagnostic().wrap_err("watching for signals")?;
+    let (cancel, seen) = (cancel.clone(), received.clone());
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            if seen.swap(signal, Ordering::SeqCst) != 0 {
+                std::process::exit(128 + signal);
+            }
+            cancel.cancel();
+            say("stopping; finished work is kept, and the same command goes on from here (once more to stop at once)");
+        }
+    });
+    Ok(received)
+}
+
+/// `pipeline plan`, and `pipeline run --dry-run`.
+pub fn plan(global: &Global, select: &Select) -> Result<Exit> {
+    let project = Project::open(global)?;
+    let graph = project.graph()?;
+    let cancel = CancelToken::new();
+    let signal = stop_on_signals(&cancel)?;
+    let sink: Arc<dyn engine::EventSink> =
+        if global.json { Arc::new(NoSink) } else { Arc::new(Progress::new(global.quiet)) };
+    match engine::plan::plan(&project.store, &graph, &select.selection(), &cancel, sink.as_ref()) {
+        Ok(plan) if global.json => data(serde_json::to_string_pretty(&plan).into_diagnostic()?),
+        Ok(plan) => data(plan_text(&plan)),
+        Err(engine::plan::PlanError::Cancelled) => return Ok(Exit::Signal(signal.load(Ordering::SeqCst))),
+        Err(e) => return Err(Report::from_err(e)),
+    }
+    Ok(Exit::Done)
+}
+
+fn plan_text(plan: &Plan) -> String {
+    let mut text = String::new();
+    for i in &plan.inputs {
+        let left_out = match i.left_out.len() {
+            0 => String::new(),
+            n => format!(", {n} left out (such as `{}`: {})", i.left_out[0].0, i.left_out[0].1),
+        };
+        text.push_str(&format!("inputs.{}: {} files in {}{left_out}\n", i.name, i.files, i.path.display()));
+    }
+    let mut rows = Vec::new();
+    for s in &plan.stages {
+        let verdict = match s.verdict {
+            Verdict::Cached => "cached",
+            Verdict::WillRun => "will run",
+            Verdict::MayRun => "will run unless what comes before gives the same result",
+            Verdict::Given => "taken as it is",
+            Verdict::Excluded => "not part of this run",
+        };
+        let items = s.items.map(|i| format!(", {} of {} images to do", i.todo, i.all)).unwrap_or_default();
+        let why = if s.why.is_empty() { String::new() } else { format!(", because {}", s.why.join("; ")) };
+        rows.push(vec![s.name.clone(), format!("{verdict}{items}{why}")]);
+        rows.extend(s.notes.iter().map(|n| vec![String::new(), format!("  {n}")]));
+    }
+    text + &table(&rows)
+}
+
+/// `pipeline run`.
+pub fn run(global: &Global, args: &Run) -> Result<Exit> {
+    if args.dry_run {
+        return plan(global, &args.select);
+    }
+    let project = Project::open(global)?;
+    execute(global, &project, args.select.selection(), args.jobs).map(|(exit, _)| exit)
+}
+
+/// Runs a project's graph, composes the report and prints the summary.
+pub fn execute(
+    global: &Global,
+    project: &Project,
+    selection: Selection,
+    jobs: Option<usize>,
+) -> Result<(Exit, Option<RunRecord>)> {
+    let started = Instant::now();
+    let graph = project.graph()?;
+    let cancel = CancelToken::new();
+    let signal = stop_on_signals(&cancel)?;
+    let progress = Arc::new(Progress::new(global.quiet || global.json));
+    if project.sample && !global.quiet && !global.json {
+        say(format_args!(
+            "No pipeline.yaml here or above: running the built-in sample in {} (`pipeline init` makes a project of your own).",
+            project.runs.display()
+        ));
+    }
+    let mut waited = false;
+    let lock = ProjectLock::acquire(&project.store, "pipeline run", |holder| {
+        if !waited {
+            progress.line(&format!("waiting for {holder}, which is at work in this project"));
+            waited = true;
+        }
+        !cancel.is_cancelled()
+    })
+    .map_err(Report::from_err)?;
+    let Some(_lock) = lock else { return Ok((Exit::Signal(signal.load(Ordering::SeqCst)), None)) };
+    let executors = executors::builtin();
+    let request = RunRequest {
+        runs: &project.runs,
+        store: &project.store,
+        graph: &graph,
+        selection,
+        executors: &executors,
+        cores: jobs.unwrap_or(project.machine.cores).max(1),
+        machine: project.machine.clone(),
+        program: env!("CARGO_PKG_VERSION").into(),
+        sink: progress.clone(),
+        cancel: cancel.clone(),
+    };
+    let (record, dir) = engine::run::run(&request).map_err(Report::from_err)?;
+    let page = report::write(project, &record, &dir)?;
+    if global.json {
+        data(serde_json::to_string_pretty(&record).into_diagnostic()?);
+    } else {
+        data(summary(&record, &dir.display().to_string(), page.as_deref(), started.elapsed().as_secs_f64()));
+    }
+    let exit = match record.status {
+        Status::Done => Exit::Done,
+        Status::Waiting => Exit::Waiting,
+        Status::Cancelled => Exit::Signal(signal.load(Ordering::SeqCst).max(SIGINT)),
+        _ => Exit::Failed,
+    };
+    Ok((exit, Some(record)))
+}
+
+fn summary(record: &RunRecord, dir: &str, page: Option<&std::path::Path>, seconds: f64) -> String {
+    let mut rows = Vec::new();
+    for name in &record.order {
+        let s = &record.stages[name];
+        if s.status == Status::Excluded {
+            continue;
+        }
+        let time = if s.status == Status::Done { duration(s.seconds) } else { String::new() };
+        rows.push(vec![name.clone(), s.status.word().into(), time, metrics_line(s)]);
+        if !s.detail.is_empty() {
+            rows.push(vec![String::new(), format!("  {}", s.detail)]);
+        }
+    }
+    let quarantined: u64 = record.stages.values().map(|s| s.notes.quarantined).max().unwrap_or(0);
+    let mut text = format!("\nrun {} {} in {}\n", record.id, record.status.word(), duration(seconds));
+    text.push_str(&table(&rows));
+    if quarantined > 0 {
+        text.push_str(&format!("\n{quarantined} image(s) were left out; the report lists them with the reasons"));
+    }
+    if let Some(page) = page {
+        text.push_str(&format!("\nlook at  {}", page.display()));
+    }
+    text.push_str(&format!("\nfiles in {dir}"));
+    if record.status == Status::Waiting {
+        text.push_str("\nthe run waits for a person; the same command goes on afterwards");
+    }
+    text
+}
+
+/// The metrics of a stage on one line.
+fn metrics_line(s: &engine::record::StageRecord) -> String {
+    s.notes
+        .metrics
+        .iter()
+        .map(|(name, value)| format!("{name} {}", terminal::number(*value)))
+        .collect::<Vec<_>>()
+        .join("  ")
+}

@@ -1,0 +1,230 @@
+//! `pipeline status` and `pipeline runs …`: what earlier runs did.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use clap::{Args, Subcommand};
+use engine::{
+    record::{RunRecord, Status, run_ids},
+    store::Store,
+};
+use miette::{IntoDiagnostic, Report, Result};
+use serde_json::{Value, json};
+
+use crate::{
+    args::Global,
+    exit::{Exit, Usage},
+    project::Project,
+    terminal::{data, duration, number, table},
+};
+
+/// `pipeline runs`.
+#[derive(Subcommand, Debug)]
+pub enum Runs {
+    /// All runs, oldest first.
+    List,
+    /// One run: stages, settings, metrics, devices.
+    Show {
+        /// The run; `latest` for the newest.
+        #[arg(default_value = "latest")]
+        id: String,
+    },
+    /// Settings, data and metrics of two runs side by side; only what differs, and all metrics.
+    Compare {
+        /// One run.
+        a: String,
+        /// The other.
+        b: String,
+    },
+    /// Remove what no run needs any more.
+    Gc(Gc),
+}
+
+/// `pipeline runs gc`.
+#[derive(Args, Debug)]
+pub struct Gc {
+    /// Keep this many of the newest runs; older ones are removed with what only they need.
+    #[arg(long, value_name = "N")]
+    pub keep: Option<usize>,
+    /// Remove it now; without this it is only said what would go.
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// Runs `pipeline runs …`.
+pub fn runs(global: &Global, args: &Runs) -> Result<Exit> {
+    let project = Project::open(global)?;
+    match args {
+        Runs::List => list(global, &project),
+        Runs::Show { id } => show(global, &load(&project, id)?),
+        Runs::Compare { a, b } => compare(global, &load(&project, a)?, &load(&project, b)?),
+        Runs::Gc(args) => super::gc::gc(global, &project, args),
+    }
+}
+
+/// The record of a run by id; `latest` is the newest.
+pub fn load(project: &Project, id: &str) -> Result<RunRecord> {
+    let ids = run_ids(&project.runs);
+    let wanted = if id == "latest" { ids.last().cloned() } else { Some(id.to_owned()) };
+    let found = wanted.filter(|w| ids.contains(w)).ok_or_else(|| {
+        let help = match ids.last() {
+            Some(last) => format!("`pipeline runs list` shows them; the newest is {last}"),
+            None => "nothing has run yet; `pipeline run` starts".into(),
+        };
+        Usage::new(format!("there is no run `{id}` in `{}`", project.runs.display()), help)
+    })?;
+    RunRecord::load(&project.runs.join(found)).map_err(Report::from_err)
+}
+
+/// The status of a run as it is now: one that says it is running while its process is gone was killed.
+fn status_now(store: &Store, record: &RunRecord) -> String {
+    if record.status != Status::Running {
+        return record.status.word().to_owned();
+    }
+    let holder = std::fs::read_to_string(store.root().join("lock.holder")).unwrap_or_default();
+    if holder.starts_with(&format!("process {},", record.pid)) && PathBuf::from(format!("/proc/{}", record.pid)).exists() {
+        "running".into()
+    } else {
+        "killed (run again to go on; finished work is kept)".into()
+    }
+}
+
+/// `pipeline status`.
+pub fn status(global: &Global) -> Result<Exit> {
+    let project = Project::open(global)?;
+    let record = load(&project, "latest")?;
+    if !global.json {
+        data(format_args!("newest run: {}, {}", record.id, status_now(&project.store, &record)));
+    }
+    show(global, &record)
+}
+
+fn list(global: &Global, project: &Project) -> Result<Exit> {
+    let mut rows = vec![vec!["run".into(), "status".into(), "stages done".into(), "metrics".into()]];
+    let mut json = Vec::new();
+    for id in run_ids(&project.runs) {
+        // A record that cannot be read must not hide the others.
+        let Ok(record) = RunRecord::load(&project.runs.join(&id)) else {
+            rows.push(vec![id, "unreadable run.json".into()]);
+            continue;
+        };
+        let done = record.order.iter().filter(|n| record.stages[*n].status.has_outputs());
+        let done = done.cloned().collect::<Vec<_>>().join(" ");
+        let metrics = metrics(&record).into_iter().map(|(k, v)| format!("{k} {}", number(v))).collect::<Vec<_>>();
+        json.push(json!({ "id": id, "status": record.status, "started_at": record.started_at }));
+        let shown = metrics.iter().take(6).cloned().collect::<Vec<_>>().join("  ");
+        rows.push(vec![id, status_now(&project.store, &record), done, shown]);
+    }
+    if global.json {
+        data(serde_json::to_string_pretty(&json).into_diagnostic()?);
+    } else if rows.len() == 1 {
+        data("nothing has run yet; `pipeline run` starts");
+    } else {
+        data(table(&rows));
+    }
+    Ok(Exit::Done)
+}
+
+fn show(global: &Global, record: &RunRecord) -> Result<Exit> {
+    if global.json {
+        data(serde_json::to_string_pretty(record).into_diagnostic()?);
+        return Ok(Exit::Done);
+    }
+    let mut rows = vec![vec!["stage".into(), "status".into(), "time".into(), "from run".into(), "why, or what came out".into()]];
+    for name in &record.order {
+        let s = &record.stages[name];
+        let words = if s.detail.is_empty() { s.reasons.join("; ") } else { s.detail.clone() };
+        let from = s.from_run.clone().filter(|r| *r != record.id).unwrap_or_default();
+        rows.push(vec![name.clone(), s.status.word().into(), duration(s.seconds), from, words]);
+    }
+    data(table(&rows));
+    for (name, input) in &record.inputs {
+        data(format_args!("inputs.{name}: {} files in {} ({})", input.files, input.path.display(), input.artifact.short()));
+    }
+    for name in &record.order {
+        let s = &record.stages[name];
+        for d in &s.notes.devices {
+            data(format_args!("{name}: device {} (asked for {}): {}", d.used, d.asked, d.why));
+        }
+        for (metric, value) in &s.notes.metrics {
+            data(format_args!("{name}: {metric} {}", number(*value)));
+        }
+        for (level, text) in &s.notes.messages {
+            if *level >= engine::Level::Warn {
+                data(format_args!("{name}: {text}"));
+            }
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn metrics(record: &RunRecord) -> Vec<(String, f64)> {
+    let of = |n: &String| {
+        let n = n.clone();
+        record.stages[&n].notes.metrics.iter().map(move |(k, v)| (format!("{n}.{k}"), *v)).collect::<Vec<_>>()
+    };
+    record.order.iter().rev().flat_map(of).collect()
+}
+
+/// Every leaf of a JSON value with its path.
+fn leaves(path: &str, value: &Value, out: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(map) => map.iter().for_each(|(k, v)| leaves(&format!("{path}.{k}"), v, out)),
+        Value::Null => {}
+        other => out.push((path.to_owned(), other.to_string())),
+    }
+}
+
+fn compare(global: &Global, a: &RunRecord, b: &RunRecord) -> Result<Exit> {
+    let facts = |r: &RunRecord| {
+        let mut out = Vec::new();
+        for (name, input) in &r.inputs {
+            out.push((format!("inputs.{name}.files"), input.files.to_string()));
+            out.push((format!("inputs.{name}.digest"), input.artifact.short()));
+        }
+        for name in &r.order {
+            let s = &r.stages[name];
+            out.push((format!("{name}.status"), s.status.word().to_owned()));
+            out.push((format!("{name}.version"), s.version.to_string()));
+            leaves(name, &s.config, &mut out);
+            for (port, artifact) in &s.outputs {
+                out.push((format!("{name}.{port}.digest"), artifact.short()));
+            }
+        }
+        out.push(("program".into(), r.program.clone()));
+        out
+    };
+    let (fa, fb) = (facts(a), facts(b));
+    let get = |f: &[(String, String)], k: &str| f.iter().find(|(n, _)| n == k).map(|(_, v)| v.clone()).unwrap_or_default();
+    let keys: BTreeSet<&String> = fa.iter().chain(&fb).map(|(k, _)| k).collect();
+    let differing: Vec<[String; 3]> = keys
+        .into_iter()
+        .map(|k| [k.clone(), get(&fa, k), get(&fb, k)])
+        .filter(|[_, x, y]| x != y)
+        .collect();
+    let (ma, mb) = (metrics(a), metrics(b));
+    let names: BTreeSet<&String> = ma.iter().chain(&mb).map(|(k, _)| k).collect();
+    let metric = |m: &[(String, f64)], k: &str| m.iter().find(|(n, _)| n == k).map(|(_, v)| *v);
+    if global.json {
+        let metrics: Vec<Value> =
+            names.iter().map(|k| json!({ "name": k, "a": metric(&ma, k), "b": metric(&mb, k) })).collect();
+        let differing: Vec<Value> = differing.iter().map(|[k, x, y]| json!({ "name": k, "a": x, "b": y })).collect();
+        let doc = json!({ "a": a.id, "b": b.id, "differing": differing, "metrics": metrics });
+        data(serde_json::to_string_pretty(&doc).into_diagnostic()?);
+        return Ok(Exit::Done);
+    }
+    let mut rows = vec![vec!["settings and data that differ".into(), a.id.clone(), b.id.clone()]];
+    rows.extend(differing.into_iter().map(Vec::from));
+    if rows.len() == 1 {
+        rows.push(vec!["nothing".into()]);
+    }
+    rows.push(Vec::new());
+    rows.push(vec!["metric".into(), a.id.clone(), b.id.clone(), "change".into()]);
+    for k in names {
+        let (x, y) = (metric(&ma, k), metric(&mb, k));
+        let change = x.zip(y).map(|(x, y)| format!("{}{}", if y >= x { "+" } else { "" }, number(y - x)));
+        let show = |v: Option<f64>| v.map(number).unwrap_or_default();
+        rows.push(vec![k.clone(), show(x), show(y), change.unwrap_or_default()]);
+    }
+    data(table(&rows));
+    Ok(Exit::Done)
+}

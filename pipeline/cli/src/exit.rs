@@ -1,0 +1,72 @@
+//! Exit codes: the contract with scripts and schedulers.
+
+use std::process::ExitCode;
+
+use miette::{Diagnostic, Report};
+
+use crate::settings::SettingsError;
+
+/// How the program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// 0: done.
+    Done,
+    /// 1: a stage or command failed.
+    Failed,
+    /// 2: usage or configuration.
+    Usage,
+    /// 3: waiting for a person.
+    Waiting,
+    /// 75: try again later.
+    Later,
+    /// 130 or 143: interrupted, with the work so far kept.
+    Signal(i32),
+}
+
+impl From<Exit> for ExitCode {
+    fn from(e: Exit) -> Self {
+        let code = match e {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Waiting => 3,
+            Exit::Later => 75,
+            Exit::Signal(n) => u8::try_from(128 + n).unwrap_or(130),
+        };
+        ExitCode::from(code)
+    }
+}
+
+/// A mistake in what was asked for, as opposed to work that failed: exit code 2.
+#[derive(Debug, thiserror::Error, Diagnostic)]
+#[error("{message}")]
+pub struct Usage {
+    /// What is wrong.
+    pub message: String,
+    /// The fix.
+    #[help]
+    pub help: Option<String>,
+}
+
+impl Usage {
+    /// A mistake and its fix.
+    pub fn new(message: impl Into<String>, help: impl Into<String>) -> Report {
+        Self { message: message.into(), help: Some(help.into()) }.into()
+    }
+}
+
+/// The exit code that belongs to an error.
+pub fn code_of(e: &Report) -> Exit {
+    if e.downcast_ref::<Usage>().is_some() || e.downcast_ref::<SettingsError>().is_some() {
+        return Exit::Usage;
+    }
+    match e.downcast_ref::<engine::plan::PlanError>() {
+        Some(engine::plan::PlanError::Graph(_) | engine::plan::PlanError::Source(_)) => Exit::Usage,
+        Some(
+            engine::plan::PlanError::NothingGiven { .. }
+            | engine::plan::PlanError::EmptySelection { .. }
+            | engine::plan::PlanError::Stage { source: engine::StageError::Config { .. }, .. },
+        ) => Exit::Usage,
+        _ => Exit::Failed,
+    }
+}

@@ -1,0 +1,578 @@
+//! Settings: defaults < pipeline.yaml < profile < `PIPELINE_*` environment < `--set` < flags, each value with the
+//! place it came from, so that a mistake is reported where it was made.
+
+use std::path::{Path, PathBuf};
+
+use engine::{
+    InputSpec, Registry,
+    graph::{NodeSpec, PipelineSpec},
+};
+use miette::{Diagnostic, LabeledSpan, NamedSource, SourceCode};
+use serde::{Deserialize, de};
+use serde_json::Value;
+use serde_saphyr::Spanned;
+
+/// The stages of the usual pipeline, in order.
+pub const DEFAULT_STAGES: [&str; 6] = ["setup", "ontology", "label", "review", "train", "infer"];
+/// Settings that every stage has beside its own.
+const NODE_KEYS: [&str; 5] = ["uses", "needs", "executor", "retries", "timeout_s"];
+const TOP_KEYS: [&str; 5] = ["version", "inputs", "stages", "executors", "profiles"];
+const INPUT_KEYS: [&str; 3] = ["path", "kind", "recursive"];
+/// Names under which an input is a set of pictures without saying so.
+const PICTURE_INPUTS: [&str; 3] = ["images", "heldout", "new_images"];
+
+/// Where a value was written.
+#[derive(Clone, Debug, PartialEq)]
+enum Origin {
+    /// In the project file: byte offset and length, line and column from 1.
+    File { offset: usize, len: usize, line: u64, column: u64 },
+    /// Elsewhere, in words: `--set label.nms_iou=2`, `PIPELINE_…`.
+    Words(String),
+}
+
+/// A YAML value with origins.
+#[derive(Clone, Debug)]
+struct Tree {
+    raw: Raw,
+    origin: Origin,
+}
+
+#[derive(Clone, Debug)]
+enum Raw {
+    Scalar(Value),
+    List(Vec<Tree>),
+    Map(Vec<(String, Origin, Tree)>),
+}
+
+/// What is wrong with the settings, shown with the line it is about.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct SettingsError {
+    message: String,
+    help: Option<String>,
+    source_code: Option<NamedSource<String>>,
+    label: Option<LabeledSpan>,
+}
+
+impl Diagnostic for SettingsError {
+    fn help<'a>(&'a self) -> Option<Box<dyn std::fmt::Display + 'a>> {
+        self.help.as_ref().map(|h| Box::new(h) as Box<dyn std::fmt::Display>)
+    }
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        self.source_code.as_ref().map(|s| s as &dyn SourceCode)
+    }
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        self.label.clone().map(|l| Box::new(std::iter::once(l)) as Box<dyn Iterator<Item = LabeledSpan>>)
+    }
+}
+
+/// The project file's text, for error messages.
+#[derive(Clone, Default)]
+struct Source {
+    path: PathBuf,
+    text: String,
+}
+
+impl Source {
+    fn error(&self, origin: &Origin, message: String, help: Option<String>) -> SettingsError {
+        match origin {
+            Origin::File { offset, len, line, column } => SettingsError {
+                message: format!("{}:{line}:{column}: {message}", self.path.display()),
+                help,
+                source_code: Some(NamedSource::new(self.path.display().to_string(), self.text.clone())),
+                label: Some(LabeledSpan::at(*offset..offset + (*len).max(1), "here")),
+            },
+            Origin::Words(words) => {
+                SettingsError { message: format!("{words}: {message}"), help, source_code: None, label: None }
+            }
+        }
+    }
+}
+
+struct RawVisitor;
+
+impl<'de> de::Visitor<'de> for RawVisitor {
+    type Value = Raw;
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a YAML value")
+    }
+    fn visit_bool<E>(self, v: bool) -> Result<Raw, E> {
+        Ok(Raw::Scalar(v.into()))
+    }
+    fn visit_i64<E>(self, v: i64) -> Result<Raw, E> {
+        Ok(Raw::Scalar(v.into()))
+    }
+    fn visit_u64<E>(self, v: u64) -> Result<Raw, E> {
+        Ok(Raw::Scalar(v.into()))
+    }
+    fn visit_f64<E>(self, v: f64) -> Result<Raw, E> {
+        Ok(Raw::Scalar(v.into()))
+    }
+    fn visit_str<E>(self, v: &str) -> Result<Raw, E> {
+        Ok(Raw::Scalar(v.into()))
+    }
+    fn visit_unit<E>(self) -> Result<Raw, E> {
+        Ok(Raw::Scalar(Value::Null))
+    }
+    fn visit_none<E>(self) -> Result<Raw, E> {
+        Ok(Raw::Scalar(Value::Null))
+    }
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Raw, A::Error> {
+        let mut list = Vec::new();
+        while let Some(Spanned { value, referenced, .. }) = seq.next_element::<Spanned<Raw>>()? {
+            list.push(Tree { raw: value, origin: origin(&referenced) });
+        }
+        Ok(Raw::List(list))
+    }
+    fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
+        let mut entries: Vec<(String, Origin, Tree)> = Vec::new();
+        while let Some(key) = map.next_key::<Spanned<String>>()? {
+            let Spanned { value, referenced, .. } = map.next_value::<Spanned<Raw>>()?;
+            entries.push((key.value, origin(&key.referenced), Tree { raw: value, origin: origin(&referenced) }));
+        }
+        Ok(Raw::Map(entries))
+    }
+}
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: de::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        d.deserialize_any(RawVisitor)
+    }
+}
+
+fn origin(at: &serde_saphyr::Location) -> Origin {
+    let span = at.span();
+    let offset = span.byte_offset().unwrap_or_else(|| span.offset()) as usize;
+    let len = span.byte_len().unwrap_or_else(|| span.len()) as usize;
+    Origin::File { offset, len, line: at.line(), column: at.column() }
+}
+
+impl Tree {
+    fn empty() -> Self {
+        Self { raw: Raw::Map(Vec::new()), origin: Origin::Words("defaults".into()) }
+    }
+
+    fn json(&self) -> Value {
+        match &self.raw {
+            Raw::Scalar(v) => v.clone(),
+            Raw::List(items) => Value::Array(items.iter().map(Self::json).collect()),
+            Raw::Map(entries) => Value::Object(entries.iter().map(|(k, _, t)| (k.clone(), t.json())).collect()),
+        }
+    }
+
+    fn entries(&self) -> &[(String, Origin, Tree)] {
+        match &self.raw {
+            Raw::Map(entries) => entries,
+            _ => &[],
+        }
+    }
+
+    fn get(&self, key: &str) -> Option<&Tree> {
+        self.entries().iter().find(|(k, ..)| k == key).map(|(_, _, t)| t)
+    }
+
+    /// Lays `over` on top: maps are merged, everything else is replaced.
+    fn merge(&mut self, over: Tree) {
+        match (&mut self.raw, over.raw) {
+            (Raw::Map(base), Raw::Map(over)) => {
+                for (key, at, tree) in over {
+                    match base.iter_mut().find(|(k, ..)| *k == key) {
+                        Some((_, o, t)) => {
+                            *o = at;
+                            t.merge(tree);
+                        }
+                        None => base.push((key, at, tree)),
+                    }
+                }
+            }
+            // An empty value (`label:` with nothing after it) changes nothing below a map.
+            (Raw::Map(_), Raw::Scalar(Value::Null)) => {}
+            (raw, over_raw) => {
+                *raw = over_raw;
+                self.origin = over.origin;
+            }
+        }
+    }
+
+    /// The origin of the deepest part of `path` that exists, and of its key.
+    fn origin_of(&self, path: &[&str]) -> Origin {
+        let mut tree = self;
+        let mut at = self.origin.clone();
+        for part in path {
+            let next = match &tree.raw {
+                Raw::Map(entries) => entries.iter().find(|(k, ..)| k == part).map(|(_, o, t)| (o.clone(), t)),
+                Raw::List(items) => part.parse::<usize>().ok().and_then(|i| items.get(i)).map(|t| (t.origin.clone(), t)),
+                Raw::Scalar(_) => None,
+            };
+            let Some((origin, next)) = next else { break };
+            at = origin;
+            tree = next;
+        }
+        at
+    }
+}
+
+fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    known
+        .into_iter()
+        .map(|k| (strsim::damerau_levenshtein(word, k), k))
+        .filter(|(d, k)| *d <= 1 + k.len().max(word.len()) / 3)
+        .min()
+        .map(|(_, k)| k.to_owned())
+}
+
+fn unknown_key_help(word: &str, known: &[&str]) -> String {
+    match nearest(word, known.iter().copied()) {
+        Some(k) => format!("did you mean `{k}`? Known here: {}", known.join(", ")),
+        None => format!("known here: {}", known.join(", ")),
+    }
+}
+
+/// The other layers over the project file.
+#[derive(Clone, Debug, Default)]
+pub struct Layers {
+    /// Name of a profile in the file.
+    pub profile: Option<String>,
+    /// `PIPELINE_*` variables: name without the prefix, value.
+    pub environment: Vec<(String, String)>,
+    /// `--set key.path=value`.
+    pub set: Vec<String>,
+}
+
+/// Reads the project file's text and all layers over it.
+///
+/// `dir` is the project's folder; relative input paths start there.
+pub fn load(
+    path: &Path,
+    text: &str,
+    dir: &Path,
+    layers: &Layers,
+    registry: &Registry,
+) -> Result<PipelineSpec, Box<SettingsError>> {
+    let source = Source { path: path.to_owned(), text: text.to_owned() };
+    let mut tree = parse(&source)?;
+    check_keys(&source, &tree)?;
+    if let Some(name) = &layers.profile {
+        let profiles = tree.get("profiles").cloned().unwrap_or_else(Tree::empty);
+        let Some(profile) = profiles.get(name) else {
+            let known: Vec<&str> = profiles.entries().iter().map(|(k, ..)| k.as_str()).collect();
+            let at = Origin::Words(format!("--profile {name}"));
+            let help = if known.is_empty() { "the file has no `profiles:`".into() } else { unknown_key_help(name, &known) };
+            return Err(source.error(&at, format!("there is no profile `{name}`"), Some(help)).into());
+        };
+        tree.merge(profile.clone());
+    }
+    for (name, value) in &layers.environment {
+        let path = name.to_lowercase().replace("__", ".");
+        apply(&source, &mut tree, &path, value, &format!("environment variable PIPELINE_{name}"))?;
+    }
+    for set in &layers.set {
+        let words = format!("--set {set}");
+        let Some((path, value)) = set.split_once('=') else {
+            let help = Some("write it as --set stage.setting=value".into());
+            return Err(source.error(&Origin::Words(words), "there is no `=` in it".into(), help).into());
+        };
+        apply(&source, &mut tree, path.trim(), value, &words)?;
+    }
+    check_keys(&source, &tree)?;
+    spec(&source, &tree, dir, registry).map_err(Box::new)
+}
+
+fn parse(source: &Source) -> Result<Tree, Box<SettingsError>> {
+    if source.text.trim().is_empty() {
+        return Ok(Tree::empty());
+    }
+    match serde_saphyr::from_str::<Spanned<Raw>>(&source.text) {
+        Ok(Spanned { value, referenced, .. }) => {
+            let tree = Tree { raw: value, origin: origin(&referenced) };
+            match tree.raw {
+                Raw::Map(_) => Ok(tree),
+                Raw::Scalar(Value::Null) => Ok(Tree::empty()),
+                _ => Err(source.error(&tree.origin, "settings must be `key: value` lines".into(), None).into()),
+            }
+        }
+        Err(e) => {
+            let at = e.location().map_or(Origin::Words(source.path.display().to_string()), |l| origin(&l));
+            let message = e.without_snippet().to_string();
+            let message = message.split(" at line ").next().unwrap_or(&message).to_owned();
+            Err(source.error(&at, message, None).into())
+        }
+    }
+}
+
+/// Sets `path` to the YAML in `value`. A path that does not begin with a top-level key begins with a stage.
+fn apply(source: &Source, tree: &mut Tree, path: &str, value: &str, words: &str) -> Result<(), Box<SettingsError>> {
+    let origin = Origin::Words(words.to_owned());
+    let raw = if value.trim().is_empty() {
+        Raw::Scalar(Value::String(String::new()))
+    } else {
+        serde_saphyr::from_str::<Raw>(value)
+            .map_err(|e| source.error(&origin, format!("`{value}` is no YAML value: {}", e.without_snippet()), None))?
+    };
+    let mut parts: Vec<&str> = path.split('.').collect();
+    if !TOP_KEYS.contains(&parts[0]) {
+        parts.insert(0, "stages");
+    }
+    fn stamp(raw: Raw, origin: &Origin) -> Tree {
+        let raw = match raw {
+            Raw::Map(entries) => {
+                Raw::Map(entries.into_iter().map(|(k, _, t)| (k, origin.clone(), stamp(t.raw, origin))).collect())
+            }
+            Raw::List(items) => Raw::List(items.into_iter().map(|t| stamp(t.raw, origin)).collect()),
+            scalar @ Raw::Scalar(_) => scalar,
+        };
+        Tree { raw, origin: origin.clone() }
+    }
+    let mut over = stamp(raw, &origin);
+    for part in parts.iter().rev() {
+        let raw = Raw::Map(vec![((*part).to_owned(), origin.clone(), over)]);
+        over = Tree { raw, origin: origin.clone() };
+    }
+    tree.merge(over);
+    Ok(())
+}
+
+fn check_map(source: &Source, tree: &Tree, what: &str, known: &[&str]) -> Result<(), Box<SettingsError>> {
+    if !matches!(tree.raw, Raw::Map(_) | Raw::Scalar(Value::Null)) {
+        return Err(source.error(&tree.origin, format!("{what} must be `key: value` lines"), None).into());
+    }
+    for (key, at, _) in tree.entries() {
+        if !known.contains(&key.as_str()) {
+            let help = Some(unknown_key_help(key, known));
+            return Err(source.error(at, format!("unknown key `{key}` in {what}"), help).into());
+        }
+    }
+    Ok(())
+}
+
+fn check_keys(source: &Source, tree: &Tree) -> Result<(), Box<SettingsError>> {
+    check_map(source, tree, "the settings", &TOP_KEYS)?;
+    if let Some(version) = tree.get("version")
+        && version.json() != Value::from(1)
+    {
+        let help = Some("this program reads `version: 1`".into());
+        return Err(source.error(&version.origin, format!("version {} is not known", version.json()), help).into());
+    }
+    for (_, _, profile) in tree.get("profiles").map(Tree::entries).unwrap_or_default() {
+        check_map(source, profile, "a profile", &["inputs", "stages", "executors"])?;
+    }
+    Ok(())
+}
+
+fn string(source: &Source, tree: &Tree, what: &str) -> Result<String, SettingsError> {
+    match &tree.raw {
+        Raw::Scalar(Value::String(s)) => Ok(s.clone()),
+        _ => Err(source.error(&tree.origin, format!("{what} must be a text, and is {}", tree.json()), None)),
+    }
+}
+
+fn number(source: &Source, tree: &Tree, what: &str) -> Result<u64, SettingsError> {
+    tree.json()
+        .as_u64()
+        .ok_or_else(|| source.error(&tree.origin, format!("{what} must be a whole number, and is {}", tree.json()), None))
+}
+
+fn spec(source: &Source, tree: &Tree, dir: &Path, registry: &Registry) -> Result<PipelineSpec, SettingsError> {
+    let mut inputs = Vec::new();
+    for (name, at, value) in tree.get("inputs").map(Tree::entries).unwrap_or_default() {
+        inputs.push(input(source, name, at, value, dir)?);
+    }
+    let stages = tree.get("stages").cloned().unwrap_or_else(Tree::empty);
+    if !matches!(stages.raw, Raw::Map(_) | Raw::Scalar(Value::Null)) {
+        return Err(source.error(&stages.origin, "`stages` must be `name: {settings}` lines".into(), None));
+    }
+    // A file that says `uses:` anywhere writes its own graph; all others change settings of the usual one.
+    let own = stages.entries().iter().any(|(_, _, t)| t.get("uses").is_some());
+    let names: Vec<(String, Origin)> = if own {
+        stages.entries().iter().map(|(k, at, _)| (k.clone(), at.clone())).collect()
+    } else {
+        for (key, at, _) in stages.entries() {
+            if !DEFAULT_STAGES.contains(&key.as_str()) {
+                let help = format!(
+                    "{}; a stage of your own says `uses:`",
+                    unknown_key_help(key, &DEFAULT_STAGES)
+                );
+                return Err(source.error(at, format!("unknown stage `{key}`"), Some(help)));
+            }
+        }
+        DEFAULT_STAGES.iter().map(|s| ((*s).to_owned(), stages.origin.clone())).collect()
+    };
+    let mut nodes = Vec::new();
+    for (name, at) in names {
+        let settings = stages.get(&name).cloned().unwrap_or_else(Tree::empty);
+        nodes.push(node(source, &name, &at, &settings, registry)?);
+    }
+    Ok(PipelineSpec { inputs, nodes })
+}
+
+fn input(source: &Source, name: &str, at: &Origin, value: &Tree, dir: &Path) -> Result<InputSpec, SettingsError> {
+    let what = format!("inputs.{name}");
+    let (path, kind, recursive) = match &value.raw {
+        Raw::Map(_) => {
+            check_map(source, value, &what, &INPUT_KEYS).map_err(|e| *e)?;
+            let path = value.get("path").ok_or_else(|| source.error(at, format!("{what} has no `path`"), None))?;
+            let kind = value.get("kind").map(|k| string(source, k, &format!("{what}.kind"))).transpose()?;
+            let recursive = match value.get("recursive").map(|r| (r, r.json())) {
+                None => true,
+                Some((_, Value::Bool(b))) => b,
+                Some((r, v)) => {
+                    return Err(source.error(&r.origin, format!("{what}.recursive must be true or false, and is {v}"), None));
+                }
+            };
+            (string(source, path, &format!("{what}.path"))?, kind, recursive)
+        }
+        _ => (string(source, value, &what)?, None, true),
+    };
+    if path.contains("://") {
+        let message = format!("{what}: `{path}`: only files and folders of this machine can be read");
+        return Err(source.error(&value.origin, message, Some("copy them to a folder first".into())));
+    }
+    let kind = match kind {
+        Some(k) => k,
+        None if PICTURE_INPUTS.contains(&name) => artifacts::IMAGES.into(),
+        None => artifacts::FILES.into(),
+    };
+    let extensions = (kind == artifacts::IMAGES)
+        .then(|| datasets::picture::IMAGE_EXTENSIONS.iter().map(|e| (*e).to_owned()).collect());
+    Ok(InputSpec { name: name.to_owned(), kind, path: dir.join(path), extensions, recursive })
+}
+
+fn node(
+    source: &Source,
+    name: &str,
+    at: &Origin,
+    settings: &Tree,
+    registry: &Registry,
+) -> Result<NodeSpec, SettingsError> {
+    if !matches!(settings.raw, Raw::Map(_) | Raw::Scalar(Value::Null)) {
+        return Err(source.error(&settings.origin, format!("stage `{name}` must have `setting: value` lines"), None));
+    }
+    let mut node = NodeSpec { name: name.to_owned(), uses: name.to_owned(), ..NodeSpec::default() };
+    let mut config = serde_json::Map::new();
+    for (key, _, value) in settings.entries() {
+        let what = format!("{name}.{key}");
+        match key.as_str() {
+            "uses" => node.uses = string(source, value, &what)?,
+            "executor" => node.executor = Some(string(source, value, &what)?),
+            "retries" => node.retries = u32::try_from(number(source, value, &what)?).unwrap_or(u32::MAX),
+            "timeout_s" => node.timeout_s = Some(number(source, value, &what)?),
+            "needs" => match &value.raw {
+                Raw::Map(ports) => {
+                    for (port, _, from) in ports {
+                        node.connect.insert(port.clone(), string(source, from, &format!("{what}.{port}"))?);
+                    }
+                }
+                Raw::List(names) => {
+                    node.needs = Some(names.iter().map(|n| string(source, n, &what)).collect::<Result<_, _>>()?);
+                }
+                Raw::Scalar(_) => {
+                    let help = Some("write `needs: [label]`, or `needs: { annotations: label.annotations }`".into());
+                    return Err(source.error(&value.origin, format!("{what} must name stages or connect inputs"), help));
+                }
+            },
+            _ => {
+                config.insert(key.clone(), value.json());
+            }
+        }
+    }
+    node.config = Value::Object(config);
+    let Some(stage) = registry.get(&node.uses) else {
+        let known: Vec<&str> = registry.names().collect();
+        let at = settings.get("uses").map_or(at, |t| &t.origin);
+        return Err(source.error(at, format!("there is no stage `{}`", node.uses), Some(unknown_key_help(&node.uses, &known))));
+    };
+    if let Err(engine::StageError::Config { key, message }) = stage.parse(&node.config) {
+        return Err(config_error(source, name, settings, &key, &message));
+    }
+    Ok(node)
+}
+
+/// Turns serde's words about a config into an error at the line of the setting.
+pub fn config_words(key: &str, message: &str) -> (String, Option<String>) {
+    let quoted = |s: &str| -> Vec<String> { s.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
+    let message = message.split(" at line ").next().unwrap_or(message);
+    if let Some(rest) = message.strip_prefix("unknown field ") {
+        let words = quoted(rest);
+        let (word, known) = words.split_first().map_or(("", &[][..]), |(w, k)| (w.as_str(), k));
+        let mut known: Vec<&str> = known.iter().map(String::as_str).collect();
+        if !key.contains('.') {
+            known.extend(NODE_KEYS);
+        }
+        return (format!("unknown key `{word}`"), Some(unknown_key_help(word, &known)));
+    }
+    if let Some(rest) = message.strip_prefix("unknown variant ") {
+        let words = quoted(rest);
+        if let Some((word, known)) = words.split_first() {
+            let known: Vec<&str> = known.iter().map(String::as_str).collect();
+            return (format!("`{key}` cannot be `{word}`"), Some(unknown_key_help(word, &known)));
+        }
+    }
+    (format!("`{key}`: {message}"), None)
+}
+
+fn config_error(source: &Source, name: &str, settings: &Tree, key: &str, message: &str) -> SettingsError {
+    let (text, help) = config_words(key, message);
+    let mut path: Vec<&str> = key.split('.').filter(|p| !p.is_empty() && *p != "?").collect();
+    let unknown = text.strip_prefix("unknown key `").and_then(|t| t.strip_suffix('`')).map(str::to_owned);
+    if let Some(word) = &unknown
+        && path.last() != Some(&word.as_str())
+    {
+        path.push(word);
+    }
+    source.error(&settings.origin_of(&path), format!("stage `{name}`: {text}"), help)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn try_load(text: &str, set: &[&str]) -> Result<PipelineSpec, String> {
+        let layers = Layers { set: set.iter().map(|s| (*s).to_owned()).collect(), ..Layers::default() };
+        load(Path::new("pipeline.yaml"), text, Path::new("/p"), &layers, &crate::stages::registry()).map_err(|e| {
+            let help = e.help.clone().unwrap_or_default();
+            format!("{e} | {help}")
+        })
+    }
+
+    #[test]
+    fn an_empty_file_is_the_usual_pipeline() {
+        let spec = try_load("", &[]).unwrap();
+        assert_eq!(spec.nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>(), DEFAULT_STAGES);
+    }
+
+    #[test]
+    fn unknown_keys_name_line_column_and_the_nearest_key() {
+        let e = try_load("version: 1\nstages:\n  label:\n    nms_iuo: 0.5\n", &[]).unwrap_err();
+        assert!(e.contains("pipeline.yaml:4:5") && e.contains("did you mean `nms_iou`"), "{e}");
+        let e = try_load("version: 1\ninput:\n  images: a\n", &[]).unwrap_err();
+        assert!(e.contains("pipeline.yaml:2:1") && e.contains("did you mean `inputs`"), "{e}");
+        let e = try_load("stages:\n  lable: {}\n", &[]).unwrap_err();
+        assert!(e.contains("pipeline.yaml:2:3") && e.contains("did you mean `label`"), "{e}");
+    }
+
+    #[test]
+    fn wrong_types_and_duplicates_name_their_line() {
+        let e = try_load("stages:\n  label:\n    nms_iou: high\n", &[]).unwrap_err();
+        assert!(e.contains("pipeline.yaml:3:") && e.contains("nms_iou"), "{e}");
+        let e = try_load("stages:\n  label: {}\n  label: {}\n", &[]).unwrap_err();
+        assert!(e.contains("pipeline.yaml:3:3") && e.contains("duplicate"), "{e}");
+        let e = try_load("stages: [a\n", &[]).unwrap_err();
+        assert!(e.contains("pipeline.yaml:"), "{e}");
+    }
+
+    #[test]
+    fn later_layers_win_and_are_named_in_errors() {
+        let spec = try_load("stages: { label: { nms_iou: 0.3 } }", &["label.nms_iou=0.6"]).unwrap();
+        assert_eq!(spec.nodes[2].config["nms_iou"], Value::from(0.6));
+        let e = try_load("", &["label.nms_iuo=0.6"]).unwrap_err();
+        assert!(e.starts_with("--set label.nms_iuo=0.6") && e.contains("nms_iou"), "{e}");
+    }
+
+    #[test]
+    fn inputs_may_be_short_or_long() {
+        let spec = try_load("inputs:\n  images: a b\n  templates: { path: t, recursive: false }\n", &[]).unwrap();
+        assert_eq!(spec.inputs[0].path, Path::new("/p/a b"));
+        assert_eq!(spec.inputs[0].kind, "images");
+        assert_eq!((spec.inputs[1].kind.as_str(), spec.inputs[1].recursive), ("files", false));
+    }
+}

@@ -1,0 +1,14 @@
+//! The list of all stages. A new stage is its crate and one line here.
+
+use engine::Registry;
+
+/// Every stage that this program knows.
+pub fn registry() -> Registry {
+    Registry::new()
+        .add(setup::Setup)
+        .add(ontology::OntologyStage)
+        .add_items(label::Label)
+        .add(review::Review)
+        .add(train::Train)
+        .add_items(infer::Infer)
+}
