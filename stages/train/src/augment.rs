@@ -173,7 +173,7 @@ fn composed(
 }
 
 /// A picture in the middle of a square of side `size`, the rest filled.
-fn centred(view: View, size: u32) -> View {
+pub(crate) fn centred(view: View, size: u32) -> View {
     let (w, h) = view.rgb.dimensions();
     if (w, h) == (size, size) {
         return view;

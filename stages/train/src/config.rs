@@ -136,8 +136,8 @@ pub struct Config {
     pub augment: Augment,
     /// Whether big drawings are cut into tiles of `imgsz`: auto, native or off. Default auto (ours; the recipe shrinks).
     pub tile: Tile,
-    /// Pixels of the network's input that neighbouring tiles share; null for twice the largest usual symbol. Default
-    /// null (ours).
+    /// Pixels of the network's input that neighbouring tiles share; null for 1.5 times the longer side of large
+    /// symbols (the 95th percentile), at most a third of `imgsz`. Default null (ours).
     pub tile_overlap: Option<u32>,
     /// Share of the drawings held back to measure the model, 0 to below 1. Default 0.2 (ours). Drawings go to either
     /// side by their content, so adding some does not move others.

@@ -57,15 +57,13 @@ impl Epoch<'_> {
         order
     }
 
-    fn batch(&self, samples: &[usize]) -> Batch {
-        let views: Vec<View> = samples
-            .iter()
-            .map(|&i| {
-                let mut rng = random(self.seed, self.number as u64, i as u64, Purpose::View as u64);
-                augmented(self.source, i, self.size, self.augment, self.mosaic, &mut rng)
-            })
-            .collect();
-        Batch::new(views)
+    /// Samples as they look in this epoch.
+    pub fn views(&self, samples: &[usize]) -> Vec<View> {
+        let view = |&i: &usize| {
+            let mut rng = random(self.seed, self.number as u64, i as u64, Purpose::View as u64);
+            augmented(self.source, i, self.size, self.augment, self.mosaic, &mut rng)
+        };
+        samples.iter().map(view).collect()
     }
 
     /// Makes the batches on `workers` threads and gives them to `work` in order; stops at its first error.
@@ -81,7 +79,7 @@ impl Epoch<'_> {
                     scope.spawn(move || {
                         for samples in batches.iter().skip(first).step_by(workers) {
                             // The other side goes away when the work was stopped.
-                            if send.send(self.batch(samples)).is_err() {
+                            if send.send(Batch::new(self.views(samples))).is_err() {
                                 return;
                             }
                         }

@@ -276,3 +276,166 @@ impl Job<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use vision::yolov8::{Native, Size, Spec};
+
+    use super::*;
+    use crate::{
+        augment::{Augment, tests::Blocks},
+        optimizer::Choice,
+        results::csv,
+    };
+
+    const CLASSES: usize = 6;
+
+    /// Stops after a number of batches.
+    struct StopAfter(Cell<usize>);
+
+    impl Observer for StopAfter {
+        fn batch(&self, _: &Tick) -> Result<(), StageError> {
+            self.0.set(self.0.get() - 1);
+            if self.0.get() == 0 { Err(StageError::Cancelled) } else { Ok(()) }
+        }
+        fn epoch(&self, _: &Row) -> Result<(), StageError> {
+            Ok(())
+        }
+        fn note(&self, _: Level, _: String) {}
+    }
+
+    /// A stand-in measure that depends on the weights alone.
+    struct WeightSum;
+
+    impl Measure for WeightSum {
+        fn measure(&self, net: &mut dyn Backend) -> Result<Option<Measured>, StageError> {
+            let sum: f64 = net.parameters().iter().flat_map(|p| p.data.iter()).map(|&v| f64::from(v)).sum();
+            Ok(Some(Measured { map50_95: (sum * 1000.0).fract().abs(), ..Measured::default() }))
+        }
+    }
+
+    fn source() -> Blocks {
+        Blocks((0..6).map(|i| (64, 64, [2 + 3 * i, 5 + 4 * i, 30 + 4 * i, 34 + 4 * i])).collect())
+    }
+
+    fn run(dir: &Path, config: &Config, stop: usize) -> Result<Finished, TrainError> {
+        let store = Store::open(dir.join("store")).unwrap();
+        let scratch = dir.join("scratch");
+        let spec = Spec { size: Size::N, classes: CLASSES };
+        Job {
+            config,
+            source: &source(),
+            measure: &WeightSum,
+            network: &|| Ok(Box::new(Native::new(spec, config.seed)) as Box<dyn Backend>),
+            store: &store,
+            scratch: &scratch,
+            workers: 2,
+        }
+        .run(&StopAfter(Cell::new(stop)))
+    }
+
+    fn bytes(f: &Finished) -> (Vec<u8>, Vec<u8>, String, usize) {
+        (f.best.to_bytes().unwrap(), f.last.to_bytes().unwrap(), csv(&f.rows), f.best_epoch)
+    }
+
+    fn config(optimizer: Choice) -> Config {
+        // Accumulation leaves gradients over at the end of an epoch: 3 batches an epoch, steps of 1 to 2.
+        Config {
+            epochs: 4,
+            imgsz: 64,
+            batch: 2,
+            nominal_batch: 4,
+            optimizer,
+            lr0: 0.002,
+            warmup_min_batches: 4,
+            warmup_epochs: 1.0,
+            augment: Augment { close_mosaic: 1, ..Augment::default() },
+            ..Config::default()
+        }
+    }
+
+    #[test]
+    fn a_training_stopped_anywhere_ends_in_the_same_bytes() {
+        for optimizer in [Choice::AdamW, Choice::Sgd] {
+            let config = config(optimizer);
+            let dir = tempfile::tempdir().unwrap();
+            let whole = bytes(&run(dir.path(), &config, usize::MAX).unwrap());
+            let dir = tempfile::tempdir().unwrap();
+            // Within the first epoch, at an epoch's last batch, within the third; the last run goes through.
+            for stop in [2, 3, 6, 5] {
+                assert!(matches!(run(dir.path(), &config, stop), Err(TrainError::Stage(StageError::Cancelled))));
+            }
+            assert!(bytes(&run(dir.path(), &config, usize::MAX).unwrap()) == whole, "{optimizer:?}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_checkpoint_costs_time_and_nothing_else() {
+        let config = config(Choice::AdamW);
+        let dir = tempfile::tempdir().unwrap();
+        let whole = bytes(&run(dir.path(), &config, usize::MAX).unwrap());
+        let path = dir.path().join("scratch").join(CHECKPOINT);
+        let mut damaged = std::fs::read(&path).unwrap();
+        damaged.truncate(1000);
+        std::fs::write(&path, damaged).unwrap();
+        assert!(bytes(&run(dir.path(), &config, usize::MAX).unwrap()) == whole);
+        for entry in std::fs::read_dir(dir.path().join("scratch")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.file_name().unwrap() != CHECKPOINT {
+                std::fs::remove_file(path).unwrap();
+            }
+        }
+        assert!(bytes(&run(dir.path(), &config, usize::MAX).unwrap()) == whole, "best weights made again");
+    }
+
+    #[test]
+    fn the_loss_falls_on_pictures_seen_again_and_again() {
+        let config = Config {
+            epochs: 16,
+            warmup_epochs: 0.0,
+            nominal_batch: 2,
+            augment: Augment { mosaic: 0.0, scale: 0.0, translate: 0.0, ..Augment::default() },
+            ..config(Choice::AdamW)
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let rows = run(dir.path(), &config, usize::MAX).unwrap().rows;
+        let (first, last) = (rows[0].loss.total(), rows[15].loss.total());
+        assert!(last < 0.6 * first, "{first} to {last}");
+    }
+
+    #[test]
+    fn a_loss_that_explodes_is_explained() {
+        let config = Config { lr0: 1e9, warmup_epochs: 0.0, nominal_batch: 2, ..config(Choice::Sgd) };
+        let dir = tempfile::tempdir().unwrap();
+        let error = run(dir.path(), &config, usize::MAX).err().expect("no network survives that").to_string();
+        assert!(error.contains("learning rate"), "{error}");
+    }
+
+    #[test]
+    fn patience_ends_a_training() {
+        struct Flat;
+        impl Measure for Flat {
+            fn measure(&self, _: &mut dyn Backend) -> Result<Option<Measured>, StageError> {
+                Ok(Some(Measured::default()))
+            }
+        }
+        let config = Config { epochs: 10, patience: 2, ..config(Choice::AdamW) };
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path().join("store")).unwrap();
+        let spec = Spec { size: Size::N, classes: CLASSES };
+        let finished = Job {
+            config: &config,
+            source: &source(),
+            measure: &Flat,
+            network: &|| Ok(Box::new(Native::new(spec, 0)) as Box<dyn Backend>),
+            store: &store,
+            scratch: &dir.path().join("scratch"),
+            workers: 1,
+        }
+        .run(&StopAfter(Cell::new(usize::MAX)))
+        .unwrap();
+        assert_eq!((finished.rows.len(), finished.best_epoch), (3, 1));
+    }
+}

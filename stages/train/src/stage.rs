@@ -1,0 +1,339 @@
+//! The `train` stage itself: reads pictures, labels and classes, trains, writes model and report.
+//!
+//! Owns the join of the parts of this crate with the engine. Refuses to own any of the parts.
+
+use artifacts::{Annotations, IMAGES, Model, OntologyKind, Report};
+use datasets::{
+    AnnotationSet, ClassInfo,
+    eval::{EvalSettings, Evaluation, evaluate},
+    split::{Split, SplitSettings, split},
+};
+use engine::{
+    Blob, Context, Descriptor, DeviceUse, Facts, Level, Needs, Outcome, Port, Stage, StageError, artifact::Kind,
+};
+use vision::yolov8::{Backend, Native, Spec, State};
+
+use crate::{
+    augment::{Source as _, centred},
+    config::Config,
+    dataset::{Cut, Views},
+    intake::{Ignored, Intake, Labelled},
+    loader::Epoch,
+    outputs::{self, describe},
+    pictures::{grid, truth_marks},
+    results::Row,
+    trainer::{Finished, Job, Observer, Tick},
+    validate::HeldBack,
+};
+
+/// Boxes below this confidence are not drawn on sample pictures.
+const SHOWN_CONF: f32 = 0.25;
+/// Ignored entries that are said one by one; the rest is counted, and all are in `ignored.json`.
+const SAID: usize = 10;
+
+/// Trains a detector.
+pub struct Train;
+
+struct Display<'a>(&'a Context, usize);
+
+impl Observer for Display<'_> {
+    fn batch(&self, t: &Tick) -> Result<(), StageError> {
+        let detail = format!(
+            "epoch {}/{} box {:.2} cls {:.2} dfl {:.2}, {:.1} images/s, {} left",
+            t.epoch + 1,
+            self.1,
+            t.loss.bbox,
+            t.loss.cls,
+            t.loss.dfl,
+            t.images_per_s,
+            report::number::duration(t.left_s)
+        );
+        self.0.progress((t.epoch * t.batches + t.batch) as u64, (self.1 * t.batches) as u64, "batches", detail);
+        self.0.check()
+    }
+
+    fn epoch(&self, row: &Row) -> Result<(), StageError> {
+        let step = row.epoch as u64;
+        for (name, value) in
+            [("loss/box", row.loss.bbox), ("loss/cls", row.loss.cls), ("loss/dfl", row.loss.dfl), ("lr", row.lr)]
+        {
+            self.0.series(name, value, step);
+        }
+        if let Some(m) = &row.measured {
+            for (name, value) in [
+                ("mAP50", m.map50),
+                ("mAP50-95", m.map50_95),
+                ("precision", m.precision),
+                ("recall", m.recall),
+                ("coco_AP", m.coco_ap),
+            ] {
+                self.0.series(name, value, step);
+            }
+            let text = format!("epoch {}: mAP50 {:.3}, mAP50-95 {:.3}", row.epoch, m.map50, m.map50_95);
+            self.0.message(Level::Debug, text);
+        }
+        self.0.check()
+    }
+
+    fn note(&self, level: Level, text: String) {
+        // Where a resumed training went on must not reach the result, which equals that of one that ran through.
+        self.0.message(if level == Level::Info { Level::Debug } else { level }, text);
+    }
+}
+
+/// Training and held-back drawings with their views.
+struct Data {
+    train: Vec<Labelled>,
+    val: Vec<Labelled>,
+    train_views: Views,
+    val_views: Views,
+    cut: Cut,
+    ignored: Vec<Ignored>,
+    notes: Vec<String>,
+}
+
+impl Stage for Train {
+    type Config = Config;
+
+    fn descriptor(&self) -> Descriptor {
+        Descriptor {
+            name: "train".into(),
+            version: 1,
+            about: "Trains a YOLOv8 detector on the reviewed labels.".into(),
+            inputs: vec![
+                Port::new("images", IMAGES),
+                Port::new("annotations", Annotations::NAME),
+                Port::new("ontology", OntologyKind::NAME),
+            ],
+            outputs: vec![Port::new("model", Model::NAME), Port::new("report", Report::NAME)],
+            items: None,
+        }
+    }
+
+    fn resolve(&self, config: Config, _facts: &Facts) -> Result<(Config, Vec<String>), StageError> {
+        config.check()?;
+        let mut notes = Vec::new();
+        if config.time_s.is_some() {
+            notes.push("time_s: the result will depend on the speed of this machine; epochs do not".into());
+        }
+        Ok((config, notes))
+    }
+
+    fn needs(&self, config: &Config) -> Needs {
+        // Activations of yolov8n take about 150 MB a picture of 640 x 640 in training; larger networks more.
+        let pixels = u64::from(config.imgsz).pow(2) * config.batch as u64;
+        let activations = 450 * pixels * (1 + config.model as u64 * 2) / 2;
+        Needs { cores: 0, memory_bytes: activations + ((config.cache_mb as u64) << 20) / 4 + (512 << 20), gpu: false }
+    }
+
+    fn run(&self, config: &Config, ctx: &Context) -> Result<Outcome, StageError> {
+        config.check()?;
+        let ontology = ctx.read::<OntologyKind>("ontology")?.ontology;
+        let classes: Vec<ClassInfo> = ontology
+            .classes
+            .iter()
+            .map(|c| ClassInfo { name: c.name.clone(), category: c.category.clone(), color: c.color })
+            .collect();
+        if classes.is_empty() {
+            return Err(StageError::input("the ontology has no classes", "add a template or a class"));
+        }
+        let set = ctx.read::<Annotations>("annotations")?;
+        let data = prepare(config, ctx, &set, &classes)?;
+        let spec = Spec { size: config.model.size(), classes: classes.len() };
+        ctx.device(DeviceUse {
+            asked: "cpu".into(),
+            used: format!("cpu (native, {} threads)", ctx.threads()),
+            why: "the native engine needs no libraries".into(),
+        });
+        let names: Vec<String> = classes.iter().map(|c| c.name.clone()).collect();
+        let check = || ctx.check();
+        let held_back = HeldBack { images: &data.val, views: &data.val_views, classes: &names, config, check: &check };
+        let job = Job {
+            config,
+            source: &data.train_views,
+            measure: &held_back,
+            network: &|| Ok(Box::new(Native::new(spec, config.seed)) as Box<dyn Backend>),
+            store: ctx.store(),
+            scratch: ctx.scratch()?,
+            workers: (ctx.threads() / 4).max(1),
+        };
+        let finished = job.run(&Display(ctx, config.epochs))?;
+        write(config, ctx, &classes, spec, &data, &held_back, finished)?;
+        Ok(Outcome::Done)
+    }
+}
+
+/// Checks labels, splits, decodes and cuts.
+fn prepare(config: &Config, ctx: &Context, set: &AnnotationSet, classes: &[ClassInfo]) -> Result<Data, StageError> {
+    let names: Vec<String> = classes.iter().map(|c| c.name.clone()).collect();
+    let Intake { images, mut ignored, rejected } = Intake::new(&ctx.manifest("images")?, set, &names);
+    let mut notes = Vec::new();
+    if rejected > 0 {
+        notes.push(format!("{rejected} boxes rejected in review are left out"));
+    }
+    let partition = if config.val_fraction > 0.0 {
+        let part = split(set, &SplitSettings { val: config.val_fraction, seed: config.seed });
+        for (missing, from) in [(&part.not_in_train, "training"), (&part.not_in_val, "measuring")] {
+            if !missing.is_empty() {
+                notes.push(format!("no drawing for {from} has: {}", missing.join(", ")));
+            }
+        }
+        Some(part)
+    } else {
+        None
+    };
+    let (cut, why) = Cut::settle(config, &images);
+    notes.push(match cut {
+        Cut::Whole => format!("whole drawings: {why}"),
+        Cut::Tiles { scale, overlap } => format!("tiles at scale {scale:.2}, overlap {overlap} pixels: {why}"),
+    });
+    let (train, val): (Vec<Labelled>, Vec<Labelled>) =
+        images.into_iter().partition(|i| partition.as_ref().is_none_or(|p| p.of(&i.blob.name) == Split::Train));
+    if train.iter().all(|i| i.objects.is_empty()) {
+        say(ctx, &ignored);
+        return Err(StageError::input(
+            format!("there is nothing to train on: {} drawings without a single usable label", train.len()),
+            "look at the label stage's report, lower its thresholds or import labels",
+        ));
+    }
+    let read = |blob: &Blob| ctx.bytes(blob);
+    let total = (train.len() + val.len()) as u64;
+    let build = |images: &[Labelled], before: usize| {
+        Views::build(images, cut, config.imgsz, config.cache_mb << 20, &read, |done| {
+            ctx.progress((before + done) as u64, total, "images", "reading drawings");
+            ctx.check()
+        })
+    };
+    let (train_views, bad) = build(&train, 0)?;
+    ignored.extend(bad);
+    let (val_views, bad) = build(&val, train.len())?;
+    // Truth of a drawing that cannot be read must not count as missed.
+    let val: Vec<Labelled> = val
+        .into_iter()
+        .map(|i| if bad.iter().any(|b| b.image == i.blob.name) { Labelled { objects: Vec::new(), ..i } } else { i })
+        .collect();
+    ignored.extend(bad);
+    ignored.sort();
+    say(ctx, &ignored);
+    if train_views.count() == 0 {
+        return Err(StageError::input(
+            "no training drawing can be read",
+            "the warnings above name each with its reason",
+        ));
+    }
+    let settled = config.settled(train_views.count(), classes.len());
+    notes.push(format!("optimizer {:?}, lr {}, momentum {}", settled.choice, settled.lr0, settled.momentum));
+    for note in &notes {
+        ctx.message(Level::Info, note.as_str());
+    }
+    Ok(Data { train, val, train_views, val_views, cut, ignored, notes })
+}
+
+fn say(ctx: &Context, ignored: &[Ignored]) {
+    for i in ignored.iter().take(SAID) {
+        let label = i.label.map_or_else(String::new, |n| format!(", label {n}"));
+        ctx.message(Level::Warn, format!("not trained on: {}{label}: {}", i.image, i.reason));
+    }
+    if ignored.len() > SAID {
+        ctx.message(Level::Warn, format!("{} more are not trained on; all are in ignored.json", ignored.len() - SAID));
+    }
+}
+
+fn write(
+    config: &Config,
+    ctx: &Context,
+    classes: &[ClassInfo],
+    spec: Spec,
+    data: &Data,
+    held_back: &HeldBack,
+    finished: Finished,
+) -> Result<(), StageError> {
+    let Finished { rows, mut best, mut last, best_epoch } = finished;
+    let mut samples = vec![("train_batch0.jpg", "first training batch", train_sample(config, data, classes)?)];
+    let evaluation = if data.val.is_empty() {
+        None
+    } else {
+        let (evaluation, truth, found) = evaluate_best(config, classes, spec, &best, held_back)?;
+        samples.push(("val_batch0_labels.jpg", "held back: labels", truth));
+        samples.push(("val_batch0_pred.jpg", "held back: found", found));
+        Some(evaluation)
+    };
+    describe(&mut best, config, spec, classes, data.cut, best_epoch);
+    describe(&mut last, config, spec, classes, data.cut, rows.len());
+    if let Some(e) = &evaluation {
+        let metrics =
+            [("mAP50", e.curves.map50), ("mAP50-95", e.curves.map), ("coco_AP", e.coco.ap), ("coco_AP50", e.coco.ap50)];
+        for (name, value) in metrics {
+            ctx.metric(name, value.unwrap_or(0.0));
+        }
+        ctx.metric("precision", e.curves.precision.unwrap_or(0.0));
+        ctx.metric("recall", e.curves.recall.unwrap_or(0.0));
+    }
+    ctx.metric("epochs", rows.len() as f64);
+    let objects = data.train.iter().map(|i| i.objects.len()).sum();
+    let outcome = outputs::Outcome {
+        config,
+        notes: &data.notes,
+        spec,
+        classes,
+        cut: data.cut,
+        rows: &rows,
+        best_epoch,
+        evaluation: evaluation.as_ref(),
+        ignored: &data.ignored,
+        counts: [data.train.len(), data.train_views.count(), objects, data.val.len()],
+        samples,
+    };
+    ctx.write::<Model>("model", &outcome.files(&best, &last)?)?;
+    ctx.write::<Report>("report", &[("section.json".to_owned(), outcome.section().to_json())].into())?;
+    Ok(())
+}
+
+fn train_sample(config: &Config, data: &Data, classes: &[ClassInfo]) -> Result<report::Picture, StageError> {
+    let epoch = Epoch {
+        source: &data.train_views,
+        size: config.imgsz,
+        batch: config.batch,
+        augment: &config.augment,
+        mosaic: config.augment.close_mosaic < config.epochs,
+        seed: config.seed,
+        number: 0,
+    };
+    let order = epoch.order();
+    let views = epoch.views(&order[..config.batch.min(16).min(order.len())]);
+    let marked: Vec<_> =
+        views.into_iter().map(|v| (truth_marks(&v.objects, classes), v)).map(|(m, v)| (v, m)).collect();
+    grid(&marked, config.imgsz)
+}
+
+/// The best weights measured, with pictures of the first views: labels, and what is found.
+fn evaluate_best(
+    config: &Config,
+    classes: &[ClassInfo],
+    spec: Spec,
+    best: &State,
+    held_back: &HeldBack,
+) -> Result<(Evaluation, report::Picture, report::Picture), StageError> {
+    let mut net = Native::from_state(spec, best).map_err(|e| StageError::failed("loading the best weights", e))?;
+    let predictions = held_back.predict(&mut net)?;
+    let evaluation = evaluate(&held_back.compared(&predictions.found), &EvalSettings::default());
+    let shown = 0..held_back.views.count().min(config.batch).min(16);
+    let mut truth = Vec::new();
+    let mut found = Vec::new();
+    for i in shown {
+        let place = held_back.views.places[i];
+        let view = centred(held_back.views.view(i), config.imgsz);
+        let marks = predictions.found[place.image]
+            .iter()
+            .filter(|c| c.score >= SHOWN_CONF)
+            .filter_map(|c| {
+                let b = place.to_input(&c.bbox, config.imgsz)?;
+                let class = &classes[c.class];
+                Some(report::draw::Mark::new(b, class.color, format!("{} {:.2}", class.name, c.score)))
+            })
+            .collect();
+        truth.push((view.clone(), truth_marks(&view.objects, classes)));
+        found.push((view, marks));
+    }
+    Ok((evaluation, grid(&truth, config.imgsz)?, grid(&found, config.imgsz)?))
+}

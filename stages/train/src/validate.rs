@@ -1,0 +1,154 @@
+//! Measuring a network on the drawings held back: whole drawings, put together from their tiles.
+//!
+//! Owns the pass over the views and the way back into the pictures. Refuses to own the metrics (`datasets::eval`),
+//! suppression and merging (`vision`).
+
+use datasets::{
+    BBox, Pixels,
+    eval::{EvalInput, Found, Picture, Truth as TruthBox, coco, curves},
+};
+use engine::StageError;
+use rayon::prelude::*;
+use vision::{
+    nms::{Candidate, nms},
+    yolov8::{Backend, Heads, Images, Mode, decode},
+};
+
+use crate::{
+    augment::{Source as _, centred},
+    config::Config,
+    dataset::{Place, Views},
+    intake::Labelled,
+    loader::Batch,
+    loss::{LossTerms, loss},
+    results::Measured,
+    trainer::Measure,
+};
+
+/// The drawings held back.
+pub struct HeldBack<'a> {
+    /// The drawings, with their labels.
+    pub images: &'a [Labelled],
+    /// Their views.
+    pub views: &'a Views,
+    /// Class names.
+    pub classes: &'a [String],
+    /// Settings.
+    pub config: &'a Config,
+    /// Stops the measuring with an error.
+    pub check: &'a (dyn Fn() -> Result<(), StageError> + Sync),
+}
+
+/// What a network finds in the drawings, best first in each, and its loss.
+pub struct Predictions {
+    /// For each drawing.
+    pub found: Vec<Vec<Candidate<Pixels>>>,
+    /// Mean over the batches.
+    pub loss: LossTerms,
+}
+
+impl HeldBack<'_> {
+    /// Runs the network over all views.
+    pub fn predict(&self, net: &mut dyn Backend) -> Result<Predictions, StageError> {
+        let side = self.config.imgsz as usize;
+        let mut found: Vec<Vec<Candidate<Pixels>>> = vec![Vec::new(); self.images.len()];
+        let mut sum = LossTerms::default();
+        let mut gradient = Heads::default();
+        let indices: Vec<usize> = (0..self.views.count()).collect();
+        let batches = indices.chunks(self.config.batch);
+        let count = batches.len();
+        for chunk in batches {
+            (self.check)()?;
+            let batch = Batch::new(chunk.par_iter().map(|&i| centred(self.views.view(i), self.config.imgsz)).collect());
+            let images = Images { data: &batch.pixels, batch: chunk.len(), height: side, width: side };
+            let heads = net.forward(images, Mode::Eval).map_err(|e| StageError::failed("measuring the network", e))?;
+            let terms = loss(heads, &batch.truths, &self.config.gains(), &mut gradient);
+            sum = LossTerms { bbox: sum.bbox + terms.bbox, cls: sum.cls + terms.cls, dfl: sum.dfl + terms.dfl };
+            let of_views: Vec<Vec<Candidate<Pixels>>> = (0..chunk.len())
+                .into_par_iter()
+                .map(|i| self.of_view(heads, i, &self.views.places[chunk[i]]))
+                .collect();
+            for (&view, list) in chunk.iter().zip(of_views) {
+                found[self.views.places[view].image].extend(list);
+            }
+        }
+        let found = found.into_par_iter().map(|list| nms(list, self.config.val_iou, usize::MAX)).collect();
+        Ok(Predictions { found, loss: sum.scaled(1.0 / count.max(1) as f64) })
+    }
+
+    /// Candidates of one view, in the drawing's pixels.
+    fn of_view(&self, heads: &Heads, index: usize, place: &Place) -> Vec<Candidate<Pixels>> {
+        let decoded = decode(heads, index);
+        let lowest = self.config.val_conf as f32;
+        let candidates: Vec<Candidate<Pixels>> = decoded
+            .boxes
+            .iter()
+            .zip(decoded.scores.chunks_exact(decoded.classes))
+            .flat_map(|(b, scores)| {
+                let bbox = place.to_picture(*b, self.config.imgsz);
+                let pass = scores.iter().enumerate().filter(move |&(_, &s)| s >= lowest);
+                pass.map(move |(class, &score)| Candidate { bbox, class, score })
+            })
+            .collect();
+        nms(candidates, self.config.val_iou, self.config.val_max_det)
+    }
+
+    /// Truth and predictions, ready to be compared.
+    pub fn compared(&self, found: &[Vec<Candidate<Pixels>>]) -> EvalInput {
+        let pictures = self.images.iter().zip(found).map(|(image, found)| Picture {
+            image: image.blob.name.clone(),
+            truth: image
+                .objects
+                .iter()
+                .map(|o| TruthBox { class: o.class, bbox: o.bbox, area: o.bbox.area(), crowd: false })
+                .collect(),
+            found: found
+                .iter()
+                .filter_map(|c| {
+                    let bbox = c.bbox.clipped(image.size.0, image.size.1)?;
+                    Some(Found { class: c.class, bbox, area: bbox.area(), score: f64::from(c.score) })
+                })
+                .collect(),
+        });
+        EvalInput { classes: self.classes.to_vec(), pictures: pictures.collect(), notes: Vec::new() }
+    }
+}
+
+impl Measure for HeldBack<'_> {
+    fn measure(&self, net: &mut dyn Backend) -> Result<Option<Measured>, StageError> {
+        if self.images.is_empty() {
+            return Ok(None);
+        }
+        let predictions = self.predict(net)?;
+        let input = self.compared(&predictions.found);
+        let (coco, curves) = (coco(&input), curves(&input));
+        Ok(Some(Measured {
+            precision: curves.precision.unwrap_or(0.0),
+            recall: curves.recall.unwrap_or(0.0),
+            map50: curves.map50.unwrap_or(0.0),
+            map50_95: curves.map.unwrap_or(0.0),
+            coco_ap50: coco.ap50.unwrap_or(0.0),
+            coco_ap: coco.ap.unwrap_or(0.0),
+            loss: predictions.loss,
+        }))
+    }
+}
+
+impl Place {
+    /// A box of the network's input (of side `input`, the view in its middle) in the drawing's pixels.
+    fn to_picture(self, b: [f32; 4], input: u32) -> BBox<Pixels> {
+        let pad = [(input - self.size.0) / 2, (input - self.size.1) / 2];
+        let x = |v: f32| (f64::from(v) - f64::from(pad[0]) + f64::from(self.origin.0)) / self.scale.0;
+        let y = |v: f32| (f64::from(v) - f64::from(pad[1]) + f64::from(self.origin.1)) / self.scale.1;
+        BBox::new(x(b[0]), y(b[1]), x(b[2]), y(b[3]))
+    }
+
+    /// A box of the drawing in pixels of the network's input; `None` when this place shows nothing of it.
+    pub fn to_input(self, b: &BBox<Pixels>, input: u32) -> Option<[f64; 4]> {
+        let pad = [(input - self.size.0) / 2, (input - self.size.1) / 2];
+        let x = |v: f64| v * self.scale.0 - f64::from(self.origin.0) + f64::from(pad[0]);
+        let y = |v: f64| v * self.scale.1 - f64::from(self.origin.1) + f64::from(pad[1]);
+        let b: BBox<Pixels> = BBox::new(x(b.x0), y(b.y0), x(b.x1), y(b.y1));
+        b.clipped(input, input).map(Into::into)
+    }
+}
