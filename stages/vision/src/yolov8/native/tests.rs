@@ -1,1 +1,363 @@
+//! The back end against a plain 64-bit evaluation of the same graph, its gradients against differences, and its bytes
+//! over thread counts.
+
 use super::*;
+use crate::yolov8::{BOX_CHANNELS, ParameterKind, Size, StateError};
+
+fn numbers(len: usize, seed: u64) -> Vec<f32> {
+    use rand::RngExt;
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+    (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()
+}
+
+/// A network with random scales, shifts and statistics too, so that nothing hides behind ones and zeros.
+fn network(spec: Spec, graph: Graph, seed: u64) -> Native {
+    let mut network = Native::from_graph(spec, graph, seed);
+    for (i, p) in network.parameters().into_iter().enumerate() {
+        let noise = numbers(p.data.len(), 1000 + i as u64);
+        match p.kind {
+            ParameterKind::Weight => p.data.iter_mut().for_each(|w| *w *= 1.7),
+            ParameterKind::NormWeight => p.data.iter_mut().zip(noise).for_each(|(w, n)| *w = 1.0 + 0.3 * n),
+            _ => p.data.iter_mut().zip(noise).for_each(|(w, n)| *w = 0.3 * n),
+        }
+    }
+    for (i, b) in network.buffers().into_iter().enumerate() {
+        let noise = numbers(b.data.len(), 5000 + i as u64);
+        let var = b.name.ends_with("var");
+        b.data.iter_mut().zip(noise).for_each(|(v, n)| *v = if var { 0.4 + 0.3 * n } else { 0.2 * n });
+    }
+    network
+}
+
+/// The graph by its definition: 64 bits, public weight layout, one loop a dimension.
+fn reference(network: &Native, images: Images<'_>, mode: Mode) -> Vec<Vec<f64>> {
+    let (graph, state) = (&network.graph, network.state());
+    let tensor = |name: String| -> Vec<f64> { state.tensors[&name].data.iter().map(|&x| f64::from(x)).collect() };
+    let side = |buffer: usize| {
+        let stride = graph.buffers[buffer].stride;
+        (images.height / stride, images.width / stride)
+    };
+    let mut maps: Vec<Vec<f64>> = Vec::new();
+    for (b, map) in graph.buffers.iter().enumerate() {
+        maps.push(vec![0.0; images.batch * side(b).0 * side(b).1 * map.channels]);
+    }
+    maps[0] = images.data.iter().map(|&x| f64::from(x)).collect();
+    for op in &graph.ops {
+        let (from, to) = match op {
+            Op::Conv(conv) => (conv.input, conv.output),
+            Op::Upsample(from, to) | Op::MaxPool(from, to) => (*from, *to),
+        };
+        let ((ih, iw), (oh, ow)) = (side(from.buffer), side(to.buffer));
+        let pitch = graph.buffers[from.buffer].channels;
+        let x = maps[from.buffer].clone();
+        let read = |n: usize, y: isize, x_: isize, c: usize| -> Option<f64> {
+            let inside = (0..ih as isize).contains(&y) && (0..iw as isize).contains(&x_);
+            inside.then(|| x[((n * ih + y as usize) * iw + x_ as usize) * pitch + from.offset + c])
+        };
+        let mut out = vec![0.0; images.batch * oh * ow * to.channels];
+        for n in 0..images.batch {
+            for (oy, ox) in (0..oh * ow).map(|i| (i / ow, i % ow)) {
+                let cell = &mut out[((n * oh + oy) * ow + ox) * to.channels..][..to.channels];
+                let (oy, ox) = (oy as isize, ox as isize);
+                match op {
+                    Op::Conv(conv) => {
+                        let suffix = if matches!(conv.tail, Tail::Bias(_)) { "weight" } else { "conv.weight" };
+                        let weights = &state.tensors[&format!("{}.{suffix}", conv.name)].data;
+                        let (k, ci) = (conv.kernel as isize, from.channels);
+                        for (t, (ky, kx)) in (0..k * k).map(|t| (t / k, t % k)).enumerate() {
+                            let (y, x) =
+                                (oy * conv.stride as isize + ky - k / 2, ox * conv.stride as isize + kx - k / 2);
+                            for c in 0..ci {
+                                let Some(v) = read(n, y, x, c) else { break };
+                                for (o, sum) in cell.iter_mut().enumerate() {
+                                    *sum += v * f64::from(weights[(o * ci + c) * (k * k) as usize + t]);
+                                }
+                            }
+                        }
+                    }
+                    Op::Upsample(..) => {
+                        for (c, v) in cell.iter_mut().enumerate() {
+                            *v = read(n, oy / 2, ox / 2, c).unwrap();
+                        }
+                    }
+                    Op::MaxPool(..) => {
+                        for (c, v) in cell.iter_mut().enumerate() {
+                            let window = (0..25).filter_map(|i| read(n, oy + i / 5 - 2, ox + i % 5 - 2, c));
+                            *v = window.fold(f64::NEG_INFINITY, f64::max);
+                        }
+                    }
+                }
+            }
+        }
+        if let Op::Conv(conv) = op {
+            let name = &conv.name;
+            match conv.tail {
+                Tail::Bias(_) => {
+                    let bias = tensor(format!("{name}.bias"));
+                    out.iter_mut().enumerate().for_each(|(i, v)| *v += bias[i % to.channels]);
+                }
+                Tail::NormSilu(added) => {
+                    let [scale, shift, mean, var] = ["weight", "bias", "running_mean", "running_var"]
+                        .map(|part| tensor(format!("{name}.bn.{part}")));
+                    for c in 0..to.channels {
+                        let values = || out.iter().skip(c).step_by(to.channels);
+                        let count = values().count() as f64;
+                        let (mean, var) = match mode {
+                            Mode::Eval => (mean[c], var[c]),
+                            Mode::Train => {
+                                let mean = values().sum::<f64>() / count;
+                                (mean, values().map(|v| (v - mean).powi(2)).sum::<f64>() / count)
+                            }
+                        };
+                        for v in out.iter_mut().skip(c).step_by(to.channels) {
+                            let z = (*v - mean) / (var + 1e-3).sqrt() * scale[c] + shift[c];
+                            *v = z / (1.0 + (-z).exp());
+                        }
+                    }
+                    if let Some(view) = added {
+                        let pitch = graph.buffers[view.buffer].channels;
+                        for (i, v) in out.iter_mut().enumerate() {
+                            *v += maps[view.buffer][i / to.channels * pitch + view.offset + i % to.channels];
+                        }
+                    }
+                }
+            }
+        }
+        let pitch = graph.buffers[to.buffer].channels;
+        for (i, v) in out.into_iter().enumerate() {
+            maps[to.buffer][i / to.channels * pitch + to.offset + i % to.channels] = v;
+        }
+    }
+    graph.heads.map(|head| maps[head].clone()).into()
+}
+
+/// Largest difference relative to the largest number.
+fn difference(heads: &Heads, expected: &[Vec<f64>]) -> f64 {
+    let mut worst: f64 = 0.0;
+    for (level, expected) in heads.levels.iter().zip(expected) {
+        assert_eq!(level.data.len(), expected.len());
+        let largest = expected.iter().fold(0.0, |a: f64, b| a.max(b.abs()));
+        for (&a, b) in level.data.iter().zip(expected) {
+            worst = worst.max((f64::from(a) - b).abs() / largest);
+        }
+    }
+    worst
+}
+
+const N2: Spec = Spec { size: Size::N, classes: 2 };
+
+#[test]
+fn forward_equals_the_definition() {
+    // The real nano widths; and narrow, odd widths that take the ways for partial vectors.
+    for (classes, widths) in [(2, [16, 32, 64, 128, 256]), (5, [8, 12, 20, 24, 40])] {
+        let spec = Spec { classes, ..N2 };
+        let (batch, height, width) = (2, 64, 96);
+        let pixels = numbers(batch * height * width * 3, 3);
+        let images = Images { data: &pixels, batch, height, width };
+        for mode in [Mode::Eval, Mode::Train] {
+            let mut network = network(spec, spec.build(widths), 7);
+            let expected = reference(&network, images, mode);
+            let error = difference(network.forward(images, mode).unwrap(), &expected);
+            assert!(error < 1e-4, "{classes} classes, {mode:?}: {error}");
+        }
+    }
+}
+
+/// Sum over the heads of output times a fixed gradient.
+fn loss(heads: &[Vec<f64>], gradient: &Heads) -> f64 {
+    let levels = heads.iter().zip(&gradient.levels);
+    levels.map(|(h, g)| h.iter().zip(&g.data).map(|(h, &g)| h * f64::from(g)).sum::<f64>()).sum()
+}
+
+fn gradient_like(heads: &Heads) -> Heads {
+    let mut gradient = heads.clone();
+    for (i, level) in gradient.levels.iter_mut().enumerate() {
+        level.data = numbers(level.data.len(), 90 + i as u64);
+    }
+    gradient
+}
+
+/// Every parameter array: its gradient along a random direction equals the central difference of the 64-bit reference.
+#[test]
+fn gradients_equal_differences() {
+    let (batch, side) = (2, 64);
+    for (classes, widths) in [(3, [16, 16, 32, 32, 32]), (2, [8, 8, 12, 12, 20])] {
+        let spec = Spec { classes, ..N2 };
+        let mut network = network(spec, spec.build(widths), 11);
+        let pixels = numbers(batch * side * side * 3, 4);
+        let images = Images { data: &pixels, batch, height: side, width: side };
+        let gradient = gradient_like(network.forward(images, Mode::Train).unwrap());
+        network.backward(&gradient).unwrap();
+        let analytic: Vec<Vec<f32>> = network.parameters().iter().map(|p| p.gradient.to_vec()).collect();
+        // Arrays are taken in a few bundles, so that the slow reference runs a few times only.
+        let bundles = 12;
+        for bundle in 0..bundles {
+            let step = 4e-5;
+            let mut expected = 0.0;
+            let mut scale = 0.0;
+            let mut values = [0.0; 2];
+            for (sign, value) in [-1.0, 1.0].into_iter().zip(&mut values) {
+                for (i, p) in network.parameters().into_iter().enumerate().filter(|(i, _)| i % bundles == bundle) {
+                    let direction = numbers(p.data.len(), 400 + i as u64);
+                    p.data.iter_mut().zip(direction).for_each(|(w, d)| *w += sign * step * d);
+                }
+                *value = loss(&reference(&network, images, Mode::Train), &gradient);
+                for (i, p) in network.parameters().into_iter().enumerate().filter(|(i, _)| i % bundles == bundle) {
+                    let direction = numbers(p.data.len(), 400 + i as u64);
+                    p.data.iter_mut().zip(direction).for_each(|(w, d)| *w -= sign * step * d);
+                }
+            }
+            for (i, g) in analytic.iter().enumerate().filter(|(i, _)| i % bundles == bundle) {
+                for (g, d) in g.iter().zip(numbers(g.len(), 400 + i as u64)) {
+                    expected += f64::from(g * d);
+                    scale += f64::from(g * d).powi(2);
+                }
+            }
+            let measured = (values[1] - values[0]) / (2.0 * f64::from(step));
+            let error = (measured - expected).abs() / scale.sqrt();
+            assert!(error < 5e-3, "bundle {bundle}: {measured} against {expected} (scale {})", scale.sqrt());
+        }
+    }
+}
+
+#[test]
+fn gradients_add_up_and_need_a_forward_pass() {
+    let mut network = network(N2, N2.build([16, 16, 16, 32, 32]), 5);
+    let pixels = numbers(32 * 32 * 3, 4);
+    let images = Images { data: &pixels, batch: 1, height: 32, width: 32 };
+    let state = network.state();
+    let gradient = gradient_like(network.forward(images, Mode::Train).unwrap());
+    network.backward(&gradient).unwrap();
+    assert!(matches!(network.backward(&gradient), Err(Error::NoForward)));
+    let once: Vec<Vec<f32>> = network.parameters().iter().map(|p| p.gradient.to_vec()).collect();
+    // The same running statistics again: they are the pivot of the batch's sums.
+    network.load(&state).unwrap();
+    network.forward(images, Mode::Train).unwrap();
+    network.backward(&gradient).unwrap();
+    for (p, once) in network.parameters().iter().zip(&once) {
+        assert!(p.gradient.iter().zip(once).all(|(a, b)| *a == b + b), "{}", p.name);
+    }
+    network.forward(images, Mode::Eval).unwrap();
+    assert!(matches!(network.backward(&gradient), Err(Error::NoForward)));
+    network.zero_gradients();
+    assert!(network.parameters().iter().all(|p| p.gradient.iter().all(|&g| g == 0.0)));
+}
+
+/// Three steps of plain descent in pools of 1, 2 and 5 threads: the same bytes everywhere.
+#[test]
+fn bytes_do_not_depend_on_threads() {
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let mut network = Native::new(N2, 1);
+            let pixels = numbers(3 * 96 * 160 * 3, 4);
+            let images = Images { data: &pixels, batch: 3, height: 96, width: 160 };
+            for _ in 0..3 {
+                let gradient = gradient_like(network.forward(images, Mode::Train).unwrap());
+                network.zero_gradients();
+                network.backward(&gradient).unwrap();
+                for p in network.parameters() {
+                    p.data.iter_mut().zip(p.gradient).for_each(|(w, g)| *w -= 1e-4 * g);
+                }
+            }
+            let heads = network.forward(images, Mode::Eval).unwrap().clone();
+            (network.state().to_bytes().unwrap(), heads)
+        })
+    };
+    let one = run(1);
+    assert!(one == run(2) && one == run(5));
+}
+
+#[test]
+fn a_picture_alone_equals_the_picture_in_its_batch() {
+    let mut network = network(N2, N2.graph(), 2);
+    let (height, width) = (64, 160);
+    let pixels = numbers(5 * height * width * 3, 8);
+    let all = network.forward(Images { data: &pixels, batch: 5, height, width }, Mode::Eval).unwrap().clone();
+    let one = &pixels[3 * height * width * 3..][..height * width * 3];
+    let one = network.forward(Images { data: one, batch: 1, height, width }, Mode::Eval).unwrap();
+    for (all, one) in all.levels.iter().zip(&one.levels) {
+        assert_eq!(all.data[3 * one.data.len()..4 * one.data.len()], one.data);
+    }
+}
+
+#[test]
+fn running_statistics_follow_the_batch() {
+    let mut network = Native::new(N2, 3);
+    let pixels = numbers(2 * 64 * 64 * 3, 8);
+    let images = Images { data: &pixels, batch: 2, height: 64, width: 64 };
+    let before = network.state();
+    for _ in 0..3 {
+        network.forward(images, Mode::Train).unwrap();
+    }
+    // The same batch three times: this share of the statistics is the batch's.
+    let share = 1.0 - 0.97f64.powi(3);
+    let training = network.train.as_ref().unwrap().training.as_ref().unwrap();
+    for ((layer, [mean, inverse]), raw) in network.layers.iter().zip(&training.moments).zip(&training.raw) {
+        let count = (raw.len() / layer.output()) as f64;
+        for i in 0..if layer.running.is_empty() { 0 } else { layer.output() } {
+            let variance = f64::from(inverse[i]).powi(-2) - 1e-3;
+            let expected = [share * f64::from(mean[i]), 1.0 - share + share * variance * count / (count - 1.0)];
+            for (statistic, expected) in layer.running.iter().zip(expected) {
+                assert!((f64::from(statistic.data[i]) - expected).abs() < 1e-5, "{}", statistic.name);
+            }
+        }
+    }
+    let after = network.state();
+    let changed = after.tensors.iter().filter(|(name, tensor)| before.tensors[*name] != **tensor);
+    assert!(changed.clone().count() > 100 && changed.clone().all(|(name, _)| name.contains("running_")));
+}
+
+#[test]
+fn state_round_trip_and_errors() {
+    let mut network = network(N2, N2.graph(), 2);
+    let bytes = network.state().to_bytes().unwrap();
+    let state = State::from_bytes(&bytes).unwrap();
+    let again = Native::from_state(N2, &state).unwrap();
+    assert_eq!(again.state().to_bytes().unwrap(), bytes);
+    assert_eq!(state.tensors["model.0.conv.weight"].shape, [16, 3, 3, 3]);
+    assert_eq!(state.tensors["model.2.m.0.cv1.conv.weight"].shape, [16, 16, 3, 3]);
+    assert_eq!(state.tensors["model.22.cv3.2.2.weight"].shape, [2, 64, 1, 1]);
+    let count: usize =
+        state.tensors.iter().filter(|(name, _)| !name.contains("running")).map(|(_, t)| t.data.len()).sum();
+    assert_eq!(count, N2.graph().parameter_count() + 16);
+    let error = Native::from_state(Spec { classes: 3, ..N2 }, &state).unwrap_err();
+    let StateError::Keys { missing, unused, shapes } = error else { panic!("{error}") };
+    // Two arrays (weight and bias) at three levels.
+    assert_eq!((missing.len(), unused.len(), shapes.len()), (0, 0, 6));
+    let mut broken = state.clone();
+    broken.tensors.remove("model.9.cv1.bn.running_var");
+    broken.tensors.insert("model.23.weight".into(), Tensor::default());
+    broken.tensors.insert("model.0.bn.num_batches_tracked".into(), Tensor::default());
+    let text = network.load(&broken).unwrap_err().to_string();
+    assert!(
+        text.contains("1 missing: model.9.cv1.bn.running_var") && text.contains("1 not used: model.23.weight"),
+        "{text}"
+    );
+}
+
+#[test]
+fn first_values_follow_the_recipe() {
+    let spec = Spec { size: Size::N, classes: 80 };
+    let state = Native::new(spec, 0).state();
+    let weights = &state.tensors["model.1.conv.weight"].data;
+    let bound = 1.0 / (16.0f32 * 9.0).sqrt();
+    assert!(weights.iter().all(|w| w.abs() <= bound) && weights.iter().any(|w| w.abs() > 0.95 * bound));
+    assert!(state.tensors["model.22.cv2.1.2.bias"].data.iter().all(|&b| b == 1.0));
+    let expected = (5.0f64 / 80.0 / (640.0f64 / 16.0).powi(2)).ln() as f32;
+    assert!(state.tensors["model.22.cv3.1.2.bias"].data.iter().all(|&b| b == expected));
+    assert_eq!(Native::new(spec, 0).state(), state);
+    assert_ne!(Native::new(spec, 1).state(), state);
+}
+
+#[test]
+fn wrong_inputs_are_errors() {
+    let mut network = Native::new(N2, 0);
+    let data = vec![0.0; 32 * 48 * 3];
+    let mut try_it =
+        |batch, height, width| network.forward(Images { data: &data, batch, height, width }, Mode::Eval).map(|_| ());
+    assert!(matches!(try_it(1, 32, 48), Err(Error::InputSize { width: 48, height: 32 })));
+    assert!(matches!(try_it(1, 32, 0), Err(Error::InputSize { .. })));
+    assert!(matches!(try_it(2, 32, 32), Err(Error::Length { got: 4608, expected: 6144, .. })));
+    assert_eq!(Heads::zeros(1, 32, 32, 2).levels[2].channels, BOX_CHANNELS + 2);
+}
