@@ -1,6 +1,6 @@
 //! Fitting a picture into a network's input: scaled without distortion, centred, the rest filled with grey.
 //!
-//! Owns the geometry (there and back), the resampling and the conversion to planes. One path for training, validation
+//! Owns the geometry (there and back), the resampling and the conversion to numbers. One path for training, validation
 //! and inference. Refuses to own augmentation.
 
 use datasets::{BBox, Pixels};
@@ -73,7 +73,7 @@ impl Letterbox {
         let row = self.canvas.0 as usize * 3;
         let mut out = vec![FILL; row * self.canvas.1 as usize];
         let start = self.offset.1 as usize * row + self.offset.0 as usize * 3;
-        resize_into(picture, self.inner, &mut out[start..], row);
+        resize_into(picture, self.inner, [0, 0, self.inner.0, self.inner.1], &mut out[start..], row);
         RgbImage::from_raw(self.canvas.0, self.canvas.1, out).expect("the buffer was made for the canvas")
     }
 }
@@ -82,21 +82,21 @@ impl Letterbox {
 /// Thin lines of a drawing get paler when it shrinks but never vanish between the samples.
 pub fn resize(picture: &RgbImage, size: (u32, u32)) -> RgbImage {
     let mut out = vec![0; size.0 as usize * size.1 as usize * 3];
-    resize_into(picture, size, &mut out, size.0 as usize * 3);
+    resize_into(picture, size, [0, 0, size.0, size.1], &mut out, size.0 as usize * 3);
     RgbImage::from_raw(size.0, size.1, out).expect("the buffer was made for the size")
 }
 
-/// Red, green and blue planes one after another, 0..=1, into `planes` of 3 x height x width.
-pub fn to_planes(picture: &RgbImage, planes: &mut [f32]) {
-    let n = picture.width() as usize * picture.height() as usize;
-    assert_eq!(planes.len(), 3 * n, "three planes of the picture's size");
-    let (r, rest) = planes.split_at_mut(n);
-    let (g, b) = rest.split_at_mut(n);
-    for (((p, r), g), b) in picture.as_raw().chunks_exact(3).zip(r).zip(g).zip(b) {
-        *r = f32::from(p[0]) / 255.0;
-        *g = f32::from(p[1]) / 255.0;
-        *b = f32::from(p[2]) / 255.0;
-    }
+/// The part `[x, y, width, height]` of `resize(picture, size)`, pixel for pixel, without making the rest.
+pub fn resize_window(picture: &RgbImage, size: (u32, u32), window: [u32; 4]) -> RgbImage {
+    let [_, _, width, height] = window;
+    let mut out = vec![0; width as usize * height as usize * 3];
+    resize_into(picture, size, window, &mut out, width as usize * 3);
+    RgbImage::from_raw(width, height, out).expect("the buffer was made for the window")
+}
+
+/// The picture's numbers 0..=1 in their order (`[height, width, 3]`), appended to `out`.
+pub fn to_floats(picture: &RgbImage, out: &mut Vec<f32>) {
+    out.extend(picture.as_raw().iter().map(|&v| f32::from(v) / 255.0));
 }
 
 /// For each output index: the first input index and the weights (which sum to 1) from there on.
@@ -141,34 +141,38 @@ impl Taps {
     }
 }
 
-/// Scales into a part of a larger picture whose rows are `stride` bytes apart.
-fn resize_into(picture: &RgbImage, (width, height): (u32, u32), out: &mut [u8], stride: usize) {
+/// Scales to `size` and writes the part `[x, y, width, height]` of it into `out`, whose rows are `stride` bytes apart.
+fn resize_into(picture: &RgbImage, size: (u32, u32), window: [u32; 4], out: &mut [u8], stride: usize) {
     let (sw, sh) = (picture.width() as usize, picture.height() as usize);
-    let (w, h) = (width as usize, height as usize);
+    let [left, top, w, h] = window.map(|v| v as usize);
+    assert!(left + w <= size.0 as usize && top + h <= size.1 as usize, "the window lies inside the scaled picture");
     let source = picture.as_raw();
-    if (sw, sh) == (w, h) {
-        for (from, to) in source.chunks_exact(sw * 3).zip(out.chunks_mut(stride)) {
-            to[..w * 3].copy_from_slice(from);
+    if (sw, sh) == (size.0 as usize, size.1 as usize) {
+        for (from, to) in source.chunks_exact(sw * 3).skip(top).zip(out.chunks_mut(stride)).take(h) {
+            to[..w * 3].copy_from_slice(&from[left * 3..(left + w) * 3]);
         }
         return;
     }
-    let (across, down) = (Taps::new(sw, w), Taps::new(sh, h));
-    let mut sums = vec![0.0_f32; sw * 3];
-    for (y, to) in out.chunks_mut(stride).take(h).enumerate() {
+    let (across, down) = (Taps::new(sw, size.0 as usize), Taps::new(sh, size.1 as usize));
+    // The source columns that the window needs.
+    let from = across.first[left] * 3;
+    let to = (across.first[left + w - 1] + across.span) * 3;
+    let mut sums = vec![0.0_f32; to - from];
+    for (y, line) in out.chunks_mut(stride).take(h).enumerate() {
         // Rows first: long straight loops over whole rows, which the compiler turns into vector code.
-        let (start, weights) = down.of(y);
+        let (start, weights) = down.of(top + y);
         sums.fill(0.0);
         for (row, &weight) in source[start * sw * 3..].chunks_exact(sw * 3).zip(weights) {
             if weight != 0.0 {
-                for (s, &v) in sums.iter_mut().zip(row) {
+                for (s, &v) in sums.iter_mut().zip(&row[from..to]) {
                     *s += weight * f32::from(v);
                 }
             }
         }
-        for (x, pixel) in to[..w * 3].chunks_exact_mut(3).enumerate() {
-            let (start, weights) = across.of(x);
+        for (x, pixel) in line[..w * 3].chunks_exact_mut(3).enumerate() {
+            let (start, weights) = across.of(left + x);
             let mut rgb = [0.5_f32; 3];
-            for (p, &weight) in sums[start * 3..].chunks_exact(3).zip(weights) {
+            for (p, &weight) in sums[start * 3 - from..].chunks_exact(3).zip(weights) {
                 rgb[0] += weight * p[0];
                 rgb[1] += weight * p[1];
                 rgb[2] += weight * p[2];
@@ -269,12 +273,26 @@ mod tests {
     }
 
     #[test]
-    fn planes_are_in_order() {
+    fn a_window_equals_the_part_of_the_whole() {
+        let picture =
+            RgbImage::from_fn(97, 61, |x, y| Rgb([(x * 31 % 251) as u8, (y * 17 % 239) as u8, (x ^ y) as u8]));
+        for size in [(40, 23), (97, 61), (300, 200), (97, 30)] {
+            let whole = resize(&picture, size);
+            for window in [[0, 0, size.0, size.1], [7, 3, 20, 11], [size.0 - 5, size.1 - 9, 5, 9], [3, 4, 1, 1]] {
+                let [x, y, w, h] = window;
+                let part = image::imageops::crop_imm(&whole, x, y, w, h).to_image();
+                assert_eq!(resize_window(&picture, size, window), part, "{size:?} {window:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_are_in_order() {
         let picture = RgbImage::from_fn(2, 2, |x, y| Rgb([(x + 2 * y) as u8, 100, 255]));
-        let mut planes = vec![0.0; 12];
-        to_planes(&picture, &mut planes);
-        assert_eq!(planes[..4], [0.0, 1.0 / 255.0, 2.0 / 255.0, 3.0 / 255.0]);
-        assert!(planes[4..8].iter().all(|v| *v == 100.0 / 255.0) && planes[8..].iter().all(|v| *v == 1.0));
+        let mut numbers = Vec::new();
+        to_floats(&picture, &mut numbers);
+        assert_eq!(numbers[..6], [0.0, 100.0 / 255.0, 1.0, 1.0 / 255.0, 100.0 / 255.0, 1.0]);
+        assert_eq!(numbers.len(), 12);
     }
 
     #[test]

@@ -5,4 +5,6 @@
 pub mod letterbox;
 pub mod matcher;
 pub mod nms;
+pub mod tiles;
+mod kernels;
 pub mod yolov8;
