@@ -62,7 +62,7 @@ fn the_matrix_and_the_counts_add_up() {
         // the interpolated one add up to a good deal.
         let (steps, lines) = (e.coco.ap50.unwrap(), e.curves.map50.unwrap());
         let tolerance = if case == "exact" { 0.25 } else { 0.12 };
-        assert!(lines > steps - 0.02 && lines < steps + tolerance, "{case}: {steps} {lines}");
+        assert!(lines > steps - 0.03 && lines < steps + tolerance, "{case}: {steps} {lines}");
     }
 }
 

@@ -3,11 +3,11 @@
 //! Not COCO's numbers: here each prediction turns to the truth of its class that it overlaps most, the most confident of
 //! those that turn to one truth is the hit, AP is the area under the linearly interpolated precision envelope (101
 //! points, trapezoids), and P and R are read where the mean F1 over the classes, smoothed over the confidence, peaks.
-//! Crowds do not exist in this definition: they are left out of the truth.
+//! Crowds do not exist in this definition: they are left out of the truth, and what was found in one is left out too.
 
 use serde::Serialize;
 
-use super::input::{EvalInput, by_score, overlap};
+use super::input::{EvalInput, Truth, by_score, overlap};
 use super::iou_thresholds;
 
 /// Points of the confidence axis on which the peak of F1 is sought.
@@ -143,6 +143,10 @@ fn of_class(input: &EvalInput, class: usize) -> Option<ClassResult> {
                     best = Some((g, o));
                 }
             }
+            let in_crowd = |t: &Truth| t.crowd && t.class == class && overlap(f, t) >= thresholds[0];
+            if best.is_none_or(|(_, o)| o < thresholds[0]) && p.truth.iter().any(in_crowd) {
+                continue;
+            }
             let mut hit = [false; 10];
             if let Some((g, o)) = best {
                 for (t, threshold) in thresholds.iter().enumerate() {
@@ -233,7 +237,7 @@ fn smoothed(curve: &[f64]) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::input::{Found, Picture, Truth};
+    use super::super::input::{Found, Picture};
     use super::*;
     use crate::geometry::BBox;
 
