@@ -100,35 +100,34 @@ pub fn scan(store: &Store, spec: &InputSpec, cancel: &CancelToken, sink: &dyn Ev
     let cache = StatCache::load(&cache_path);
     let known = cache.as_ref().filter(|cache| merge(&mut found, cache)).map(StatCache::artifact);
     drop(cache);
-    let (artifact, hashed) = match known.filter(|a| store.cas_path(*a).is_file()) {
-        Some(artifact) => (artifact, 0),
-        None => {
-            let hashed = hash(spec, &root, &mut found, &mut left_out, cancel, sink);
-            let save = |artifact| {
-                let records = found.iter().filter_map(|f| {
-                    let (digest, racy) = f.digest?;
-                    Some(Record { name: &f.name, stat: f.stat, digest, racy })
-                });
-                StatCache::save(store, &cache_path, artifact, records)
-            };
-            if cancel.is_cancelled() {
-                // What was read so far need not be read again; a digest of nothing fits no artifact.
-                save(Digest::from_bytes([0; 32]))?;
-                return Err(SourceError::Cancelled);
-            }
-            if found.is_empty() {
-                return Err(empty(spec, &path, &left_out));
-            }
-            let blob = |f: &Found| {
-                let (digest, _) = f.digest.expect("every file that is left was read");
-                Blob { name: f.name.clone(), digest, size: f.stat.size }
-            };
-            let blobs = found.iter().map(blob).collect();
-            let manifest = Manifest::new(&spec.kind, FORMAT, serde_json::Value::Null, blobs);
-            let artifact = store.put(&manifest.to_bytes())?;
-            save(artifact)?;
-            (artifact, hashed)
+    let (artifact, hashed) = if let Some(artifact) = known.filter(|a| store.cas_path(*a).is_file()) {
+        (artifact, 0)
+    } else {
+        let hashed = hash(spec, &root, &mut found, &mut left_out, cancel, sink);
+        let save = |artifact| {
+            let records = found.iter().filter_map(|f| {
+                let (digest, racy) = f.digest?;
+                Some(Record { name: &f.name, stat: f.stat, digest, racy })
+            });
+            StatCache::save(store, &cache_path, artifact, records)
+        };
+        if cancel.is_cancelled() {
+            // What was read so far need not be read again; a digest of nothing fits no artifact.
+            save(Digest::from_bytes([0; 32]))?;
+            return Err(SourceError::Cancelled);
         }
+        if found.is_empty() {
+            return Err(empty(spec, &path, &left_out));
+        }
+        let blob = |f: &Found| {
+            let (digest, _) = f.digest.expect("every file that is left was read");
+            Blob { name: f.name.clone(), digest, size: f.stat.size }
+        };
+        let blobs = found.iter().map(blob).collect();
+        let manifest = Manifest::new(&spec.kind, FORMAT, serde_json::Value::Null, blobs);
+        let artifact = store.put(&manifest.to_bytes())?;
+        save(artifact)?;
+        (artifact, hashed)
     };
     for f in &found {
         if let (Some(path), Some((digest, _))) = (&f.path, f.digest) {
@@ -201,7 +200,7 @@ fn empty(spec: &InputSpec, path: &Path, left_out: &[(String, String)]) -> Source
     };
     let hint = match left_out {
         [] => String::new(),
-        [(name, reason), rest @ ..] if rest.is_empty() => format!("; `{name}` was left out: {reason}"),
+        [(name, reason)] => format!("; `{name}` was left out: {reason}"),
         [(name, reason), ..] => format!("; {} files were left out, such as `{name}`: {reason}", left_out.len()),
     };
     SourceError::Empty { input: spec.name.clone(), path: path.to_owned(), wanted, hint }

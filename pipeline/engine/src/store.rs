@@ -95,14 +95,15 @@ pub struct Problem {
 
 /// Whether a file of the store may be written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Access {
+enum Access {
     /// Blobs: their name says what is in them.
     ReadOnly,
     Writable,
 }
 
-/// Age from which a file in `tmp/` cannot belong to a process that is still writing it.
-const STALE: Duration = Duration::from_secs(3600);
+/// Age from which an entry of `tmp/` cannot belong to a process that is still writing it; importing a large bundle may
+/// take hours.
+const STALE: Duration = Duration::from_secs(24 * 3600);
 
 impl Store {
     /// Opens the store at `root`, making its folders and removing what killed processes left in `tmp/`.
@@ -118,15 +119,11 @@ impl Store {
     }
 
     /// Removes files of at least this age from `tmp/`. What cannot be removed stays: it harms nobody.
-    pub(crate) fn clean_tmp(&self, age: Duration) {
+    fn clean_tmp(&self, age: Duration) {
         let Ok(entries) = fs::read_dir(self.root.join("tmp")) else { return };
         for entry in entries.flatten() {
-            let old = entry.metadata().and_then(|m| m.modified()).is_ok_and(|t| {
-                // A clock that was set back must not keep files for ever, nor remove new ones.
-                SystemTime::now().duration_since(t).is_ok_and(|d| d >= age)
-            });
-            if old {
-                let path = entry.path();
+            let path = entry.path();
+            if is_older(&path, age) {
                 let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { remove_file(&path) };
             }
         }
@@ -181,6 +178,29 @@ impl Store {
     /// True when the bytes can be had (their content is not checked here).
     pub fn has(&self, digest: Digest) -> bool {
         self.cas_path(digest).is_file() || self.source(digest).is_some_and(|p| p.is_file())
+    }
+
+    /// The file that has the bytes of a digest; they are not checked here.
+    pub(crate) fn locate(&self, digest: Digest) -> Result<PathBuf, StoreError> {
+        let path = self.cas_path(digest);
+        if path.is_file() { Ok(path) } else { self.source(digest).ok_or(StoreError::Missing { digest }) }
+    }
+
+    /// Takes over a file on the same disk whose bytes are known to have this digest.
+    pub(crate) fn adopt(&self, file: &Path, digest: Digest, size: u64) -> Result<(), StoreError> {
+        let path = self.cas_path(digest);
+        if fs::metadata(&path).is_ok_and(|m| m.len() == size) {
+            return Ok(());
+        }
+        let dir = path.parent().expect("blobs lie in folders");
+        let take = || {
+            fs::create_dir_all(dir)?;
+            let mut permissions = fs::metadata(file)?.permissions();
+            permissions.set_readonly(true);
+            fs::set_permissions(file, permissions)?;
+            fs::rename(file, &path)
+        };
+        take().map_err(StoreError::io("writing", &path, size))
     }
 
     fn has_sized(&self, digest: Digest, size: u64) -> bool {
@@ -248,11 +268,11 @@ impl Store {
         let needed = bytes.len() as u64;
         let mut file = self.tmp_file(needed)?;
         file.write_all(bytes).map_err(StoreError::io("writing", path, needed))?;
-        self.persist(file, path, needed, access)
+        Self::persist(file, path, needed, access)
     }
 
     /// A file in `tmp/`, to be given its place by [`Store::persist`].
-    pub(crate) fn tmp_file(&self, needed: u64) -> Result<tempfile::NamedTempFile, StoreError> {
+    fn tmp_file(&self, needed: u64) -> Result<tempfile::NamedTempFile, StoreError> {
         let dir = self.root.join("tmp");
         let mut builder = tempfile::Builder::new();
         #[cfg(unix)]
@@ -263,13 +283,7 @@ impl Store {
     }
 
     /// Flushes a file of `tmp/` and gives it its place.
-    pub(crate) fn persist(
-        &self,
-        file: tempfile::NamedTempFile,
-        path: &Path,
-        needed: u64,
-        access: Access,
-    ) -> Result<(), StoreError> {
+    fn persist(file: tempfile::NamedTempFile, path: &Path, needed: u64, access: Access) -> Result<(), StoreError> {
         let dir = path.parent().expect("files of the store lie in folders");
         fs::create_dir_all(dir).map_err(StoreError::io("creating folder", dir, 0))?;
         let flush = || {
@@ -322,6 +336,12 @@ impl Store {
         serde_json::from_slice(&self.read(artifact)?)
             .map_err(|source| StoreError::Json { what: format!("artifact {}", artifact.short()), source })
     }
+}
+
+/// True for a file that was last changed at least `age` ago.
+pub(crate) fn is_older(path: &Path, age: Duration) -> bool {
+    let changed = fs::symlink_metadata(path).and_then(|m| m.modified());
+    changed.is_ok_and(|t| SystemTime::now().duration_since(t).is_ok_and(|d| d >= age))
 }
 
 /// Removes a file that may be read-only.
@@ -409,8 +429,8 @@ mod tests {
         let tmp = store.root().join("tmp");
         fs::write(tmp.join("new"), "x").unwrap();
         fs::write(tmp.join("old"), "x").unwrap();
-        let two_hours_ago = SystemTime::now() - 2 * STALE;
-        fs::File::options().write(true).open(tmp.join("old")).unwrap().set_modified(two_hours_ago).unwrap();
+        let two_days_ago = SystemTime::now() - 2 * STALE;
+        fs::File::options().write(true).open(tmp.join("old")).unwrap().set_modified(two_days_ago).unwrap();
         Store::open(store.root()).unwrap();
         assert!(tmp.join("new").exists() && !tmp.join("old").exists());
     }
@@ -428,10 +448,7 @@ mod tests {
         let ok =
             command.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(dir).output().is_ok_and(|o| o.status.success());
         if !ok {
-            #[expect(clippy::print_stderr, reason = "a skip must be seen")]
-            {
-                eprintln!("SKIPPED: mounting a file system ({options}) needs root");
-            }
+            eprintln!("SKIPPED: mounting a file system ({options}) needs root");
         }
         ok.then(|| Mounted(dir.to_owned()))
     }
