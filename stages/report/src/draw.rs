@@ -65,9 +65,9 @@ impl Mark {
     }
 }
 
-/// Draws boxes, then their labels on top. Line width and letter size grow with the picture (1 up to 1600 pixels).
+/// Draws boxes, then their labels on top. Line width and letter size grow with the picture (1 up to 2400 pixels).
 pub fn marks(picture: &mut RgbImage, marks: &[Mark]) {
-    let unit = (picture.width().max(picture.height()) / 1600 + 1).min(4);
+    let unit = (picture.width().max(picture.height()) / 2400 + 1).min(4);
     for mark in marks {
         rectangle(picture, mark, 2 * unit);
     }

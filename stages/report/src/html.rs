@@ -368,7 +368,6 @@ impl Picture {
             .attr("alt", alt)
             .attr("width", self.width)
             .attr("height", self.height)
-            .attr("loading", "lazy")
             .attr("decoding", "async")
             .into()
     }

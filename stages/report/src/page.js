@@ -20,7 +20,6 @@ const box = document.getElementById("lightbox");
 for (const button of document.querySelectorAll("button.zoom")) {
   button.addEventListener("click", () => {
     const img = button.querySelector("img").cloneNode();
-    img.loading = "eager";
     img.classList.toggle("tiny", img.width < 300);
     const caption = document.createElement("p");
     const source = button.closest("figure").querySelector("figcaption").cloneNode(true);

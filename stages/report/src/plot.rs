@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 use crate::html::{Html, escape};
 use crate::number::{self, short};
 
-const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 300.0;
+const WIDTH: f64 = 520.0;
+const HEIGHT: f64 = 280.0;
 /// Colours of the series, repeated when there are more series.
 const SERIES: [&str; 8] = ["#2f6690", "#b5651d", "#3f7d58", "#8b4a6b", "#6b6f2a", "#5b5ea6", "#a3302a", "#4d7c8a"];
 const INK: &str = "fill:var(--ink,#1d2327)";
@@ -79,7 +79,7 @@ pub fn lines(axes: &Axes, series: &[Series]) -> Html {
     if series.len() > 1 {
         legend = series.iter().enumerate().map(|(i, s)| (s.name.clone(), shown(i, s))).collect();
     }
-    let mut canvas = Canvas::new(axes, xs, ys, &legend);
+    let mut canvas = Canvas::new(axes, xs, ys, &legend, false);
     for (i, (s, points)) in series.iter().zip(&finite).enumerate() {
         let color = shown(i, s);
         let path: Vec<String> =
@@ -110,7 +110,7 @@ pub fn histogram(axes: &Axes, bins: &[Bin], mark: Option<(f64, &str)>) -> Html {
     let xs = axes.x_range.unwrap_or_else(|| span(bins.iter().flat_map(|b| [b.0, b.1])));
     let top = bins.iter().map(|b| b.2).max().unwrap_or(0).max(1);
     let ys = axes.y_range.unwrap_or((0.0, top as f64));
-    let mut canvas = Canvas::new(axes, xs, ys, &[]);
+    let mut canvas = Canvas::new(axes, xs, ys, &[], true);
     for &(lo, hi, n) in bins.iter().filter(|b| b.2 > 0 && b.0.is_finite() && b.1.is_finite()) {
         let (x0, x1, y) = (canvas.x(lo), canvas.x(hi), canvas.y(n as f64));
         let _ = write!(
@@ -206,7 +206,7 @@ pub fn matrix(
     values: &[Vec<f64>],
 ) -> Html {
     let longest = |names: &[String]| names.iter().map(|n| n.chars().count().min(24)).max().unwrap_or(0) as f64;
-    let cell = (560.0 / columns.len().max(1) as f64).clamp(16.0, 44.0);
+    let cell = (600.0 / columns.len().max(1) as f64).clamp(18.0, 38.0);
     let (left, top) = (34.0 + 6.6 * longest(rows), 46.0 + 5.2 * longest(columns));
     let max = values.iter().flatten().copied().filter(|v| v.is_finite()).fold(0.0, f64::max);
     let mut svg = String::new();
@@ -301,9 +301,13 @@ struct Canvas {
 }
 
 impl Canvas {
-    fn new(axes: &Axes, xs: (f64, f64), ys: (f64, f64), legend: &[(String, String)]) -> Self {
+    /// `counts`: the vertical axis counts things, so its ticks are whole numbers.
+    fn new(axes: &Axes, xs: (f64, f64), ys: (f64, f64), legend: &[(String, String)], counts: bool) -> Self {
         let (xs, ys) = (widened(xs), widened(ys));
-        let y_ticks = ticks(ys.0, ys.1, 5);
+        let mut y_ticks = ticks(ys.0, ys.1, 5);
+        if counts {
+            y_ticks.retain(|t| t.fract() == 0.0);
+        }
         let longest = y_ticks.iter().map(|t| tick(*t).chars().count()).max().unwrap_or(1) as f64;
         let mut svg = String::new();
         let mut top = 30.0;
@@ -348,7 +352,7 @@ impl Canvas {
                 y = px(y)
             );
         }
-        for t in ticks(canvas.xs.0, canvas.xs.1, 8) {
+        for t in ticks(canvas.xs.0, canvas.xs.1, 7) {
             let x = px(canvas.x(t));
             let _ = write!(
                 canvas.svg,
@@ -392,9 +396,10 @@ impl Canvas {
 
 fn wrap(svg: &str, width: f64, height: f64, title: &str, desc: &str) -> Html {
     Html::trusted(format!(
-        "<svg class=\"plot\" viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{2}\"><title>{2}</title><desc>{3}</desc>{svg}</svg>",
+        "<svg class=\"plot\" viewBox=\"0 0 {} {}\" style=\"max-width:{}px\" role=\"img\" aria-label=\"{3}\"><title>{3}</title><desc>{4}</desc>{svg}</svg>",
         px(width),
         px(height),
+        (width * 1.25).round(),
         escape(title),
         escape(desc)
     ))
@@ -482,8 +487,8 @@ mod tests {
     fn histogram_bars_have_the_right_height() {
         let html = histogram(&Axes::new("t", "x", "y"), &[(0.0, 0.5, 1), (0.5, 1.0, 2)], Some((0.4, "threshold")));
         let svg = html.as_str();
-        // The drawing area is 222 high: the fuller bin takes all of it, the other one half.
-        assert!(svg.contains("height=\"222\"") && svg.contains("height=\"111\""), "{svg}");
+        // The drawing area is 202 high: the fuller bin takes all of it, the other one half.
+        assert!(svg.contains("height=\"202\"") && svg.contains("height=\"101\""), "{svg}");
         assert!(svg.contains("threshold"));
     }
 

@@ -79,9 +79,9 @@ impl Odd {
             Self::OutOfBounds { by_px } => format!("reaches {} px outside the image", fixed(*by_px, 1)),
             Self::Tiny { side_px } => format!("tiny: {} px on its shorter side", fixed(*side_px, 1)),
             Self::Huge { share } => format!("huge: {} of the image", percent(*share)),
-            Self::Duplicate { iou, .. } => format!("the same box twice (overlap {})", fixed(*iou, 2)),
+            Self::Duplicate { iou, .. } => format!("the same box twice ({} % shared)", fixed(iou * 100.0, 0)),
             Self::Overlap { class, iou, .. } => {
-                format!("overlaps {} (overlap {})", with_article(class), fixed(*iou, 2))
+                format!("overlaps {} ({} % shared)", with_article(class), fixed(iou * 100.0, 0))
             }
             Self::UnknownClass => "its class is not in the ontology".into(),
         }
@@ -275,7 +275,7 @@ pub fn warnings(m: &Metrics, checks: &Checks, settings: &Settings) -> Vec<Warnin
             "imbalance",
             format!("The classes are uneven: {} to 1", fixed(ratio, 1)),
             format!(
-                "`{}` has {}, `{}` has {}. A detector learns rare classes badly: add drawings that show them.",
+                "“{}” has {}, “{}” has {}. A detector learns rare classes badly: add drawings that show them.",
                 most.name,
                 counted(most.boxes, "box", "boxes"),
                 least.name,

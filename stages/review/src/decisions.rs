@@ -97,8 +97,10 @@ pub enum BoxDecision {
 impl BoxDecision {
     fn image(&self) -> &str {
         match self {
-            Self::Accept { image, .. } | Self::Reject { image, .. } => image,
-            Self::Correct { image, .. } | Self::Add { image, .. } => image,
+            Self::Accept { image, .. }
+            | Self::Reject { image, .. }
+            | Self::Correct { image, .. }
+            | Self::Add { image, .. } => image,
         }
     }
 

@@ -223,7 +223,7 @@ mod tests {
             )],
         );
         let s = select(&set, &measure(&set), &Settings::default(), |_| true);
-        assert_eq!(s.boxes["globe valve"][0].reasons, ["overlaps a ball valve (overlap 0.90)"]);
+        assert_eq!(s.boxes["globe valve"][0].reasons, ["overlaps a ball valve (90 % shared)"]);
         assert!(s.boxes["ball valve"][0].reasons.is_empty());
     }
 

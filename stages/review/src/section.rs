@@ -19,6 +19,8 @@ const DECIDE: &str = include_str!("decide.js");
 const STYLE: &str = include_str!("section.css");
 /// At most this many entries of a list are shown; `review.json` has them all.
 const SHOWN: usize = 100;
+/// At most this many classes in the bar chart; the table has them all.
+const BARS: usize = 12;
 /// Classes whose most doubtful boxes are open when the page opens.
 const OPEN: usize = 4;
 
@@ -84,7 +86,7 @@ fn verdict(t: &Told<'_>) -> Html {
             counted(m.classes_found, "class", "classes"),
             count(m.images_with_boxes),
             counted(m.images, "image", "images"),
-            number::short(per)
+            fixed(per, 1)
         )
     };
     text.push(html::p(summary));
@@ -115,12 +117,17 @@ fn sentence(text: &str) -> String {
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
+/// One box for all warnings: several would shout.
 fn warnings(list: &[Warning]) -> Html {
-    let mut out = Html::new();
-    for w in list.iter().filter(|w| !w.blocking) {
-        out.push(html::notice(Tone::Warn, &w.title, &w.text));
+    let list: Vec<&Warning> = list.iter().filter(|w| !w.blocking).collect();
+    if list.is_empty() {
+        return Html::new();
     }
-    out
+    let item = |w: &&Warning| -> Html {
+        [Html::from(el("b").child(&w.title)), format!(". {}", w.text).into()].into_iter().collect()
+    };
+    let title = counted(list.len(), "thing worth a look", "things worth a look");
+    html::notice(Tone::Warn, &title, html::list(list.iter().map(item)))
 }
 
 fn sheets(t: &Told<'_>, legend: &Legend) -> Html {
@@ -267,13 +274,11 @@ fn numbers(t: &Told<'_>, legend: &Legend) -> Html {
         classes.sort_by(|a, b| b.boxes.cmp(&a.boxes).then(a.name.cmp(&b.name)));
         let bars: Vec<Bar> = classes
             .iter()
-            .take(30)
+            .take(BARS)
             .map(|c| Bar { label: c.name.clone(), value: c.boxes as f64, color: Some(legend.color(&c.name)) })
             .collect();
-        plots.push(plot::bars(
-            if classes.len() > 30 { "Boxes of each class (the 30 most common)" } else { "Boxes of each class" },
-            &bars,
-        ));
+        let title = if classes.len() > BARS { "The most common classes" } else { "Boxes of each class" };
+        plots.push(plot::bars(title, &bars));
         out.push(html::columns(plots));
     }
     let mut summary = Table::new(
