@@ -20,7 +20,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let spec = Spec { size, classes: 8 };
     let pixels: Vec<f32> = (0..batch * side * side * 3).map(|i| (i * 7919 % 1009) as f32 / 1009.0).collect();
     let gflop = spec.graph().flops(side, side) * batch as f64 / 1e9;
-    println!("YOLOv8 {size:?}, 8 classes, batch {batch}, {side} px: {gflop:.1} GFLOP forward (counted as direct convolutions)");
+    println!(
+        "YOLOv8 {size:?}, 8 classes, batch {batch}, {side} px: {gflop:.1} GFLOP forward (counted as direct convolutions)"
+    );
     for threads in [1, 2] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
         pool.install(|| -> Result<(), vision::yolov8::Error> {

@@ -260,16 +260,32 @@ mod x86 {
     }
 }
 
+#[cfg(test)]
+thread_local! {
+    /// The widest vectors (in bits) that this thread may use, for tests of the narrower ways.
+    pub(crate) static WIDEST: std::cell::Cell<usize> = const { std::cell::Cell::new(512) };
+}
+
+/// Whether vectors of so many bits are allowed (always, outside tests).
+#[inline]
+fn allowed(bits: usize) -> bool {
+    #[cfg(test)]
+    let widest = WIDEST.get();
+    #[cfg(not(test))]
+    let widest = 512;
+    bits <= widest
+}
+
 /// Runs a kernel with the widest instructions of this processor.
 #[inline]
 pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
     #[cfg(target_arch = "x86_64")]
     {
-        if is_x86_feature_detected!("avx512f") {
+        if allowed(512) && is_x86_feature_detected!("avx512f") {
             // SAFETY: just asked (AVX-512 implies AVX2 and FMA on every processor that has it).
             return unsafe { x86::with_avx512(kernel) };
         }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        if allowed(256) && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             // SAFETY: just asked.
             return unsafe { x86::with_avx2(kernel) };
         }

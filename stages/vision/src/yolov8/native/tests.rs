@@ -268,6 +268,36 @@ fn bytes_do_not_depend_on_threads() {
     assert!(one == run(2) && one == run(5));
 }
 
+/// The narrower instruction sets compute the same up to rounding.
+#[test]
+fn every_instruction_set_agrees() {
+    let run = |bits: usize, widths: [usize; 5]| {
+        let start = move |_| crate::kernels::simd::WIDEST.set(bits);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).start_handler(start).build().unwrap();
+        pool.install(|| {
+            let mut network = network(N2, N2.build(widths), 1);
+            let pixels = numbers(2 * 96 * 64 * 3, 4);
+            let images = Images { data: &pixels, batch: 2, height: 96, width: 64 };
+            let gradient = gradient_like(network.forward(images, Mode::Train).unwrap());
+            let heads = network.heads().clone();
+            network.backward(&gradient).unwrap();
+            let gradients: Vec<Vec<f32>> = network.parameters().iter().map(|p| p.gradient.to_vec()).collect();
+            (heads.levels.map(|level| level.data).into_iter().collect::<Vec<_>>(), gradients)
+        })
+    };
+    for widths in [[16, 32, 48, 64, 32], [8, 12, 20, 24, 40]] {
+        let wide = run(512, widths);
+        for bits in [256, 128] {
+            let narrow = run(bits, widths);
+            for (a, b) in wide.0.iter().zip(&narrow.0).chain(wide.1.iter().zip(&narrow.1)) {
+                let norm = a.iter().map(|x| x * x).sum::<f32>().sqrt();
+                let error = a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
+                assert!(error < 1e-3 * norm, "{bits} bits: {error} of {norm}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_picture_alone_equals_the_picture_in_its_batch() {
     let mut network = network(N2, N2.graph(), 2);
