@@ -1,1 +1,16 @@
-//! (placeholder)
+//! The label stage: boxes for every image, each with where it came from.
+//!
+//! Owns the interface of a labeller, the list of all labellers, the choice between them, and the stage that runs one
+//! over the images. Refuses to own how symbols are found (that is `vision`) and what a label file looks like (that is
+//! `datasets`). A new labeller is one file and one line in [`labeller::LABELLERS`].
+
+pub mod imported;
+pub mod labeller;
+mod section;
+pub mod settings;
+mod stage;
+pub mod template;
+
+pub use labeller::{Job, LabelError, Labelled, Labeller};
+pub use settings::Settings;
+pub use stage::Label;

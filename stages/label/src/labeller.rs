@@ -1,0 +1,167 @@
+//! What a labeller is, and the list of all of them.
+
+use std::collections::BTreeMap;
+
+use artifacts::OntologyValue;
+use datasets::Annotation;
+use datasets::picture::Picture;
+use engine::{Context, DeviceUse, StageError};
+use serde::{Deserialize, Serialize};
+
+use crate::settings::{Choice, Settings};
+use crate::{imported, template};
+
+/// One image to label.
+#[derive(Clone, Copy, Debug)]
+pub struct Job<'a> {
+    /// Its name: the path below the images' folder.
+    pub name: &'a str,
+    /// BLAKE3 of its file, 64 hex digits.
+    pub digest: &'a str,
+    /// Its pixels.
+    pub picture: &'a Picture,
+}
+
+/// What a labeller says about one image.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Labelled {
+    /// The boxes, in pixels of the upright image, with full provenance.
+    pub annotations: Vec<Annotation>,
+    /// What went otherwise than expected, and how often.
+    pub remarks: BTreeMap<String, u64>,
+}
+
+impl Labelled {
+    /// Counts a remark.
+    pub fn remark(&mut self, text: impl Into<String>) {
+        *self.remarks.entry(text.into()).or_default() += 1;
+    }
+}
+
+/// Why an image has no labels.
+#[derive(Debug, thiserror::Error)]
+pub enum LabelError {
+    /// The image or its labels are bad for good; the text names what and the fix.
+    #[error("{0}")]
+    Image(String),
+    /// The labeller cannot go on.
+    #[error(transparent)]
+    Labeller(#[from] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Something that finds the ontology's classes on images. The answer for an image depends on nothing but the image and
+/// what the labeller was built from.
+pub trait Labeller: Send + Sync {
+    /// Name, as in the settings and in every box's provenance.
+    fn name(&self) -> &'static str;
+    /// Version of its code and, where it has one, of its model.
+    fn version(&self) -> &str;
+    /// Where it runs, and why there.
+    fn device(&self) -> DeviceUse;
+    /// Remarks on what it was built from (poor templates, say), in words.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+    /// Labels one image.
+    fn label(&self, job: &Job<'_>) -> Result<Labelled, LabelError>;
+}
+
+/// What labellers are built from.
+pub struct Parts<'a> {
+    /// The stage's settings, resolved and checked.
+    pub settings: &'a Settings,
+    /// Classes and templates.
+    pub ontology: &'a OntologyValue,
+    /// For a labeller's own inputs.
+    pub ctx: &'a Context,
+}
+
+/// How a labeller is made.
+pub struct Builder {
+    /// Its name in the settings.
+    pub choice: Choice,
+    /// The input that has to be connected.
+    pub input: Option<&'static str>,
+    /// Makes it; `None` when this build does not have it, with the reason in `why_not`.
+    pub build: Option<fn(&Parts<'_>) -> Result<Box<dyn Labeller>, StageError>>,
+    /// Why this build does not have it, and what to use instead.
+    pub why_not: &'static str,
+}
+
+/// All labellers.
+pub const LABELLERS: [Builder; 4] = [
+    Builder { choice: Choice::Template, input: None, build: Some(template::build), why_not: "" },
+    Builder {
+        choice: Choice::Detector,
+        input: Some("model"),
+        build: None,
+        why_not: "detector is not in this build; use `template`",
+    },
+    Builder { choice: Choice::Imported, input: Some("labels"), build: Some(imported::build), why_not: "" },
+    Builder {
+        choice: Choice::GroundedSam2,
+        input: None,
+        build: None,
+        why_not: "grounded-sam-2 is not in this build; use `template`, or import labels that it made elsewhere",
+    },
+];
+
+/// Settles `auto` and refuses a choice that cannot work; the reason comes as words.
+pub fn choose(choice: Choice, connected: &[String]) -> Result<(Choice, Option<String>), StageError> {
+    let has = |port: &str| connected.iter().any(|c| c == port);
+    if choice == Choice::Auto {
+        return Ok(if has("labels") {
+            (Choice::Imported, Some("labeller auto: imported, because labels are given as input".to_owned()))
+        } else {
+            let why = "labeller auto: template, because no labels are given and grounded-sam-2 is not in this build";
+            (Choice::Template, Some(why.to_owned()))
+        });
+    }
+    let wrong = |message: String| StageError::Config { key: "labeller".to_owned(), message };
+    let builder = builder(choice);
+    if builder.build.is_none() {
+        return Err(wrong(builder.why_not.to_owned()));
+    }
+    match builder.input.filter(|port| !has(port)) {
+        Some(port) => Err(wrong(format!("`{}` needs the input `{port}`, which is not connected", choice.name()))),
+        None => Ok((choice, None)),
+    }
+}
+
+/// The builder of a choice that is not `auto`.
+pub fn builder(choice: Choice) -> &'static Builder {
+    LABELLERS.iter().find(|b| b.choice == choice).expect("`auto` is settled and every other choice is listed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_says_why() {
+        let (choice, why) = choose(Choice::Auto, &[]).unwrap();
+        assert_eq!(choice, Choice::Template);
+        assert!(why.unwrap().contains("grounded-sam-2 is not in this build"));
+        let (choice, why) = choose(Choice::Auto, &["labels".to_owned()]).unwrap();
+        assert_eq!(choice, Choice::Imported);
+        assert!(why.unwrap().contains("labels are given"));
+    }
+
+    #[test]
+    fn impossible_choices_are_refused() {
+        for (choice, part) in
+            [(Choice::GroundedSam2, "not in this build"), (Choice::Detector, "`model`"), (Choice::Imported, "`labels`")]
+        {
+            let e = choose(choice, &[]).unwrap_err().to_string();
+            assert!(e.contains(part) && e.contains("labeller"), "{e}");
+        }
+        assert_eq!(choose(Choice::Detector, &["model".to_owned()]).unwrap().0, Choice::Detector);
+    }
+
+    #[test]
+    fn every_choice_but_auto_has_a_builder() {
+        for c in [Choice::Template, Choice::Detector, Choice::Imported, Choice::GroundedSam2] {
+            assert_eq!(builder(c).choice, c);
+        }
+    }
+}

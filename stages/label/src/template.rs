@@ -1,0 +1,125 @@
+//! The labeller that matches the ontology's template pictures on the drawing.
+
+use std::collections::BTreeSet;
+
+use datasets::{Annotation, Provenance, Score};
+use engine::{DeviceUse, StageError};
+use vision::matcher::{self, Match, Matcher, MatcherConfig, MatcherError, Template};
+
+use crate::labeller::{Job, LabelError, Labelled, Labeller, Parts};
+use crate::settings::{Rotations, Settings};
+
+/// Threshold that `auto` stands for: the matcher's score is a probability.
+pub const AUTO_THRESHOLD: f64 = 0.5;
+/// Starts the class name of templates that look like a class and are not it; their matches win places and are dropped.
+const NEGATIVE: &str = "not a ";
+
+struct TemplateLabeller {
+    matcher: Matcher,
+    negatives: BTreeSet<String>,
+}
+
+/// Prepares all templates of the ontology.
+pub fn build(parts: &Parts<'_>) -> Result<Box<dyn Labeller>, StageError> {
+    let ontology = &parts.ontology.ontology;
+    let (mut templates, mut negatives) = (Vec::new(), BTreeSet::new());
+    for class in &ontology.classes {
+        let exemplars = class.exemplars.iter().map(|e| (e, false));
+        for (exemplar, negative) in exemplars.chain(class.negatives.iter().map(|e| (e, true))) {
+            let bytes = parts.ontology.templates.get(&exemplar.file).ok_or_else(|| {
+                StageError::message(format!("the ontology names template `{}` and does not hold it", exemplar.file))
+            })?;
+            let image = image::load_from_memory(bytes).map_err(|e| {
+                StageError::input(
+                    format!("template `{}` cannot be read: {e}", exemplar.file),
+                    "save it again as PNG, or remove it",
+                )
+            })?;
+            let label = if negative { format!("{NEGATIVE}{}", class.name) } else { class.name.clone() };
+            if negative {
+                negatives.insert(label.clone());
+            }
+            templates.push(Template { class: label, name: exemplar.file.clone(), image: image.into_rgba8() });
+        }
+    }
+    let matcher = Matcher::new(&templates, &matcher_config(parts.settings, &templates)).map_err(|e| match e {
+        MatcherError::NoTemplates => StageError::input(
+            "no class of the ontology has a template",
+            "put one picture a symbol into the folder that `inputs.templates` names",
+        ),
+        MatcherError::BlankTemplate { .. } => StageError::input(e.to_string(), "see the named file"),
+        MatcherError::Config { ref field, .. } => StageError::Config { key: field.clone(), message: e.to_string() },
+    })?;
+    Ok(Box::new(TemplateLabeller { matcher, negatives }))
+}
+
+fn matcher_config(settings: &Settings, templates: &[Template]) -> MatcherConfig {
+    let threshold = |class: &str| (class.to_owned(), settings.thresholds.of(class, AUTO_THRESHOLD));
+    MatcherConfig {
+        rotations: match settings.rotations {
+            Rotations::None => matcher::Rotations::None,
+            Rotations::Every(90.0) => matcher::Rotations::Quarter,
+            Rotations::Every(step) => matcher::Rotations::Every(step),
+            Rotations::Any => matcher::Rotations::Any,
+        },
+        mirror: settings.mirror,
+        scale_min: settings.scale.min,
+        scale_max: settings.scale.max,
+        stretch: settings.stretch,
+        threshold: AUTO_THRESHOLD,
+        class_thresholds: templates.iter().map(|t| threshold(&t.class)).collect(),
+        nms_iou: settings.nms_iou,
+    }
+}
+
+impl Labeller for TemplateLabeller {
+    fn name(&self) -> &'static str {
+        "template"
+    }
+
+    fn version(&self) -> &str {
+        matcher::VERSION
+    }
+
+    fn device(&self) -> DeviceUse {
+        DeviceUse { asked: "cpu".into(), used: "cpu".into(), why: "template matching runs on the CPU".into() }
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.matcher.notes().into_iter().map(|n| format!("template `{}`: {}", n.template, n.text)).collect()
+    }
+
+    fn label(&self, job: &Job<'_>) -> Result<Labelled, LabelError> {
+        let found = self.matcher.find(&job.picture.rgb);
+        let mut labelled = Labelled::default();
+        for s in found.skipped {
+            labelled.remark(format!("template `{}` was not used: {}", s.template, s.reason));
+        }
+        let wanted = found.matches.into_iter().filter(|m| !self.negatives.contains(&m.class));
+        labelled.annotations = wanted.map(annotation).collect();
+        Ok(labelled)
+    }
+}
+
+fn annotation(m: Match) -> Annotation {
+    let mut evidence = m.evidence;
+    evidence.insert("rotation_deg".into(), m.rotation_deg);
+    evidence.insert("mirrored".into(), f64::from(u8::from(m.mirrored)));
+    evidence.insert("scale".into(), m.scale);
+    evidence.insert("stretch".into(), m.stretch);
+    let mut a = Annotation::new(m.class, m.bbox);
+    a.score = Score::new(m.score).ok();
+    a.provenance = Provenance {
+        labeller: "template".into(),
+        version: Some(matcher::VERSION.into()),
+        source: Some(m.template),
+        threshold: Some(m.threshold),
+        device: Some("cpu".into()),
+        evidence,
+        ..Provenance::default()
+    };
+    if let Some(class) = m.runner_up {
+        a.attributes.insert("runner_up".into(), class.into());
+    }
+    a
+}
