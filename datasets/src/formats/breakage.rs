@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 
 use super::*;
+use crate::annotation::Score;
 use crate::geometry::BBox;
 
 /// Files in a folder that goes away.
@@ -142,10 +143,10 @@ fn yolo_labels_without_image_use_the_sizes_given_or_are_skipped() {
 #[test]
 fn yolo_names_may_be_a_list_or_a_map() {
     for names in [
-        "[valve, 12, no]",
-        "\n  - valve\n  - 12\n  - no",
-        "{0: valve, 1: 12, 2: no}",
-        "\n  0: valve\n  1: '12'\n  2: no",
+        "[valve, 1.50, no]",
+        "\n  - valve\n  - 1.50\n  - no",
+        "{0: valve, 1: 1.50, 2: no}",
+        "\n  0: valve\n  1: '1.50'\n  2: no",
     ] {
         let files = Files::new(&[(
             "data.yaml",
@@ -154,7 +155,7 @@ fn yolo_names_may_be_a_list_or_a_map() {
         files.picture("images/a.png", 10, 10);
         let got = files.read(Format::Yolo, "data.yaml").unwrap();
         let names: Vec<_> = got.set.classes.iter().map(|c| c.name.as_str()).collect();
-        assert_eq!(names, ["valve", "12", "no"]);
+        assert_eq!(names, ["valve", "1.50", "no"]);
         assert_eq!(got.set.images.len(), 1);
     }
 }
@@ -230,7 +231,7 @@ fn coco_bad_annotations_have_their_line_and_the_rest_goes_on() {
     let got = files.read(Format::Coco, "a.json").unwrap();
     assert_eq!(boxes(&got), [BBox::new(1.0, 2.0, 4.0, 6.0), BBox::new(5.0, 6.0, 12.0, 14.0)]);
     let lines: Vec<_> = got.account.problems.iter().map(|p| p.line.unwrap()).collect();
-    assert_eq!(lines, [5, 6, 7, 8, 9, 11, 12, 13, 14], "{}", got.account);
+    assert_eq!(lines, [5, 6, 7, 8, 10, 11, 12, 13, 14], "{}", got.account);
     assert!(got.account.problems[0].reason.contains("[1, no number, 3, 4]"), "{}", got.account);
     assert_eq!(got.set.images[0].annotations[1].attributes["name"], "NaN \" \\");
 }
@@ -414,6 +415,19 @@ fn cvat_bad_shapes_have_their_line_and_the_rest_goes_on() {
     assert_eq!((a.attributes["occluded"].as_bool(), a.attributes["z_order"].as_i64()), (Some(true), Some(2)));
     assert_eq!(a.attributes["tag"], "V-01");
     assert_eq!(got.account.change("ellipse").unwrap().count, 1);
+}
+
+#[test]
+fn a_score_that_is_none_is_entered_and_the_label_kept() {
+    let b = |score: &str| {
+        format!(
+            "<box label=\"valve\" xtl=\"1\" ytl=\"2\" xbr=\"30\" ybr=\"40\"><attribute name=\"score\">{score}</attribute></box>"
+        )
+    };
+    let got = cvat("width=\"100\" height=\"50\"", &[b("0.50"), b("1.5")].join("\n")).read(Format::Cvat, "").unwrap();
+    let scores: Vec<_> = got.set.images[0].annotations.iter().map(|a| a.score.map(Score::get)).collect();
+    assert_eq!(scores, [Some(0.5), None]);
+    assert_eq!(only_problem(&got), (4, "the score is 1.5"));
 }
 
 #[test]

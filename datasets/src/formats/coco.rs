@@ -16,7 +16,7 @@ use super::folder::{Folder, MARK, Sidecar, SidecarImage, to_json, write_file};
 use super::intake::{At, Intake, box_of, checked};
 use super::text::{Json, SNIFFED, has_extension, only_source, sources};
 use super::{Format, FormatError, Imported, LabelFormat, ReadOptions, WriteOptions};
-use crate::annotation::{Annotation, AnnotationSet, ClassInfo, Provenance, Score, Skipped};
+use crate::annotation::{Annotation, AnnotationSet, ClassInfo, Score, Skipped};
 use crate::geometry::{BBox, Polygon};
 
 /// The format.
@@ -255,8 +255,8 @@ fn label(json: &Json, path: &Path, raw: &RawValue, ids: &Ids, intake: &mut Intak
             _ => return intake.drop_label(at, format!("the score is {v}"), "it must be a number from 0 to 1"),
         },
     };
-    let mut out = Annotation { score, polygons, ..Annotation::new(class.clone(), bbox) };
-    out.provenance = provenance_of(label.provenance, Format::Coco, at, intake);
+    let mut out = Annotation { polygons, score, ..Annotation::new(class.clone(), bbox) };
+    out.provenance = intake.provenance(at, label.provenance);
     out.attributes = label.attributes.unwrap_or_default();
     out.attributes.extend(label.rest.into_iter().filter(|(k, _)| k != "id"));
     if let Some(crowd) = label.iscrowd.filter(|v| v.as_f64() != Some(0.0) && *v != json!(false)) {
@@ -267,19 +267,6 @@ fn label(json: &Json, path: &Path, raw: &RawValue, ids: &Ids, intake: &mut Intak
         out.attributes.insert("area".into(), json!(area));
     }
     intake.label(at, image, out);
-}
-
-/// The provenance in a file's own words, or "imported from that format".
-pub(super) fn provenance_of(value: Option<Value>, format: Format, at: At, intake: &mut Intake) -> Provenance {
-    let imported = Provenance { labeller: "imported".into(), source: Some(format.to_string()), ..Default::default() };
-    match value.map(serde_json::from_value::<Provenance>) {
-        None => imported,
-        Some(Ok(p)) => p,
-        Some(Err(e)) => {
-            intake.problem(Effect::Lost, at, format!("the provenance is not readable: {e}"), "the label was kept");
-            imported
-        }
-    }
 }
 
 fn outlines(segmentation: Option<&Value>, at: At, intake: &mut Intake) -> Vec<Polygon> {

@@ -9,14 +9,13 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::account::{Account, Direction, Effect};
-use super::coco::provenance_of;
 use super::folder::{Folder, MARK, Sidecar, SidecarImage, to_json, write_file};
 use super::intake::{At, Intake, box_of, checked};
 use super::objects::{GROUP, Part, Shapes, free_groups, join, turned};
 use super::text::{SNIFFED, has_extension, only_source, sources};
-use super::xml::{Node, Writer, decode_name, decode_value, encode_name, encode_value, open};
+use super::xml::{Node, Writer, decode_name, decode_value, encode_name, encode_value, number as number_in, open};
 use super::{Format, FormatError, Imported, LabelFormat, ReadOptions, WriteOptions};
-use crate::annotation::{Annotation, AnnotationSet, ClassInfo, ImageAnnotations, Score, Skipped};
+use crate::annotation::{Annotation, AnnotationSet, ClassInfo, ImageAnnotations, Skipped};
 use crate::geometry::{BBox, Polygon};
 
 /// The format.
@@ -175,13 +174,7 @@ fn shape(n: &Node, at: At, intake: &mut Intake) -> Result<Part, (String, &'stati
     let mut provenance = None;
     for a in n.all("attribute") {
         match a.attribute("name").unwrap_or_default() {
-            "score" => match a.text.trim().parse::<f64>().map(Score::new) {
-                Ok(Ok(s)) => annotation.score = Some(s),
-                _ => {
-                    let reason = format!("the score is `{}`", a.text.trim());
-                    intake.problem(Effect::Lost, at, reason, "it must be a number from 0 to 1; the label was kept");
-                }
-            },
+            "score" => annotation.score = intake.score(at, Some(number_in(a.text.trim()))),
             "provenance" => {
                 provenance = Some(serde_json::from_str(&a.text).unwrap_or_else(|_| Value::String(a.text.clone())));
             }
@@ -190,7 +183,7 @@ fn shape(n: &Node, at: At, intake: &mut Intake) -> Result<Part, (String, &'stati
             }
         }
     }
-    annotation.provenance = provenance_of(provenance, Format::Cvat, at, intake);
+    annotation.provenance = intake.provenance(at, provenance);
     if n.attribute("occluded") == Some("1") {
         annotation.attributes.insert("occluded".into(), json!(true));
     }
@@ -312,15 +305,12 @@ fn write_shape(w: &mut Writer, a: &Annotation, outline: Option<&Polygon>, group:
     let mut attributes =
         vec![("label", a.class.as_str()), ("source", source), ("occluded", if occluded { "1" } else { "0" })];
     let points = outline.map(|p| p.iter().map(|[x, y]| format!("{x},{y}")).collect::<Vec<_>>().join(";"));
-    let name = match &points {
-        Some(p) => {
-            attributes.push(("points", p));
-            "polygon"
-        }
-        None => {
-            attributes.extend([("xtl", x0.as_str()), ("ytl", &y0), ("xbr", &x1), ("ybr", &y1)]);
-            "box"
-        }
+    let name = if let Some(p) = &points {
+        attributes.push(("points", p));
+        "polygon"
+    } else {
+        attributes.extend([("xtl", x0.as_str()), ("ytl", &y0), ("xbr", &x1), ("ybr", &y1)]);
+        "box"
     };
     attributes.push(("z_order", &z));
     if let Some(g) = group {

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use super::account::{Account, Direction, Effect, Problem};
 use super::folder::{SIDECAR, Sidecar};
 use super::text::clean_name;
 use super::{Bounds, Format, Imported, ReadOptions};
-use crate::annotation::{Annotation, AnnotationSet, ClassInfo, ImageAnnotations, Skipped};
+use crate::annotation::{Annotation, AnnotationSet, ClassInfo, ImageAnnotations, Provenance, Score, Skipped};
 use crate::geometry::{BBox, Pixels, Polygon, polygon_bounds};
 use crate::split::Split;
 
@@ -82,7 +84,9 @@ impl<'a> Intake<'a> {
             );
         }
         let mut sidecar = Sidecar::open(folder).filter(|s| s.format == format)?;
-        std::mem::take(&mut sidecar.skipped).into_iter().for_each(|s| self.skipped(s));
+        for s in std::mem::take(&mut sidecar.skipped) {
+            self.skipped(s);
+        }
         Some(sidecar)
     }
 
@@ -297,6 +301,31 @@ impl<'a> Intake<'a> {
             }
         }
         kept
+    }
+
+    /// The provenance in the file's own words, or "imported from this format".
+    pub fn provenance(&mut self, at: At, value: Option<Value>) -> Provenance {
+        match value.map(serde_json::from_value::<Provenance>) {
+            Some(Ok(p)) => return p,
+            Some(Err(e)) => {
+                let reason = format!("the provenance is not readable: {e}");
+                self.problem(Effect::Lost, at, reason, "the label was kept");
+            }
+            None => {}
+        }
+        let source = Some(self.account.format.to_string());
+        Provenance { labeller: "imported".into(), source, ..Provenance::default() }
+    }
+
+    /// The score that a file tells; one that is none is entered, and the label stays.
+    pub fn score(&mut self, at: At, told: Option<Value>) -> Option<Score> {
+        let told = told.filter(|v| !v.is_null())?;
+        let score = told.as_f64().and_then(|v| Score::new(v).ok());
+        if score.is_none() {
+            let reason = format!("the score is {told}");
+            self.problem(Effect::Lost, at, reason, "it must be a number from 0 to 1; the label was kept");
+        }
+        score
     }
 
     /// Ends the intake: images sorted by name, undeclared classes sorted behind the declared ones.

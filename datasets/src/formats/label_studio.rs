@@ -13,7 +13,6 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::account::{Account, Direction, Effect};
-use super::coco::provenance_of;
 use super::folder::{Folder, MARK, Sidecar, SidecarImage, write_file};
 use super::intake::{At, Intake, box_of, checked};
 use super::objects::{Part, Shapes, join, turned};
@@ -137,7 +136,7 @@ fn is_label_studio(path: &Path) -> bool {
 
 /// The image's name in a task's `data`.
 fn image_name(data: &BTreeMap<String, Value>) -> Option<String> {
-    let preferred = ["image", "img", "url"].iter().filter_map(|k| data.get(*k)?.as_str()).next();
+    let preferred = ["image", "img", "url"].iter().find_map(|k| data.get(*k)?.as_str());
     let any = || data.values().filter_map(Value::as_str).find(|s| is_image_name(s));
     let url = preferred.or_else(any)?;
     if let Some((_, name)) = url.split_once("?d=") {
@@ -280,22 +279,13 @@ fn region(r: Region, (w, h): (f64, f64), at: At, intake: &mut Intake) -> Result<
         intake.account.note(Effect::Lost, "second class", format!("{}: `{other}`", line()), "an object has one class");
     }
     let mut a = Annotation { polygons, ..Annotation::new(class, bbox) };
-    match r.score {
-        None | Some(Value::Null) => {}
-        Some(v) => match v.as_f64().map(Score::new) {
-            Some(Ok(score)) => a.score = Some(score),
-            _ => {
-                let reason = format!("the score is {v}");
-                intake.problem(Effect::Lost, at, reason, "it must be a number from 0 to 1; the label was kept");
-            }
-        },
-    }
+    a.score = intake.score(at, r.score);
     let mut meta = r.meta.unwrap_or_default();
     if let Some(Value::Object(all)) = meta.remove("attributes") {
         a.attributes = all.into_iter().collect();
     }
     let group = meta.remove("object");
-    a.provenance = provenance_of(meta.remove("provenance"), Format::LabelStudio, at, intake);
+    a.provenance = intake.provenance(at, meta.remove("provenance"));
     a.attributes.extend(meta);
     Ok(Part { line: at.line, group, is_box, annotation: a })
 }
@@ -348,19 +338,16 @@ fn to_region(
     with_details: bool,
 ) -> Value {
     let percent = |x: f64, side: u32| x / f64::from(side) * 100.0;
-    let (kind, from, mut value) = match outline {
-        Some(p) => {
-            let points: Vec<_> = p.iter().map(|[x, y]| [percent(*x, i.width), percent(*y, i.height)]).collect();
-            ("polygonlabels", "outline", json!({"points": points, "closed": true}))
-        }
-        None => {
-            let value = json!({
-                "x": percent(a.bbox.x0, i.width), "y": percent(a.bbox.y0, i.height),
-                "width": percent(a.bbox.width(), i.width), "height": percent(a.bbox.height(), i.height),
-                "rotation": 0,
-            });
-            ("rectanglelabels", "label", value)
-        }
+    let (kind, from, mut value) = if let Some(p) = outline {
+        let points: Vec<_> = p.iter().map(|[x, y]| [percent(*x, i.width), percent(*y, i.height)]).collect();
+        ("polygonlabels", "outline", json!({"points": points, "closed": true}))
+    } else {
+        let value = json!({
+            "x": percent(a.bbox.x0, i.width), "y": percent(a.bbox.y0, i.height),
+            "width": percent(a.bbox.width(), i.width), "height": percent(a.bbox.height(), i.height),
+            "rotation": 0,
+        });
+        ("rectanglelabels", "label", value)
     };
     value[kind] = json!([a.class]);
     let mut meta = json!({});

@@ -11,13 +11,12 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::account::{Account, Direction, Effect};
-use super::coco::provenance_of;
 use super::folder::{Folder, SIDECAR, Sidecar, SidecarImage, mirror_paths, to_json};
 use super::intake::{At, Intake, box_of, checked};
 use super::objects::{GROUP, Part, Shapes, free_groups, join};
 use super::text::{Json, SNIFFED, below, has_extension, sources};
 use super::{Format, FormatError, Imported, LabelFormat, ReadOptions, WriteOptions};
-use crate::annotation::{Annotation, AnnotationSet, ImageAnnotations, Score};
+use crate::annotation::{Annotation, AnnotationSet, ImageAnnotations};
 use crate::geometry::{BBox, Polygon};
 
 /// The format.
@@ -38,7 +37,8 @@ struct Document<'a> {
 struct Shape {
     label: Option<String>,
     points: Vec<[Option<f64>; 2]>,
-    shape_type: Option<String>,
+    #[serde(rename = "shape_type")]
+    kind: Option<String>,
     group_id: Option<Value>,
     description: Option<String>,
     flags: Option<BTreeMap<String, Value>>,
@@ -160,7 +160,7 @@ fn file(path: &Path, source: &Path, intake: &mut Intake) -> Result<(), FormatErr
 fn shape(s: Shape, at: At, intake: &mut Intake) -> Result<Part, (String, &'static str)> {
     let corners: Option<Polygon> = s.points.iter().map(|[x, y]| Some([(*x)?, (*y)?])).collect();
     let Some(corners) = corners else { return Err(("a corner is not made of numbers".into(), "draw it again")) };
-    let kind = s.shape_type.as_deref().unwrap_or("polygon");
+    let kind = s.kind.as_deref().unwrap_or("polygon");
     let is_box = kind != "polygon";
     let need = |n: usize| match corners.len() {
         few if few < n => Err((format!("the {kind} has {few} points"), "draw it again")),
@@ -195,17 +195,8 @@ fn shape(s: Shape, at: At, intake: &mut Intake) -> Result<Part, (String, &'stati
     if let Some(text) = s.description.filter(|d| !d.is_empty()) {
         a.attributes.insert("description".into(), json!(text));
     }
-    match s.score {
-        None | Some(Value::Null) => {}
-        Some(v) => match v.as_f64().map(Score::new) {
-            Some(Ok(score)) => a.score = Some(score),
-            _ => {
-                let reason = format!("the score is {v}");
-                intake.problem(Effect::Lost, at, reason, "it must be a number from 0 to 1; the label was kept");
-            }
-        },
-    }
-    a.provenance = provenance_of(s.provenance, Format::LabelMe, at, intake);
+    a.score = intake.score(at, s.score);
+    a.provenance = intake.provenance(at, s.provenance);
     Ok(Part { line: at.line, group: s.group_id.filter(|g| !g.is_null()), is_box, annotation: a })
 }
 
@@ -227,14 +218,14 @@ fn document(i: &ImageAnnotations) -> String {
         }
     }
     let shapes: Vec<String> = shapes.iter().map(Value::to_string).collect();
-    let mut out = format!("{{\n\"version\": \"5.5.0\",\n\"flags\": {{}},\n\"shapes\": [\n{}\n],\n", shapes.join(",\n"));
-    if !i.digest.is_empty() {
-        out.push_str(&format!("\"digest\": {},\n", to_json(&i.digest)));
-    }
-    let path = to_json(&base);
-    out + &format!(
-        "\"imagePath\": {path},\n\"imageData\": null,\n\"imageHeight\": {},\n\"imageWidth\": {}\n}}\n",
-        i.height, i.width
+    let digest = if i.digest.is_empty() { String::new() } else { format!("\"digest\": {},\n", to_json(&i.digest)) };
+    format!(
+        "{{\n\"version\": \"5.5.0\",\n\"flags\": {{}},\n\"shapes\": [\n{}\n],\n{digest}\
+         \"imagePath\": {},\n\"imageData\": null,\n\"imageHeight\": {},\n\"imageWidth\": {}\n}}\n",
+        shapes.join(",\n"),
+        to_json(&base),
+        i.height,
+        i.width
     )
 }
 

@@ -38,7 +38,7 @@ mod round_trip;
 
 pub use account::{Account, Change, Direction, Effect, Problem};
 pub use coco::read_coco_results;
-pub use sizes::{ImageSizes, SizeError, upright_size};
+pub use sizes::{ImageSizes, SizeError, SizeLookup, upright_size};
 
 /// Every format, in the order in which [`Format::detect`] asks them.
 static FORMATS: [&dyn LabelFormat; 6] =

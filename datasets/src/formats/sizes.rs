@@ -18,11 +18,14 @@ pub enum SizeError {
     Picture(#[from] PictureError),
 }
 
+/// Gives the upright (width, height) of the image of that name.
+pub type SizeLookup<'a> = &'a dyn Fn(&str) -> Option<(u32, u32)>;
+
 /// Where to learn an image's size, by its name. The first source that knows it wins.
 #[derive(Default)]
 pub struct ImageSizes<'a> {
     /// Asked first: image name -> (width, height), upright.
-    pub lookup: Option<&'a dyn Fn(&str) -> Option<(u32, u32)>>,
+    pub lookup: Option<SizeLookup<'a>>,
     /// Asked second.
     pub known: BTreeMap<String, (u32, u32)>,
     /// Asked last: folders below which images lie under their names.

@@ -24,7 +24,7 @@ pub(super) fn read_text(path: &Path) -> Result<String, FormatError> {
         let good = &e.as_bytes()[..e.utf8_error().valid_up_to()];
         FormatError::Syntax {
             path: path.into(),
-            line: good.iter().filter(|&&b| b == b'\n').count() + 1,
+            line: good.split(|&b| b == b'\n').count(),
             column: good.iter().rev().take_while(|&&b| b != b'\n').count() + 1,
             reason: "the text is not UTF-8".into(),
             fix: "save it as UTF-8".into(),

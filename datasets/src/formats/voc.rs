@@ -8,13 +8,12 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::account::{Account, Direction, Effect};
-use super::coco::provenance_of;
 use super::folder::{Folder, MARK, Sidecar, SidecarImage, mirror_paths, to_json};
 use super::intake::{At, Intake, checked};
 use super::text::{SNIFFED, below, has_extension, sources};
-use super::xml::{Node, Writer, decode_name, decode_value, encode_name, encode_value, open};
+use super::xml::{Node, Writer, decode_name, decode_value, encode_name, encode_value, number, open};
 use super::{Format, FormatError, Imported, LabelFormat, ReadOptions, WriteOptions};
-use crate::annotation::{Annotation, AnnotationSet, ImageAnnotations, Score};
+use crate::annotation::{Annotation, AnnotationSet, ImageAnnotations};
 use crate::geometry::BBox;
 use crate::split::Split;
 
@@ -149,13 +148,7 @@ fn object(n: &Node, at: At, intake: &mut Intake) -> Result<Annotation, (String, 
         let text = c.text.trim();
         match c.name.as_str() {
             "name" | "bndbox" => {}
-            "score" => match text.parse::<f64>().map(Score::new) {
-                Ok(Ok(s)) => a.score = Some(s),
-                _ => {
-                    let reason = format!("the score is `{text}`");
-                    intake.problem(Effect::Lost, at, reason, "it must be a number from 0 to 1; the label was kept");
-                }
-            },
+            "score" => a.score = intake.score(at, Some(number(text))),
             "provenance" => provenance = Some(serde_json::from_str(text).unwrap_or_else(|_| json!(text))),
             "attributes" => {
                 for pair in c.all("attribute") {
@@ -186,7 +179,7 @@ fn object(n: &Node, at: At, intake: &mut Intake) -> Result<Annotation, (String, 
             }
         }
     }
-    a.provenance = provenance_of(provenance, Format::Voc, at, intake);
+    a.provenance = intake.provenance(at, provenance);
     Ok(a)
 }
 

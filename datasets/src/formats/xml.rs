@@ -256,7 +256,12 @@ pub(super) fn encode_value(value: &Value) -> String {
 /// The inverse of [`encode_value`]; text of other tools becomes a number or truth value only when it reads as one.
 pub(super) fn decode_value(text: &str) -> Value {
     match serde_json::from_str::<Value>(text) {
-        Ok(v) if v.to_string() == text => v,
+        Ok(v) if serde_json::to_string(&v).is_ok_and(|s| s == text) => v,
         _ => Value::String(text.to_owned()),
     }
+}
+
+/// A number in any spelling; text that is none stays text.
+pub(super) fn number(text: &str) -> Value {
+    text.parse::<f64>().ok().filter(|v| v.is_finite()).map_or_else(|| Value::from(text), Value::from)
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde::de::IgnoredAny;
 
 use super::FormatError;
 use super::text::{below, files_below, has_extension, read_text, stem};
@@ -19,12 +19,12 @@ const CLASS_LISTS: [&str; 4] = ["classes.txt", "obj.names", "_darknet.labels", "
 const YAML_NAMES: [&str; 4] = ["data.yaml", "data.yml", "dataset.yaml", "dataset.yml"];
 
 #[derive(Deserialize)]
-struct DataYaml {
+struct DataYaml<N> {
     path: Option<String>,
     train: Option<Places>,
     val: Option<Places>,
     test: Option<Places>,
-    names: Option<Value>,
+    names: Option<N>,
 }
 
 #[derive(Deserialize)]
@@ -34,12 +34,15 @@ enum Places {
     Many(Vec<String>),
 }
 
+/// Class names by index.
+type Names = BTreeMap<usize, String>;
+
 /// A data set on disk.
 pub(super) struct Layout {
     /// The folder that everything is in.
     pub root: PathBuf,
     /// Class names by index.
-    pub names: BTreeMap<usize, String>,
+    pub names: Names,
     /// Images and label files, by place.
     pub items: Vec<Item>,
     /// Things in `data.yaml` that are not there.
@@ -67,14 +70,9 @@ impl Layout {
     pub fn open(source: &Path) -> Result<Self, FormatError> {
         let root = if source.is_dir() { source } else { source.parent().unwrap_or(source) }.to_path_buf();
         let Some(yaml) = yaml_of(source) else { return Self::without_yaml(source, root) };
-        let text = read_text(&yaml)?;
-        let data: DataYaml = serde_saphyr::from_str(&text).map_err(|e| {
-            let (line, column) = e.location().map_or((1, 1), |l| (l.line() as usize, l.column() as usize));
-            let reason = e.to_string().lines().next().unwrap_or_default().to_owned();
-            FormatError::Syntax { path: yaml.clone(), line, column, reason, fix: "mend it there".into() }
-        })?;
-        let names = match &data.names {
-            Some(names) => parse_names(names, &yaml)?,
+        let (data, names) = parse_yaml(&yaml)?;
+        let names = match names {
+            Some(names) => names,
             None => list_of_classes(&root)?.ok_or_else(|| no_names(&yaml, "it has no `names`"))?,
         };
         let base = data.path.as_ref().map(|p| root.join(p)).filter(|p| p.is_dir()).unwrap_or_else(|| root.clone());
@@ -226,24 +224,29 @@ fn yaml_of(source: &Path) -> Option<PathBuf> {
     if yamls.len() == 1 { yamls.pop() } else { None }
 }
 
-/// `names` as a list, or as a map from index to name.
-fn parse_names(names: &Value, yaml: &Path) -> Result<BTreeMap<usize, String>, FormatError> {
-    let text = |v: &Value| match v {
-        Value::String(s) => Some(s.trim().to_owned()),
-        Value::Number(n) => Some(n.to_string()),
-        Value::Bool(b) => Some(b.to_string()),
-        _ => None,
+/// The file, and its `names`: a list, or a map from index to name. Read by type, because a name may look like a number
+/// or a truth value.
+fn parse_yaml(path: &Path) -> Result<(DataYaml<IgnoredAny>, Option<Names>), FormatError> {
+    let text = read_text(path)?;
+    let data: DataYaml<IgnoredAny> = serde_saphyr::from_str(&text).map_err(|e| {
+        let (line, column) = e.location().map_or((1, 1), |l| (l.line() as usize, l.column() as usize));
+        let reason = e.to_string().lines().next().unwrap_or_default().to_owned();
+        FormatError::Syntax { path: path.into(), line, column, reason, fix: "mend it there".into() }
+    })?;
+    let names = if data.names.is_none() {
+        None
+    } else if let Ok(list) = serde_saphyr::from_str::<DataYaml<Vec<String>>>(&text) {
+        list.names.map(|all| all.into_iter().enumerate().collect())
+    } else if let Ok(map) = serde_saphyr::from_str::<DataYaml<Names>>(&text) {
+        map.names
+    } else {
+        return Err(no_names(path, "`names` is neither a list of names nor a map from numbers to names"));
     };
-    let parsed: Option<BTreeMap<usize, String>> = match names {
-        Value::Array(all) => all.iter().map(text).enumerate().map(|(i, n)| Some((i, n?))).collect(),
-        Value::Object(all) => all.iter().map(|(k, v)| Some((k.trim().parse().ok()?, text(v)?))).collect(),
-        _ => None,
-    };
-    parsed.ok_or_else(|| no_names(yaml, "`names` is neither a list of names nor a map from numbers to names"))
+    Ok((data, names.map(|n| n.into_iter().map(|(i, name)| (i, name.trim().to_owned())).collect())))
 }
 
 /// The classes of a plain list, one a line.
-fn list_of_classes(folder: &Path) -> Result<Option<BTreeMap<usize, String>>, FormatError> {
+fn list_of_classes(folder: &Path) -> Result<Option<Names>, FormatError> {
     let Some(path) = CLASS_LISTS.iter().map(|n| folder.join(n)).find(|p| p.is_file()) else { return Ok(None) };
     let text = read_text(&path)?;
     Ok(Some(text.trim_end().lines().map(|l| l.trim().to_owned()).enumerate().filter(|(_, n)| !n.is_empty()).collect()))
