@@ -38,6 +38,15 @@ fn steps(step_deg: f64) -> Vec<f64> {
     (0..n).map(|i| i as f64 * 360.0 / n as f64).collect()
 }
 
+/// What sizes are relative to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScaleBase {
+    /// The template as it is, pixel for pixel.
+    Template,
+    /// The scale at which most classes are found on the drawing, looked for between a fifth and five times.
+    Drawing,
+}
+
 /// Settings of a [`super::Matcher`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct MatcherConfig {
@@ -45,9 +54,11 @@ pub struct MatcherConfig {
     pub rotations: Rotations,
     /// Whether mirror images are tried. Default false.
     pub mirror: bool,
-    /// Smallest size on the drawing relative to the template, 0.05..=20. Default 0.8.
+    /// What a size of 1 means. Default [`ScaleBase::Template`].
+    pub scale_base: ScaleBase,
+    /// Smallest size on the drawing relative to the base, 0.05..=20. Default 0.8.
     pub scale_min: f64,
-    /// Largest size on the drawing relative to the template, 0.05..=20. Default 1.25.
+    /// Largest size on the drawing relative to the base, 0.05..=20. Default 1.25.
     pub scale_max: f64,
     /// Largest factor by which width over height may differ from the template's, 1..=2 (1: none). Default 1.1.
     pub stretch: f64,
@@ -65,6 +76,7 @@ impl Default for MatcherConfig {
         Self {
             rotations: Rotations::Quarter,
             mirror: false,
+            scale_base: ScaleBase::Template,
             scale_min: 0.8,
             scale_max: 1.25,
             stretch: 1.1,

@@ -12,6 +12,7 @@ mod config;
 mod hull;
 mod ink;
 mod pose;
+mod scale;
 mod scan;
 mod score;
 mod shape;
@@ -23,12 +24,12 @@ use datasets::{BBox, Pixels};
 use image::{GrayImage, RgbImage, RgbaImage};
 use rayon::prelude::*;
 
-pub use config::{MatcherConfig, Rotations};
+pub use config::{MatcherConfig, Rotations, ScaleBase};
+pub use score::{CONFIDENCE_FEATURES, ConfidenceFeature};
 
 use bank::Variant;
 use ink::Ink;
 use pose::{Limits, Pose, Sampling, Steps, refine};
-use scan::Candidate;
 use score::{Features, Sheet};
 use shape::Shape;
 
@@ -143,7 +144,6 @@ struct Hypothesis {
     /// Left, top, right, bottom.
     bounds: [f32; 4],
     features: Features,
-    confidence: f32,
     /// What decides between overlapping hypotheses.
     rank: f32,
 }
@@ -174,15 +174,19 @@ impl Matcher {
 
     /// Finds the templates on a grey drawing.
     pub fn find_grey(&self, drawing: &GrayImage) -> Found {
-        let (skipped, usable) = self.fitting(drawing.width() as f32, drawing.height() as f32);
         let ink = Ink::of_drawing(drawing);
-        if ink.is_empty() || usable.is_empty() {
-            return Found { matches: Vec::new(), skipped };
+        if ink.is_empty() {
+            return Found { matches: Vec::new(), skipped: Vec::new() };
         }
-        let bank: Vec<Variant> = self.bank.iter().filter(|v| usable.contains(&v.shape)).cloned().collect();
-        let candidates = scan::candidates(&ink, &bank, |v| self.limits(&self.shapes[v.shape as usize]).scale);
         let sheet = Sheet::of(ink);
-        let hypotheses = self.hypotheses(&sheet, &bank, &candidates);
+        let base = match self.config.scale_base {
+            ScaleBase::Template => 1.0,
+            ScaleBase::Drawing => self.drawing_scale(&sheet).unwrap_or(1.0),
+        };
+        let range = [self.config.scale_min as f32 * base, self.config.scale_max as f32 * base];
+        let (skipped, usable) = self.fitting(drawing.width() as f32, drawing.height() as f32, range[0]);
+        let bank: Vec<Variant> = self.bank.iter().filter(|v| usable.contains(&v.shape)).cloned().collect();
+        let hypotheses = self.search(&sheet, &bank, range, self.config.stretch as f32);
         let mut matches: Vec<Match> = suppress::winners(hypotheses, &self.shapes, self.config.nms_iou as f32)
             .into_iter()
             .filter_map(|w| self.report(&sheet, &w))
@@ -196,12 +200,10 @@ impl Matcher {
     }
 
     /// Which shapes are small enough for a drawing, and why the others are not.
-    fn fitting(&self, width: f32, height: f32) -> (Vec<SkippedTemplate>, BTreeSet<u32>) {
+    fn fitting(&self, width: f32, height: f32, scale: f32) -> (Vec<SkippedTemplate>, BTreeSet<u32>) {
         let (mut skipped, mut usable) = (Vec::new(), BTreeSet::new());
         for (i, shape) in self.shapes.iter().enumerate() {
-            // A turned symbol needs at least its diameter along one direction and can hide none of its extent.
-            let smallest = self.limits(shape).scale[0];
-            let [x0, y0, x1, y1] = Pose::upright(smallest).bounds(shape);
+            let [x0, y0, x1, y1] = Pose::upright(scale * shape.reduction).bounds(shape);
             let (long, short) = ((x1 - x0).max(y1 - y0), (x1 - x0).min(y1 - y0));
             let room = width.hypot(height);
             let fits =
@@ -210,8 +212,7 @@ impl Matcher {
                 usable.insert(i as u32);
             } else {
                 let reason = format!(
-                    "the symbol takes {long:.0} x {short:.0} pixels at the smallest scale ({}), the drawing has {width} x {height}",
-                    self.config.scale_min
+                    "the symbol takes {long:.0} x {short:.0} pixels at the smallest scale ({scale:.2}), the drawing has {width} x {height}",
                 );
                 skipped.push(SkippedTemplate { template: shape.name.clone(), reason });
             }
@@ -219,24 +220,24 @@ impl Matcher {
         (skipped, usable)
     }
 
-    fn limits(&self, shape: &Shape) -> Limits {
-        let scale = [self.config.scale_min, self.config.scale_max].map(|s| s as f32 * shape.reduction);
-        Limits { scale, free_angle: self.free_angle, stretch: (self.config.stretch as f32).ln() }
-    }
-
-    /// Moves every candidate to its best pose and measures what is left.
-    fn hypotheses(&self, sheet: &Sheet, bank: &[Variant], candidates: &[Candidate]) -> Vec<Hypothesis> {
+    /// Everything that fits at scales of `range` relative to the templates and stretches up to `stretch`.
+    fn search(&self, sheet: &Sheet, bank: &[Variant], range: [f32; 2], stretch: f32) -> Vec<Hypothesis> {
+        let limits = |v: &Variant| Limits {
+            scale: range.map(|s| s * self.shapes[v.shape as usize].reduction),
+            free_angle: self.free_angle,
+            stretch: stretch.ln(),
+        };
+        let candidates = scan::candidates(&sheet.ink, bank, |v| limits(v).scale);
         let mut quick: Vec<(f32, u32, Pose)> = candidates
             .par_iter()
             .filter_map(|c| {
                 let v = &bank[c.variant as usize];
-                let shape = &self.shapes[v.shape as usize];
                 let scale = c.cell * bank::DIAMETER_CELLS / v.diameter;
                 let start = Pose { at: c.at, scale, angle: v.angle, mirrored: v.mirrored, stretch: v.stretch };
                 let angle = if self.free_angle { 0.06 } else { 0.015 };
                 let steps = Steps { shift: c.cell * 0.8, scale: 0.05, angle, stretch: 0.06, rounds: 2 };
-                let limits = self.limits(shape);
-                let (pose, cover) = refine(shape, &sheet.cost, start, v.angle, Sampling::Quick, steps, &limits);
+                let shape = &self.shapes[v.shape as usize];
+                let (pose, cover) = refine(shape, &sheet.cost, start, v.angle, Sampling::Quick, steps, &limits(v));
                 (cover >= MIN_COVER[0]).then_some((cover, c.variant, pose))
             })
             .collect();
@@ -249,21 +250,14 @@ impl Matcher {
                 let shape = &self.shapes[v.shape as usize];
                 let angle = if self.free_angle { 0.02 } else { 0.005 };
                 let steps = Steps { shift: 0.7, scale: 0.015, angle, stretch: 0.02, rounds: 3 };
-                let limits = self.limits(shape);
-                let (pose, cover) = refine(shape, &sheet.cost, start, v.angle, Sampling::All, steps, &limits);
+                let (pose, cover) = refine(shape, &sheet.cost, start, v.angle, Sampling::All, steps, &limits(v));
                 if cover < MIN_COVER[1] {
                     return None;
                 }
                 let features = sheet.features(shape, &pose);
-                let (confidence, evidence) = (features.confidence(), features.evidence());
-                let h = Hypothesis {
-                    shape: v.shape as usize,
-                    bounds: pose.bounds(shape),
-                    pose,
-                    features,
-                    confidence,
-                    rank: evidence * confidence,
-                };
+                let evidence = features.evidence();
+                let rank = evidence * score::confidence(&features.by_name(1.0)) as f32;
+                let h = Hypothesis { shape: v.shape as usize, bounds: pose.bounds(shape), pose, features, rank };
                 (evidence > 0.0).then_some(h)
             })
             .collect()
@@ -298,26 +292,13 @@ impl Matcher {
         let h = &winner.hypothesis;
         let shape = &self.shapes[h.shape];
         let threshold = self.config.threshold_of(&shape.class);
-        let score = f64::from(h.confidence);
+        let evidence = h.features.by_name(winner.margin);
+        let score = score::confidence(&evidence);
         let [x0, y0, x1, y1] = h.bounds.map(f64::from);
         let bbox = BBox::new(x0, y0, x1, y1).clipped(sheet.ink.width as u32, sheet.ink.height as u32)?;
         if score < threshold {
             return None;
         }
-        let f = &h.features;
-        let numbers = [
-            ("coverage", f.coverage),
-            ("oriented", f.oriented),
-            ("worst_sector", f.worst_sector),
-            ("second_sector", f.second_sector),
-            ("tight", f.tight),
-            ("foreign", f.foreign),
-            ("unexplained", f.unexplained),
-            ("correlation", f.correlation),
-            ("ink", f.ink),
-            ("evidence", f.evidence()),
-            ("margin", winner.margin),
-        ];
         Some(Match {
             class: shape.class.clone(),
             template: shape.name.clone(),
@@ -329,7 +310,7 @@ impl Matcher {
             scale: f64::from(h.pose.scale / shape.reduction),
             stretch: f64::from(h.pose.stretch.exp()),
             runner_up: winner.runner_up.map(|s| self.shapes[s].class.clone()),
-            evidence: numbers.map(|(k, v)| (k.to_owned(), f64::from(v))).into(),
+            evidence,
         })
     }
 }

@@ -1,5 +1,7 @@
 //! How well a pose fits: the features of a match, its evidence and its confidence.
 
+use std::collections::BTreeMap;
+
 use super::ink::Ink;
 use super::pose::{CostMap, Pose};
 use super::shape::{NO_SECTOR, Shape, orientation};
@@ -8,8 +10,8 @@ use super::shape::{NO_SECTOR, Shape, orientation};
 const COVER_RADIUS: f32 = 3.0;
 /// Distance from the template's ink, pixels of the drawing, within which ink of the drawing is explained by it.
 const EXPLAINED: f32 = 1.7;
-/// Base score at which a match says nothing; below, it speaks against itself.
-const NEUTRAL_BASE: f32 = 0.6;
+/// Fit at which a match says nothing; a worse one speaks against itself.
+const NEUTRAL_FIT: f32 = 0.55;
 
 /// What was measured at a pose. All are shares of 0..=1 unless said otherwise.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -158,41 +160,68 @@ impl Correlation {
     }
 }
 
-/// Weights of the confidence, for [`Features::vector`]; the last is the constant.
-///
-/// Fitted by ridge logistic regression; see `fit_confidence` in `tests/matcher.rs`, which prints this line.
-const CONFIDENCE: [f32; FEATURES + 1] = [4.0, 4.0, 2.0, 1.0, 2.0, -1.0, -3.0, 6.0, 1.0, -18.0];
+/// A number that the confidence weighs: a feature by its name in the evidence, and how it is bent.
+#[derive(Clone, Copy, Debug)]
+pub struct ConfidenceFeature {
+    /// Name in [`super::Match::evidence`].
+    pub name: &'static str,
+    bend: fn(f64) -> f64,
+}
 
-/// Numbers in [`Features::vector`].
-pub(super) const FEATURES: usize = 9;
+impl ConfidenceFeature {
+    /// The number, from a match's evidence.
+    pub fn of(&self, evidence: &BTreeMap<String, f64>) -> f64 {
+        (self.bend)(evidence.get(self.name).copied().unwrap_or(0.0))
+    }
+}
+
+const FEATURES: usize = 6;
+
+/// What the confidence weighs, in the order of its weights.
+pub const CONFIDENCE_FEATURES: [ConfidenceFeature; FEATURES] = [
+    ConfidenceFeature { name: "oriented", bend: |v| 10.0 * v },
+    ConfidenceFeature { name: "foreign", bend: |v| v.min(2.0) },
+    ConfidenceFeature { name: "unexplained", bend: |v| v },
+    ConfidenceFeature { name: "correlation", bend: |v| v },
+    ConfidenceFeature { name: "ink", bend: |v| v.max(1.0).ln() },
+    // Without a runner-up, as before the choice between classes, this is 0.
+    ConfidenceFeature { name: "margin", bend: |v| v - 1.0 },
+];
+
+/// Weights of [`CONFIDENCE_FEATURES`]; the last is the constant. Fitted by ridge logistic regression on generated
+/// drawings: `tests/matcher_fit.rs` does it and prints this line.
+const CONFIDENCE: [f64; FEATURES + 1] = [2.06, -1.58, -2.26, 7.83, 0.58, 1.35, -27.29];
 
 impl Features {
-    /// The features as the confidence weighs them.
-    pub fn vector(&self) -> [f32; FEATURES] {
-        [
-            self.coverage,
-            self.oriented,
-            self.worst_sector,
-            self.second_sector,
-            self.tight,
-            self.foreign.min(2.0),
-            self.unexplained,
-            self.correlation,
-            self.ink.max(1.0).ln() / 6.0,
-        ]
-    }
-
-    /// How likely the match is right, 0..=1.
-    pub fn confidence(&self) -> f32 {
-        let [weights @ .., constant] = CONFIDENCE;
-        let z: f32 = self.vector().iter().zip(weights).map(|(x, w)| x * w).sum::<f32>() + constant;
-        1.0 / (1.0 + (-z).exp())
+    /// The features by name, with the margin over the runner-up, 0..=1.
+    pub fn by_name(&self, margin: f32) -> BTreeMap<String, f64> {
+        let numbers = [
+            ("coverage", self.coverage),
+            ("oriented", self.oriented),
+            ("worst_sector", self.worst_sector),
+            ("second_sector", self.second_sector),
+            ("tight", self.tight),
+            ("foreign", self.foreign),
+            ("unexplained", self.unexplained),
+            ("correlation", self.correlation),
+            ("ink", self.ink),
+            ("evidence", self.evidence()),
+            ("margin", margin),
+        ];
+        numbers.map(|(k, v)| (k.to_owned(), f64::from(v))).into()
     }
 
     /// How much of the drawing the match explains: what decides between classes that fit the same place. Missing ink
     /// of the template costs much, foreign ink little, because pipes cross symbols and text lies in them.
     pub fn evidence(&self) -> f32 {
-        let base = 0.7 * self.oriented + 0.3 * self.worst_sector;
-        self.ink * (base - NEUTRAL_BASE - 0.1 * self.foreign)
+        let strokes = 0.7 * self.oriented + 0.3 * self.worst_sector - 0.2 * self.foreign;
+        self.ink * (f32::midpoint(strokes, self.correlation) - NEUTRAL_FIT)
     }
+}
+
+/// How likely a match with this evidence is right, 0..=1.
+pub(super) fn confidence(evidence: &BTreeMap<String, f64>) -> f64 {
+    let [weights @ .., constant] = CONFIDENCE;
+    let z: f64 = CONFIDENCE_FEATURES.iter().zip(weights).map(|(f, w)| f.of(evidence) * w).sum::<f64>() + constant;
+    1.0 / (1.0 + (-z).exp())
 }

@@ -1,0 +1,102 @@
+//! The scale of a drawing: the size at which most classes are found on it.
+
+use std::collections::BTreeMap;
+
+use super::bank::Variant;
+use super::score::{Sheet, confidence};
+use super::{Matcher, suppress};
+
+/// Scales that are looked at, relative to the templates.
+const RANGE: [f32; 2] = [0.2, 5.0];
+/// Smallest and largest symbol that is looked for, pixels across.
+const DIAMETERS: [f32; 2] = [14.0, 400.0];
+/// Confidence from which a match votes.
+const VOTING_CONFIDENCE: f64 = 0.6;
+/// Half the width of the window of scales that are one drawing's, as a logarithm.
+const HALF_WINDOW: f32 = 0.24;
+/// Step between windows, as a logarithm.
+const STEP: f32 = 0.04;
+/// Overlap above which the weaker match does not vote.
+const VOTE_IOU: f32 = 0.3;
+
+/// A match's say in the vote.
+struct Vote {
+    log_scale: f32,
+    shape: usize,
+    weight: f32,
+}
+
+impl Matcher {
+    /// The scale relative to the templates at which most classes are found; `None` when nothing is found well enough.
+    pub(super) fn drawing_scale(&self, sheet: &Sheet) -> Option<f32> {
+        // Upright, unmirrored and unstretched symbols are enough for a vote.
+        let quarter = |v: &Variant| (v.angle.to_degrees() / 90.0).fract().abs() < 1e-3;
+        let plain = |v: &&Variant| !v.mirrored && v.stretch == 0.0 && quarter(v);
+        let bank: Vec<Variant> = self.bank.iter().filter(plain).cloned().collect();
+        let hypotheses = self.search_wide(sheet, &bank);
+        let votes: Vec<Vote> = suppress::winners(hypotheses, &self.shapes, VOTE_IOU)
+            .iter()
+            .filter_map(|w| {
+                let h = &w.hypothesis;
+                let p = confidence(&h.features.by_name(w.margin));
+                let log_scale = (h.pose.scale / self.shapes[h.shape].reduction).ln();
+                (p >= VOTING_CONFIDENCE).then_some(Vote { log_scale, shape: h.shape, weight: p as f32 })
+            })
+            .collect();
+        elect(&votes).map(f32::exp)
+    }
+
+    fn search_wide(&self, sheet: &Sheet, bank: &[Variant]) -> Vec<super::Hypothesis> {
+        // Each shape has its own range, because symbols of few pixels cost much and say little.
+        let mut by_range: BTreeMap<[u32; 2], Vec<Variant>> = BTreeMap::new();
+        for v in bank {
+            let original = v.diameter * self.shapes[v.shape as usize].reduction;
+            let range = [RANGE[0].max(DIAMETERS[0] / original), RANGE[1].min(DIAMETERS[1] / original)];
+            if range[0] <= range[1] {
+                by_range.entry(range.map(f32::to_bits)).or_default().push(v.clone());
+            }
+        }
+        by_range.iter().flat_map(|(range, bank)| self.search(sheet, bank, range.map(f32::from_bits), 1.0)).collect()
+    }
+}
+
+/// The middle of the window in which most shapes are found; many matches of one shape count less than one of many.
+fn elect(votes: &[Vote]) -> Option<f32> {
+    let inside = |center: f32| votes.iter().filter(move |v| (v.log_scale - center).abs() <= HALF_WINDOW);
+    let support = |center: f32| {
+        let mut shapes: BTreeMap<usize, f32> = BTreeMap::new();
+        for v in inside(center) {
+            *shapes.entry(v.shape).or_default() += v.weight;
+        }
+        shapes.values().map(|w| w.sqrt()).sum::<f32>()
+    };
+    let steps = (RANGE[0].ln() / STEP) as i32..=(RANGE[1].ln() / STEP) as i32;
+    let best = steps.map(|i| i as f32 * STEP).max_by(|&a, &b| {
+        // Of equal windows the one nearer to the templates' own size.
+        support(a).total_cmp(&support(b)).then(b.abs().total_cmp(&a.abs()))
+    })?;
+    let weight: f32 = inside(best).map(|v| v.weight).sum();
+    let mean = inside(best).map(|v| v.weight * v.log_scale).sum::<f32>() / weight;
+    (weight > 0.0).then_some(mean)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vote(scale: f32, shape: usize) -> Vote {
+        Vote { log_scale: scale.ln(), shape, weight: 0.9 }
+    }
+
+    #[test]
+    fn many_shapes_outvote_one() {
+        let mut votes: Vec<Vote> = (0..6).map(|s| vote(0.5, s)).collect();
+        votes.extend((0..20).map(|_| vote(1.7, 7)));
+        assert!((elect(&votes).unwrap().exp() - 0.5).abs() < 0.02);
+    }
+
+    #[test]
+    fn without_votes_there_is_no_scale() {
+        assert!(elect(&[]).is_none());
+    }
+}

@@ -1,0 +1,71 @@
+//! Drawings with known truth and templates for them, for the matcher's tests.
+
+use datasets::{Annotation, BBox, Pixels};
+use image::{RgbImage, imageops};
+use synth::symbol::{Symbol, symbols, templates};
+use synth::{Sheet, SynthSettings, sheet};
+use vision::matcher::{Match, Template};
+
+/// A drawing of about 22 by 16 symbol sizes.
+pub fn settings(symbol_px: f64) -> SynthSettings {
+    let side = |n: f64| (n * symbol_px) as u32;
+    SynthSettings { width: side(22.0), height: side(16.0), symbols: [30, 45], symbol_px, ..SynthSettings::clean() }
+}
+
+/// The classes of the settings.
+pub fn classes(s: &SynthSettings, seed: u64) -> Vec<Symbol> {
+    symbols(s, seed).unwrap()
+}
+
+/// Clean templates at the drawings' nominal size.
+pub fn clean_templates(s: &SynthSettings, seed: u64) -> Vec<Template> {
+    let symbols = classes(s, seed);
+    let pictures = templates(&symbols, s).into_iter();
+    let template = |(symbol, (file, png)): (&Symbol, (String, Vec<u8>))| Template {
+        class: symbol.name.clone(),
+        name: file,
+        image: image::load_from_memory(&png).unwrap().into_rgba8(),
+    };
+    symbols.iter().zip(pictures).map(template).collect()
+}
+
+/// Templates as people make them: the first symbol of each class, cut out of a drawing.
+pub fn cut_templates(s: &SynthSettings, seed: u64) -> Vec<Template> {
+    let mut cut: Vec<Template> = Vec::new();
+    for index in 0..2 {
+        let Sheet { image, annotations, .. } = sheet(s, seed, 1000 + index).unwrap();
+        for a in &annotations.annotations {
+            if !cut.iter().any(|t| t.class == a.class) {
+                let [x, y] = [a.bbox.x0 - 2.0, a.bbox.y0 - 2.0].map(|v| v.max(0.0) as u32);
+                let [w, h] = [a.bbox.width() + 4.0, a.bbox.height() + 4.0].map(|v| v.ceil() as u32);
+                let part = imageops::crop_imm(&image, x, y, w, h).to_image();
+                let image = image::DynamicImage::ImageRgb8(part).into_rgba8();
+                cut.push(Template { class: a.class.clone(), name: format!("{}.png", a.class), image });
+            }
+        }
+    }
+    cut.sort_by(|a, b| a.class.cmp(&b.class));
+    cut
+}
+
+pub fn draw(s: &SynthSettings, seed: u64, index: u64) -> (RgbImage, Vec<Annotation>) {
+    let Sheet { image, annotations, .. } = sheet(s, seed, index).unwrap();
+    (image, annotations.annotations)
+}
+
+/// Which matches are right: same class, overlap of at least half, best score first, each truth once.
+pub fn hits(matches: &[Match], truth: &[Annotation]) -> Vec<bool> {
+    let mut order: Vec<usize> = (0..matches.len()).collect();
+    order.sort_by(|&a, &b| matches[b].score.total_cmp(&matches[a].score));
+    let (mut used, mut right) = (vec![false; truth.len()], vec![false; matches.len()]);
+    let overlap = |t: usize, b: &BBox<Pixels>| truth[t].bbox.iou(b);
+    for i in order {
+        let m = &matches[i];
+        let free = (0..truth.len()).filter(|&t| !used[t] && truth[t].class == m.class);
+        let best = free.max_by(|&a, &b| overlap(a, &m.bbox).total_cmp(&overlap(b, &m.bbox)));
+        if let Some(t) = best.filter(|&t| overlap(t, &m.bbox) >= 0.5) {
+            (used[t], right[i]) = (true, true);
+        }
+    }
+    right
+}
