@@ -14,11 +14,13 @@ use report::{
     plot::{Axes, Series, lines, matrix, standalone},
 };
 use serde::Serialize;
-use vision::yolov8::{Spec, State};
+use vision::{
+    tiles::Cut,
+    yolov8::{Spec, State},
+};
 
 use crate::{
     config::Config,
-    dataset::Cut,
     intake::Ignored,
     results::{self, Row},
 };

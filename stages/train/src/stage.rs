@@ -11,19 +11,22 @@ use datasets::{
 use engine::{
     Blob, Context, Descriptor, DeviceUse, Facts, Level, Needs, Outcome, Port, Stage, StageError, artifact::Kind,
 };
-use vision::yolov8::{Backend, Native, Spec, State};
+use vision::{
+    tiles::Cut,
+    yolov8::{Backend, Native, Spec, State},
+};
 
 use crate::{
     augment::{Source as _, centred},
     config::Config,
-    dataset::{Cut, Views},
+    dataset::{Views, settle_cut},
     intake::{Ignored, Intake, Labelled},
     loader::Epoch,
     outputs::{self, describe},
     pictures::{grid, truth_marks},
     results::Row,
     trainer::{Finished, Job, Observer, Tick},
-    validate::HeldBack,
+    validate::{HeldBack, to_input},
 };
 
 /// Boxes below this confidence are not drawn on sample pictures.
@@ -182,7 +185,7 @@ fn prepare(config: &Config, ctx: &Context, set: &AnnotationSet, classes: &[Class
     } else {
         None
     };
-    let (cut, why) = Cut::settle(config, &images);
+    let (cut, why) = settle_cut(config, &images);
     notes.push(match cut {
         Cut::Whole => format!("whole drawings: {why}"),
         Cut::Tiles { scale, overlap } => format!("tiles at scale {scale:.2}, overlap {overlap} pixels: {why}"),
@@ -321,13 +324,14 @@ fn evaluate_best(
     let mut truth = Vec::new();
     let mut found = Vec::new();
     for i in shown {
-        let place = held_back.views.places[i];
+        let (image, tile) = held_back.views.places[i];
+        let plan = &held_back.views.plans[image];
         let view = centred(held_back.views.view(i), config.imgsz);
-        let marks = predictions.found[place.image]
+        let marks = predictions.found[image]
             .iter()
             .filter(|c| c.score >= SHOWN_CONF)
             .filter_map(|c| {
-                let b = place.to_input(&c.bbox, config.imgsz)?;
+                let b = to_input(plan, &plan.tiles[tile], &c.bbox)?;
                 let class = &classes[c.class];
                 Some(report::draw::Mark::new(b, class.color, format!("{} {:.2}", class.name, c.score)))
             })

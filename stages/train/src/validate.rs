@@ -10,14 +10,16 @@ use datasets::{
 use engine::StageError;
 use rayon::prelude::*;
 use vision::{
+    letterbox::Canvas,
     nms::{Candidate, nms},
+    tiles::{Tile, TilePlan, merge},
     yolov8::{Backend, Heads, Images, Mode, decode},
 };
 
 use crate::{
     augment::{Source as _, centred},
     config::Config,
-    dataset::{Place, Views},
+    dataset::Views,
     intake::Labelled,
     loader::Batch,
     loss::{LossTerms, loss},
@@ -51,7 +53,8 @@ impl HeldBack<'_> {
     /// Runs the network over all views.
     pub fn predict(&self, net: &mut dyn Backend) -> Result<Predictions, StageError> {
         let side = self.config.imgsz as usize;
-        let mut found: Vec<Vec<Candidate<Pixels>>> = vec![Vec::new(); self.images.len()];
+        let mut found: Vec<Vec<Vec<Candidate<Pixels>>>> =
+            self.views.plans.iter().map(|plan| vec![Vec::new(); plan.tiles.len()]).collect();
         let mut sum = LossTerms::default();
         let mut gradient = Heads::default();
         let indices: Vec<usize> = (0..self.views.count()).collect();
@@ -64,33 +67,36 @@ impl HeldBack<'_> {
             let heads = net.forward(images, Mode::Eval).map_err(|e| StageError::failed("measuring the network", e))?;
             let terms = loss(heads, &batch.truths, &self.config.gains(), &mut gradient);
             sum = LossTerms { bbox: sum.bbox + terms.bbox, cls: sum.cls + terms.cls, dfl: sum.dfl + terms.dfl };
-            let of_views: Vec<Vec<Candidate<Pixels>>> = (0..chunk.len())
-                .into_par_iter()
-                .map(|i| self.of_view(heads, i, &self.views.places[chunk[i]]))
-                .collect();
+            let of_views: Vec<Vec<Candidate<Pixels>>> =
+                (0..chunk.len()).into_par_iter().map(|i| self.of_view(heads, i, chunk[i])).collect();
             for (&view, list) in chunk.iter().zip(of_views) {
-                found[self.views.places[view].image].extend(list);
+                let (image, tile) = self.views.places[view];
+                found[image][tile] = list;
             }
         }
-        let found = found.into_par_iter().map(|list| nms(list, self.config.val_iou, usize::MAX)).collect();
+        let found = self.views.plans.par_iter().zip(found).map(|(plan, list)| merge(plan, list)).collect();
         Ok(Predictions { found, loss: sum.scaled(1.0 / count.max(1) as f64) })
     }
 
-    /// Candidates of one view, in the drawing's pixels.
-    fn of_view(&self, heads: &Heads, index: usize, place: &Place) -> Vec<Candidate<Pixels>> {
+    /// Candidates of one view (the picture at `index` of the batch), in the drawing's pixels.
+    fn of_view(&self, heads: &Heads, index: usize, view: usize) -> Vec<Candidate<Pixels>> {
+        let (image, tile) = self.views.places[view];
+        let plan = &self.views.plans[image];
         let decoded = decode(heads, index);
         let lowest = self.config.val_conf as f32;
-        let candidates: Vec<Candidate<Pixels>> = decoded
-            .boxes
-            .iter()
-            .zip(decoded.scores.chunks_exact(decoded.classes))
-            .flat_map(|(b, scores)| {
-                let bbox = place.to_picture(*b, self.config.imgsz);
-                let pass = scores.iter().enumerate().filter(move |&(_, &s)| s >= lowest);
-                pass.map(move |(class, &score)| Candidate { bbox, class, score })
-            })
-            .collect();
-        nms(candidates, self.config.val_iou, self.config.val_max_det)
+        let mut candidates: Vec<Candidate<Canvas>> = Vec::new();
+        for (b, scores) in decoded.boxes.iter().zip(decoded.scores.chunks_exact(decoded.classes)) {
+            let [x0, y0, x1, y1] = b.map(f64::from);
+            let pass = scores.iter().enumerate().filter(|&(_, &s)| s >= lowest);
+            candidates.extend(pass.map(|(class, &score)| Candidate { bbox: BBox::new(x0, y0, x1, y1), class, score }));
+        }
+        let kept = nms(candidates, self.config.val_iou, self.config.val_max_det);
+        let place = |c: Candidate<Canvas>| Candidate {
+            bbox: plan.to_picture(&plan.tiles[tile], &c.bbox),
+            class: c.class,
+            score: c.score,
+        };
+        kept.into_iter().map(place).collect()
     }
 
     /// Truth and predictions, ready to be compared.
@@ -134,21 +140,10 @@ impl Measure for HeldBack<'_> {
     }
 }
 
-impl Place {
-    /// A box of the network's input (of side `input`, the view in its middle) in the drawing's pixels.
-    fn to_picture(self, b: [f32; 4], input: u32) -> BBox<Pixels> {
-        let pad = [(input - self.size.0) / 2, (input - self.size.1) / 2];
-        let x = |v: f32| (f64::from(v) - f64::from(pad[0]) + f64::from(self.origin.0)) / self.scale.0;
-        let y = |v: f32| (f64::from(v) - f64::from(pad[1]) + f64::from(self.origin.1)) / self.scale.1;
-        BBox::new(x(b[0]), y(b[1]), x(b[2]), y(b[3]))
-    }
-
-    /// A box of the drawing in pixels of the network's input; `None` when this place shows nothing of it.
-    pub fn to_input(self, b: &BBox<Pixels>, input: u32) -> Option<[f64; 4]> {
-        let pad = [(input - self.size.0) / 2, (input - self.size.1) / 2];
-        let x = |v: f64| v * self.scale.0 - f64::from(self.origin.0) + f64::from(pad[0]);
-        let y = |v: f64| v * self.scale.1 - f64::from(self.origin.1) + f64::from(pad[1]);
-        let b: BBox<Pixels> = BBox::new(x(b.x0), y(b.y0), x(b.x1), y(b.y1));
-        b.clipped(input, input).map(Into::into)
-    }
+/// A box of the drawing in pixels of the input that shows a tile; `None` when the tile shows nothing of it.
+pub fn to_input(plan: &TilePlan, tile: &Tile, b: &BBox<Pixels>) -> Option<[f64; 4]> {
+    let b = b.intersection(&plan.region(tile))?;
+    let zero = plan.to_picture(tile, &BBox::new(0.0, 0.0, 0.0, 0.0));
+    let (sx, sy) = plan.scale();
+    Some([(b.x0 - zero.x0) * sx, (b.y0 - zero.y0) * sy, (b.x1 - zero.x0) * sx, (b.y1 - zero.y0) * sy])
 }
