@@ -2,6 +2,7 @@
 //!
 //! Owns models and numerics. Refuses to know stages, artifacts, runs or the command line.
 
+pub mod detector;
 pub mod letterbox;
 pub mod matcher;
 pub mod nms;

@@ -127,6 +127,9 @@ pub const SAME_OBJECT_IOU: f64 = 0.5;
 const CUT_PX: f64 = 3.0;
 /// A box that ends nearer than this share of the input to a seam is whole only if no tile sees more of it.
 const NEAR: f64 = 0.04;
+/// A fragment gives way to a whole of another class only if that has at least this share of its score: a whole that is
+/// hardly believed in says nothing about a fragment that is.
+const CREDIBLE: f64 = 0.3;
 
 /// How much of an object a tile seems to see.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -161,37 +164,33 @@ pub fn merge(plan: &TilePlan, found: Vec<Vec<Candidate<Pixels>>>) -> Vec<Candida
     // Clear ones first, then by score; stable, so that equal ones keep the order of the tiles.
     pieces.sort_by(|a, b| a.view.cmp(&b.view).then(b.box_.score.total_cmp(&a.box_.score)));
 
-    let mut whole: Vec<&Piece> = Vec::new();
-    let mut fragments: Vec<Vec<&Piece>> = Vec::new();
-    for p in &pieces {
+    let mut whole: Vec<Piece> = Vec::new();
+    let mut fragments: Vec<Vec<Piece>> = Vec::new();
+    for p in pieces {
+        let twin = |w: &Piece| match p.view {
+            View::Clear => w.tile != p.tile && w.box_.bbox.iou(&p.box_.bbox) >= SAME_OBJECT_IOU,
+            View::Near | View::Cut => same(&regions, w, &p),
+        };
         let class = p.box_.class;
-        let seen_whole = whole.iter().any(|w| match p.view {
-            View::Clear => {
-                w.tile != p.tile && w.box_.class == class && w.box_.bbox.iou(&p.box_.bbox) >= SAME_OBJECT_IOU
-            }
-            View::Near => w.box_.class == class && same(&regions, w, p),
-            // What a cut-off part looks like says little about its class.
-            View::Cut => same(&regions, w, p),
-        });
-        if seen_whole {
-            continue;
-        }
-        if p.view != View::Cut {
+        // The whole is where the better view puts it, and as sure as the surest view of it.
+        if let Some(w) = whole.iter_mut().find(|w| w.box_.class == class && twin(w)) {
+            w.box_.score = w.box_.score.max(p.box_.score);
+        } else if p.view != View::Cut {
             whole.push(p);
-            continue;
+        } else if !whole.iter().any(|w| f64::from(w.box_.score) >= CREDIBLE * f64::from(p.box_.score) && twin(w)) {
+            // What a cut-off part looks like says little about its class; but nothing explains this one.
+            let (mine, others): (Vec<_>, Vec<_>) =
+                fragments.into_iter().partition(|f| f.iter().any(|q| q.box_.class == class && same(&regions, q, &p)));
+            fragments = others;
+            fragments.push(mine.into_iter().flatten().chain([p]).collect());
         }
-        let (mine, others): (Vec<_>, Vec<_>) =
-            fragments.into_iter().partition(|f| f.iter().any(|q| q.box_.class == class && same(&regions, q, p)));
-        fragments = others;
-        fragments.push(mine.into_iter().flatten().chain([p]).collect());
     }
     let joined = fragments.iter().map(|pieces| {
-        let best = pieces.iter().fold(pieces[0], |b, p| if p.box_.score > b.box_.score { p } else { b });
-        let bbox = pieces.iter().fold(best.box_.bbox, |b, p| {
-            let o = p.box_.bbox;
-            BBox::new(b.x0.min(o.x0), b.y0.min(o.y0), b.x1.max(o.x1), b.y1.max(o.y1))
-        });
-        Candidate { bbox, ..best.box_ }
+        pieces[1..].iter().fold(pieces[0].box_, |b, p| {
+            let (u, v) = (b.bbox, p.box_.bbox);
+            let bbox = BBox::new(u.x0.min(v.x0), u.y0.min(v.y0), u.x1.max(v.x1), u.y1.max(v.y1));
+            Candidate { bbox, score: b.score.max(p.box_.score), ..b }
+        })
     });
     let mut out: Vec<Candidate<Pixels>> = whole.iter().map(|p| p.box_).chain(joined).collect();
     sort(&mut out);
@@ -358,9 +357,15 @@ mod tests {
     }
 
     #[test]
+    fn a_whole_that_is_hardly_believed_in_does_not_silence_a_fragment() {
+        let merged = merge(&plan(), vec![vec![at(600.0, 639.0, 1, 0.95)], vec![at(600.0, 680.0, 0, 0.01)]]);
+        assert_eq!(merged, [at(600.0, 639.0, 1, 0.95), at(600.0, 680.0, 0, 0.01)]);
+    }
+
+    #[test]
     fn a_fragment_that_stops_short_of_the_seam_goes_too() {
         let merged = merge(&plan(), vec![vec![at(600.0, 630.0, 0, 0.95)], vec![at(600.0, 680.0, 0, 0.6)]]);
-        assert_eq!(merged, [at(600.0, 680.0, 0, 0.6)]);
+        assert_eq!(merged, [at(600.0, 680.0, 0, 0.95)]);
     }
 
     #[test]
