@@ -5,16 +5,19 @@
 //! A sheet is a function of settings, seed and index alone: sheets may be drawn on any number of threads, in any order.
 
 mod canvas;
+pub mod dataset;
 mod draft;
 mod dress;
 mod font;
 mod invented;
 mod pipes;
 mod place;
+pub mod sample;
 mod scan;
 pub mod settings;
 mod sheet;
 pub mod symbol;
 
+pub use dataset::{DatasetError, write_dataset};
 pub use settings::{Rotation, SettingsError, SynthSettings};
 pub use sheet::{Sheet, sheet};

@@ -1,0 +1,159 @@
+//! What a sheet promises: exact boxes, the same bytes for the same seed, settings that are obeyed.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use synth::{Rotation, Sheet, SynthSettings, sheet};
+
+fn small() -> SynthSettings {
+    SynthSettings { width: 800, height: 640, symbols: [8, 14], symbol_px: 48.0, ..SynthSettings::clean() }
+}
+
+/// Nothing but one kind of symbol: what is left out cannot hide a wrong box.
+fn bare(s: SynthSettings) -> SynthSettings {
+    SynthSettings { crossing: 0.0, distractors: 0.0, tags: 0.0, ..s }
+}
+
+/// Ink that touches each of the box's four sides from within, and the ink of the row and column just inside.
+fn sides_have_ink(sheet: &Sheet) -> Result<(), TestCaseError> {
+    let dark = |x: i64, y: i64| {
+        let (w, h) = (i64::from(sheet.image.width()), i64::from(sheet.image.height()));
+        (0..w).contains(&x) && (0..h).contains(&y) && sheet.image.get_pixel(x as u32, y as u32).0[0] < 200
+    };
+    for a in &sheet.annotations.annotations {
+        let b = a.bbox;
+        let (x0, y0) = (b.x0.floor() as i64, b.y0.floor() as i64);
+        let (x1, y1) = (b.x1.ceil() as i64 - 1, b.y1.ceil() as i64 - 1);
+        // The outermost pixel may be covered by a hair only: the next one must be dark then.
+        let row = |y: i64| (x0..=x1).any(|x| dark(x, y));
+        let column = |x: i64| (y0..=y1).any(|y| dark(x, y));
+        prop_assert!(row(y0) || row(y0 + 1), "{} has no ink at its top: {b:?}", a.class);
+        prop_assert!(row(y1) || row(y1 - 1), "{} has no ink at its bottom: {b:?}", a.class);
+        prop_assert!(column(x0) || column(x0 + 1), "{} has no ink at its left: {b:?}", a.class);
+        prop_assert!(column(x1) || column(x1 - 1), "{} has no ink at its right: {b:?}", a.class);
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn boxes_are_inside_and_tight(
+        seed in any::<u64>(),
+        index in any::<u64>(),
+        rotation in prop_oneof![Just(Rotation::None), Just(Rotation::Quarter), Just(Rotation::Any)],
+        mirror in 0.0..1.0f64,
+        skew in prop_oneof![Just(0.0), 0.1..2.0f64],
+        low in 0.6..1.0f64,
+        stroke in 1.5..3.0f64,
+        invented in 0u32..4,
+        repeats in 1u32..3,
+    ) {
+        let s = SynthSettings {
+            rotation, mirror, skew, invented,
+            scale: [low, low * 1.5],
+            stroke: [stroke, stroke * 1.2],
+            signal_repeats: [1, repeats],
+            ..small()
+        };
+        let sheet = sheet(&s, seed, index).unwrap();
+        let (w, h) = (f64::from(s.width), f64::from(s.height));
+        prop_assert_eq!((sheet.image.width(), sheet.image.height()), (s.width, s.height));
+        prop_assert!(sheet.annotations.annotations.len() <= s.symbols[1] as usize);
+        for a in &sheet.annotations.annotations {
+            let b = a.bbox;
+            prop_assert!(b.is_valid() && b.x0 >= 0.0 && b.y0 >= 0.0 && b.x1 <= w && b.y1 <= h, "{:?}", a);
+            let longest = s.symbol_px * s.scale[1] * 1.5 * f64::from(repeats);
+            prop_assert!(b.width() < longest && b.height() < longest, "{:?}", a);
+        }
+        sides_have_ink(&sheet)?;
+    }
+
+    #[test]
+    fn symbols_do_not_lie_on_each_other(seed in any::<u64>()) {
+        let s = bare(small());
+        let all = sheet(&s, seed, 0).unwrap().annotations.annotations;
+        for (i, a) in all.iter().enumerate() {
+            for b in &all[..i] {
+                prop_assert!(a.bbox.iou(&b.bbox) == 0.0, "{a:?} {b:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn same_seed_same_bytes(seed in any::<u64>(), index in any::<u64>()) {
+        let s = SynthSettings { noise: 4.0, blur: 0.6, speckle: 0.001, jpeg_quality: Some(70), ..small() };
+        let (a, b) = (sheet(&s, seed, index).unwrap(), sheet(&s, seed, index).unwrap());
+        prop_assert_eq!(&a.file, &b.file);
+        prop_assert_eq!(a.annotations, b.annotations);
+        prop_assert_ne!(a.file, sheet(&s, seed, index ^ 1).unwrap().file);
+    }
+}
+
+/// A symbol's ink alone, taken from a sheet with nothing else on it, ends where the box ends.
+#[test]
+fn ink_of_a_lone_symbol_fills_its_box() {
+    for class in ["ball valve", "field computer instrument", "auxiliary plc instrument", "wireless signal"] {
+        for rotation in [Rotation::Quarter, Rotation::Any] {
+            let s = synth::symbol::symbols(&SynthSettings { classes: vec![class.into()], ..small() }, 0).unwrap();
+            let degrees = if rotation == Rotation::Any { 33.0 } else { 90.0 };
+            let at = synth::symbol::Placement { center: [60.3, 70.7], scale: 0.7, degrees, mirrored: true, pen: 2.2 };
+            let outlines = s[0].outlines(&at, 1);
+            let mut mask = tiny_skia::Mask::new(128, 128).unwrap();
+            for path in &outlines {
+                mask.fill_path(path, tiny_skia::FillRule::Winding, true, tiny_skia::Transform::identity());
+            }
+            let b = ontologies::shape::bounds(&outlines).unwrap();
+            let inked = |x: usize, y: usize| mask.data()[y * 128 + x] > 0;
+            for y in 0..128 {
+                for x in 0..128 {
+                    let (fx, fy) = (x as f32, y as f32);
+                    let outside = fx + 1.0 < b.left() - 0.5
+                        || fx > b.right() + 0.5
+                        || fy + 1.0 < b.top() - 0.5
+                        || fy > b.bottom() + 0.5;
+                    assert!(!(outside && inked(x, y)), "{class}: ink at {x}, {y} outside {b:?}");
+                }
+            }
+            let column = |x: usize| (0..128).any(|y| inked(x, y));
+            assert!(column(b.left() as usize) || column(b.left() as usize + 1), "{class}");
+            assert!(column(b.right() as usize) || column(b.right() as usize - 1), "{class}");
+        }
+    }
+}
+
+#[test]
+fn default_sheets_hold_what_is_asked_and_all_classes() {
+    let mut of: BTreeMap<String, usize> = BTreeMap::new();
+    let s = SynthSettings::clean();
+    for index in 0..4 {
+        let sheet = sheet(&s, 9, index).unwrap();
+        assert!(sheet.annotations.annotations.len() >= 54, "{} symbols", sheet.annotations.annotations.len());
+        for a in sheet.annotations.annotations {
+            *of.entry(a.class).or_default() += 1;
+        }
+    }
+    assert_eq!(of.len(), 25, "{of:?}");
+    assert!(of.values().all(|&n| n >= 5), "{of:?}");
+}
+
+#[test]
+fn unknown_class_is_an_error_that_lists_the_known() {
+    let e = sheet(&SynthSettings { classes: vec!["gate valve".into()], ..small() }, 0, 0).unwrap_err();
+    assert!(e.to_string().contains("no class `gate valve`") && e.to_string().contains("ball valve"), "{e}");
+}
+
+#[test]
+fn a_sheet_without_symbols_is_a_drawing_all_the_same() {
+    let s = SynthSettings { symbols: [0, 0], ..small() };
+    let sheet = sheet(&s, 0, 0).unwrap();
+    assert!(sheet.annotations.annotations.is_empty());
+    assert!(sheet.image.pixels().any(|p| p.0[0] < 100));
+}
+
+#[test]
+fn bilevel_is_black_and_white() {
+    let s = SynthSettings { bilevel: true, noise: 10.0, ..small() };
+    assert!(sheet(&s, 0, 0).unwrap().image.pixels().all(|p| p.0 == [0; 3] || p.0 == [255; 3]));
+}
