@@ -78,7 +78,7 @@ pub fn judge(gate: Gate, warnings: &[Warning], approval: &Approval, digest: &str
         Gate::Auto => match warnings.iter().find(|w| w.blocking) {
             Some(w) => {
                 let why = format!(
-                    "{}. {} When that is mended, run again; `--set stages.review.gate=none` goes on regardless.",
+                    "{}. {} When that is mended, run again; `--set review.gate=none` goes on regardless.",
                     w.title, w.text
                 );
                 Verdict::Waiting { why }

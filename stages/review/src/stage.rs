@@ -315,6 +315,25 @@ mod tests {
     }
 
     #[test]
+    fn pictures_stop_at_the_budget_and_say_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let h = harness(dir.path(), &labels());
+        let ran = h.run(&Registry::new().add(Review), json!({"picture_mb": 0})).unwrap();
+        let section = &h.read::<Report>(&ran, "report").unwrap()["section.json"];
+        let body = Section::from_json(section).unwrap().body;
+        assert!(!body.as_str().contains("data:image") && body.as_str().contains("3 pictures were left out"));
+    }
+
+    #[test]
+    fn a_picture_that_changed_since_labelling_is_not_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut set = labels();
+        set.images[0].digest = "0".repeat(64);
+        let ran = harness(dir.path(), &set).run(&Registry::new().add(Review), Value::Null).unwrap();
+        assert!(ran.notes.messages.iter().any(|m| m.1.contains("changed since it was labelled")));
+    }
+
+    #[test]
     fn nothing_found_waits_and_still_reports() {
         let dir = tempfile::tempdir().unwrap();
         let empty = set(vec![class("a")], vec![image("a b/1.png", 300, 200, vec![])]);
