@@ -88,7 +88,7 @@ pub(crate) fn safe_path(name: &str) -> Option<PathBuf> {
     (normal && !name.is_empty() && !name.ends_with('/')).then(|| path.to_owned())
 }
 
-/// Makes `<folder>/<name>` show a view: a relative link, so that the project can be moved, or a copy where the system
+/// Makes `<folder>/<name>` show another folder, in place of what it showed: a relative link, so that the project can be moved, or a copy where the system
 /// has no links for everyone.
 pub fn link_into(folder: &Path, name: &str, view: &Path) -> Result<(), StoreError> {
     let link = folder.join(name);
@@ -121,11 +121,14 @@ fn place(_target: &Path, view: &Path, link: &Path) -> io::Result<()> {
             let to = to.join(entry.file_name());
             if entry.file_type()?.is_dir() {
                 copy(&entry.path(), &to)?;
-            } else if !to.exists() {
+            } else {
                 reflink_copy::reflink_or_copy(entry.path(), &to)?;
             }
         }
         Ok(())
+    }
+    if link.is_dir() {
+        fs::remove_dir_all(link)?;
     }
     copy(view, link)
 }

@@ -116,24 +116,28 @@ fn any_tar_program_can_look_inside() {
 fn every_cut_is_an_error() {
     let bytes = project().write();
     // The last 1024 bytes are the empty blocks that end a tar; everything before them is needed.
-    for cut in (0..bytes.len() - 1024).step_by(997).chain([bytes.len() - 1025 - 511]) {
+    for cut in (0..bytes.len() - 1024).step_by(2003).chain([bytes.len() - 1025 - 511]) {
         let (_dir, _store, result) = read(&bytes[..cut]);
         assert!(result.is_err(), "cut at {cut}");
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
     #[test]
     fn no_flipped_bit_changes_what_arrives(at in any::<prop::sample::Index>(), bit in 0..8u8) {
-        let here = project();
-        let mut bytes = here.write();
+        static BUNDLE: std::sync::OnceLock<(BundleSpec, Vec<u8>)> = std::sync::OnceLock::new();
+        let (sent, bytes) = BUNDLE.get_or_init(|| {
+            let here = project();
+            (here.spec.clone(), here.write())
+        });
+        let mut bytes = bytes.clone();
         let at = at.index(bytes.len());
         bytes[at] ^= 1 << bit;
         let (_dir, store, result) = read(&bytes);
         // Bits of the padding carry nothing; all others are noticed.
         if let Ok(spec) = result {
-            prop_assert_eq!(&spec, &here.spec);
+            prop_assert_eq!(&spec, sent);
             for artifact in artifacts(&spec) {
                 prop_assert!(store.verify(artifact).is_empty());
             }
