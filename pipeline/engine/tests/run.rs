@@ -1,0 +1,495 @@
+//! Whole runs of toy stages: what is cached, what runs and why, what happens when a stage waits, fails, is stopped,
+//! takes too long or crashes.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use engine::{
+    CancelToken, Context, Descriptor, Event, EventSink, InputSpec, Item, ItemError, ItemOutcome, ItemStage, Machine,
+    Needs, Outcome, Port, Registry, Stage, StageError, Store,
+    artifact::{ArtifactReader, ArtifactWriter},
+    event::NoSink,
+    executor::{Executor, Executors, Job},
+    graph::{Edge, Graph, GraphError, NodeSpec, PipelineSpec},
+    item::Results,
+    plan::{Plan, PlanError, Selection, Verdict, plan},
+    record::{RunRecord, Status},
+    run::{RunRequest, run},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Upper-cases every file of its input.
+struct Shout(Arc<AtomicUsize>);
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+struct ShoutConfig {
+    mark: String,
+}
+
+fn text_artifact(ctx: &Context, port: &str, text: &str) -> Result<(), StageError> {
+    let mut writer = ArtifactWriter::new(ctx.store());
+    writer.put("text", text.as_bytes())?;
+    let artifact = writer.finish("text", 1, Value::Null)?;
+    ctx.output(port, artifact)?;
+    Ok(())
+}
+
+impl ItemStage for Shout {
+    type Config = ShoutConfig;
+    type Worker = ();
+    fn descriptor(&self) -> Descriptor {
+        Descriptor {
+            name: "shout".into(),
+            version: 1,
+            about: String::new(),
+            inputs: vec![Port::new("images", "files")],
+            outputs: vec![Port::new("text", "text")],
+            items: Some("images".into()),
+        }
+    }
+    fn prepare(&self, _: &ShoutConfig, _: &Context) -> Result<(), StageError> {
+        Ok(())
+    }
+    fn item(&self, (): &(), config: &ShoutConfig, item: &Item, ctx: &Context) -> Result<Vec<u8>, ItemError> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        let bytes = ctx.bytes(&item.blob)?;
+        match bytes.as_slice() {
+            b"bad" => Err(ItemError::Quarantine("it says `bad`; say something else".into())),
+            b"crash" => panic!("this file crashes it"),
+            slow if slow.starts_with(b"slow") => {
+                std::thread::sleep(Duration::from_millis(100));
+                Ok(bytes.clone())
+            }
+            text => Ok([text.to_ascii_uppercase().as_slice(), config.mark.as_bytes()].concat()),
+        }
+    }
+    fn finish(&self, _: &ShoutConfig, results: &Results<'_>, ctx: &Context) -> Result<Outcome, StageError> {
+        let mut text = String::new();
+        for result in results.iter() {
+            let (item, outcome) = result?;
+            let words = match outcome {
+                ItemOutcome::Done(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+                ItemOutcome::Quarantined(reason) => format!("left out: {reason}"),
+            };
+            text.push_str(&format!("{}={words}\n", item.blob.name));
+        }
+        text_artifact(ctx, "text", &text)?;
+        Ok(Outcome::Done)
+    }
+}
+
+/// Counts the characters of a text; its config makes it misbehave.
+struct Count(Arc<AtomicUsize>);
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+struct CountConfig {
+    add: usize,
+    behave: String,
+    memory_bytes: u64,
+}
+
+impl Stage for Count {
+    type Config = CountConfig;
+    fn descriptor(&self) -> Descriptor {
+        Descriptor {
+            name: "count".into(),
+            version: 1,
+            about: String::new(),
+            inputs: vec![Port::new("text", "text")],
+            outputs: vec![Port::new("number", "number"), Port::optional("extra", "text")],
+            items: None,
+        }
+    }
+    fn needs(&self, config: &CountConfig) -> Needs {
+        Needs { cores: 1, memory_bytes: config.memory_bytes, gpu: config.behave == "gpu" }
+    }
+    fn run(&self, config: &CountConfig, ctx: &Context) -> Result<Outcome, StageError> {
+        let tries = self.0.fetch_add(1, Ordering::SeqCst);
+        match config.behave.as_str() {
+            "fail" => return Err(StageError::input("the number is odd", "choose an even one")),
+            "flaky" if tries < 2 => return Err(StageError::Transient { message: "no luck".into(), source: None }),
+            "panic" => panic!("an invariant broke"),
+            "wait" => return Ok(Outcome::Waiting { reason: "a person has to look".into() }),
+            "forget" => return Ok(Outcome::Done),
+            "hang" => loop {
+                ctx.check()?;
+                std::thread::sleep(Duration::from_millis(5));
+            },
+            "sleep" => std::thread::sleep(Duration::from_millis(150)),
+            _ => {}
+        }
+        let text = ctx.open("text")?.get("text")?;
+        let mut writer = ArtifactWriter::new(ctx.store());
+        writer.put("number", (text.len() + config.add).to_string().as_bytes())?;
+        let artifact = writer.finish("number", 1, Value::Null)?;
+        ctx.output("number", artifact)?;
+        ctx.metric("length", text.len() as f64);
+        Ok(Outcome::Done)
+    }
+}
+
+struct Here;
+
+impl Executor for Here {
+    fn name(&self) -> &'static str {
+        "local"
+    }
+    fn is_local(&self) -> bool {
+        true
+    }
+    fn execute(&self, job: &Job) -> Result<Outcome, StageError> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(job.ctx.threads()).build().unwrap();
+        pool.install(|| job.stage.run(&job.config, &job.ctx))
+    }
+}
+
+#[derive(Default)]
+struct Recorder(Mutex<Vec<Event>>);
+
+impl EventSink for Recorder {
+    fn emit(&self, event: &Event) {
+        self.0.lock().unwrap().push(event.clone());
+    }
+}
+
+struct World {
+    dir: tempfile::TempDir,
+    store: Store,
+    items: Arc<AtomicUsize>,
+    counts: Arc<AtomicUsize>,
+    spec: PipelineSpec,
+    events: Arc<Recorder>,
+    cancel: CancelToken,
+}
+
+fn node(name: &str, uses: &str, config: Value) -> NodeSpec {
+    NodeSpec { name: name.into(), uses: uses.into(), config, ..NodeSpec::default() }
+}
+
+impl World {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path().join("runs/.store")).unwrap();
+        let spec = PipelineSpec {
+            inputs: vec![InputSpec {
+                name: "images".into(),
+                kind: "files".into(),
+                path: dir.path().join("in"),
+                extensions: None,
+                recursive: true,
+            }],
+            nodes: vec![node("shout", "shout", json!({})), node("count", "count", json!({}))],
+        };
+        let world = Self {
+            dir,
+            store,
+            items: Arc::default(),
+            counts: Arc::default(),
+            spec,
+            events: Arc::default(),
+            cancel: CancelToken::new(),
+        };
+        files.iter().for_each(|(name, text)| world.write(name, text));
+        world
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.dir.path().join("in").join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    fn runs(&self) -> PathBuf {
+        self.dir.path().join("runs")
+    }
+
+    fn graph(&self) -> Result<Graph, GraphError> {
+        let registry = Registry::new().add_items(Shout(self.items.clone())).add(Count(self.counts.clone()));
+        Graph::build(&self.spec, &registry, &Machine::probe())
+    }
+
+    fn plan(&self, selection: &Selection) -> Result<Plan, PlanError> {
+        plan(&self.store, &self.graph()?, selection, &self.cancel, &NoSink)
+    }
+
+    fn run_with(&self, selection: Selection, cores: usize) -> Result<(RunRecord, PathBuf), PlanError> {
+        let executors: Executors = [("local".to_owned(), Arc::new(Here) as Arc<dyn Executor>)].into();
+        run(&RunRequest {
+            runs: &self.runs(),
+            store: &self.store,
+            graph: &self.graph()?,
+            selection,
+            executors: &executors,
+            cores,
+            machine: Machine { cores, memory_bytes: 1000, gpus: vec![] },
+            program: "test".into(),
+            sink: self.events.clone(),
+            cancel: self.cancel.clone(),
+        })
+    }
+
+    fn run(&self) -> RunRecord {
+        self.run_with(Selection::default(), 2).unwrap().0
+    }
+
+    fn output(&self, record: &RunRecord, node: &str, port: &str, blob: &str) -> String {
+        let reader = ArtifactReader::open(&self.store, record.stages[node].outputs[port]).unwrap();
+        String::from_utf8(reader.get(blob).unwrap()).unwrap()
+    }
+}
+
+fn why(plan: &Plan, name: &str) -> (Verdict, String) {
+    let s = plan.stages.iter().find(|s| s.name == name).unwrap();
+    (s.verdict, s.why.join("; "))
+}
+
+#[test]
+fn a_second_run_finds_everything_done() {
+    let w = World::new(&[("a.txt", "one"), ("sub/b.txt", "two")]);
+    let first = w.run();
+    assert_eq!(first.status, Status::Done);
+    assert_eq!(w.output(&first, "shout", "text", "text"), "a.txt=ONE\nsub/b.txt=TWO\n");
+    assert_eq!(w.output(&first, "count", "number", "number"), "24");
+    let second = w.run();
+    assert!(second.stages.values().all(|s| s.status == Status::Cached));
+    assert_eq!(second.stages["count"].from_run.as_deref(), Some(first.id.as_str()));
+    assert_eq!((w.items.load(Ordering::SeqCst), w.counts.load(Ordering::SeqCst)), (2, 1));
+    assert_eq!(second.stages["count"].notes.metrics["length"], 24.0);
+    // The record on disk is the one returned, the newest run has a link, and outputs are plain files below it.
+    assert_eq!(RunRecord::load(&w.runs().join("latest")).unwrap().id, second.id);
+    let file = w.runs().join("latest/shout/text/text");
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "a.txt=ONE\nsub/b.txt=TWO\n");
+}
+
+#[test]
+fn new_files_cost_new_items_only_and_the_plan_says_so() {
+    let w = World::new(&[("a", "one"), ("b", "two")]);
+    w.run();
+    w.write("c", "three");
+    w.write("d", "four");
+    let p = w.plan(&Selection::default()).unwrap();
+    let (verdict, reason) = why(&p, "shout");
+    assert_eq!(verdict, Verdict::WillRun);
+    assert_eq!(reason, "input `images` (inputs.images) changed: 2 added (c … d)");
+    assert_eq!(p.stages[0].items.map(|i| (i.all, i.todo)), Some((4, 2)));
+    assert_eq!(why(&p, "count"), (Verdict::MayRun, "`shout` will run before it".into()));
+    w.items.store(0, Ordering::SeqCst);
+    w.run();
+    assert_eq!(w.items.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn a_plan_names_the_setting_that_changed_and_going_back_is_free() {
+    let mut w = World::new(&[("a", "one")]);
+    w.run();
+    w.spec.nodes[1].config = json!({"add": 5});
+    let p = w.plan(&Selection::default()).unwrap();
+    assert_eq!(why(&p, "shout").0, Verdict::Cached);
+    assert_eq!(why(&p, "count"), (Verdict::WillRun, "setting `add` went from 0 to 5".into()));
+    assert_eq!(w.output(&w.run(), "count", "number", "number"), "11");
+    w.spec.nodes[1].config = json!({});
+    assert_eq!(why(&w.plan(&Selection::default()).unwrap(), "count").0, Verdict::Cached);
+}
+
+#[test]
+fn bad_items_are_quarantined_and_the_rest_goes_on() {
+    let w = World::new(&[("a", "one"), ("b", "bad"), ("c", "crash"), ("d", "two")]);
+    let record = w.run();
+    assert_eq!(record.status, Status::Done);
+    let text = w.output(&record, "shout", "text", "text");
+    assert!(text.contains("a=ONE") && text.contains("d=TWO") && text.contains("b=left out: it says `bad`"), "{text}");
+    assert!(text.contains("c=left out: the program crashed on this file"), "{text}");
+    let quarantined = w.events.0.lock().unwrap().iter().filter(|e| matches!(e, Event::ItemQuarantined { .. })).count();
+    assert_eq!(quarantined, 2);
+}
+
+#[test]
+fn failing_waiting_crashing_and_forgetful_stages() {
+    for (behave, status, words) in [
+        ("fail", Status::Failed, "the number is odd; choose an even one"),
+        ("panic", Status::Failed, "an invariant broke"),
+        ("forget", Status::Failed, "without writing its output `number`"),
+        ("wait", Status::Waiting, "a person has to look"),
+    ] {
+        let mut w = World::new(&[("a", "one")]);
+        w.spec.nodes[1].config = json!({ "behave": behave });
+        // A stage after the one that stops is blocked; one beside it is done.
+        let mut after = node("after", "count", json!({}));
+        after.connect = BTreeMap::from([("text".into(), "count.extra".into())]);
+        w.spec.nodes.push(after);
+        let mut beside = node("beside", "count", json!({ "add": 1 }));
+        beside.connect = BTreeMap::from([("text".into(), "shout.text".into())]);
+        w.spec.nodes.push(beside);
+        let record = w.run();
+        assert_eq!(record.status, status, "{behave}");
+        assert!(record.stages["count"].detail.contains(words), "{behave}: {}", record.stages["count"].detail);
+        assert_eq!(record.stages["after"].status, Status::Blocked);
+        assert_eq!(record.stages["beside"].status, Status::Done);
+        assert_eq!(record.stages["shout"].status, Status::Done);
+    }
+}
+
+#[test]
+fn passing_faults_are_tried_again_as_often_as_allowed() {
+    let mut w = World::new(&[("a", "one")]);
+    w.spec.nodes[1].config = json!({ "behave": "flaky" });
+    w.spec.nodes[1].retries = 1;
+    assert_eq!(w.run().status, Status::Failed);
+    w.counts.store(1, Ordering::SeqCst);
+    assert_eq!(w.run().status, Status::Done);
+}
+
+#[test]
+fn a_stage_past_its_time_is_stopped() {
+    let mut w = World::new(&[("a", "one")]);
+    w.spec.nodes[1].config = json!({ "behave": "hang" });
+    w.spec.nodes[1].timeout_s = Some(1);
+    let record = w.run();
+    assert_eq!(record.status, Status::Failed);
+    assert!(record.stages["count"].detail.contains("timeout"), "{}", record.stages["count"].detail);
+}
+
+#[test]
+fn a_stopped_run_keeps_its_items() {
+    let files: Vec<(String, String)> = (0..20).map(|i| (format!("f{i:02}"), format!("slow {i}"))).collect();
+    let files: Vec<(&str, &str)> = files.iter().map(|(n, t)| (n.as_str(), t.as_str())).collect();
+    let mut w = World::new(&files);
+    let cancel = w.cancel.clone();
+    let items = w.items.clone();
+    let stopper = std::thread::spawn(move || {
+        while items.load(Ordering::SeqCst) < 6 {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        cancel.cancel();
+    });
+    let record = w.run();
+    stopper.join().unwrap();
+    assert_eq!(record.status, Status::Cancelled);
+    assert_eq!(record.stages["count"].status, Status::Cancelled);
+    assert!(w.items.load(Ordering::SeqCst) < 20);
+    w.cancel = CancelToken::new();
+    assert_eq!(w.run().status, Status::Done);
+    assert_eq!(w.items.load(Ordering::SeqCst), 20, "no item is computed twice");
+}
+
+#[test]
+fn selections_take_earlier_results_as_they_are() {
+    let mut w = World::new(&[("a", "one")]);
+    let from = |n: &str| Selection { from: Some(n.into()), ..Selection::default() };
+    assert!(matches!(w.plan(&from("count")), Err(PlanError::NothingGiven { .. })));
+    let until = Selection { until: Some("shout".into()), ..Selection::default() };
+    let record = w.run_with(until, 2).unwrap().0;
+    assert_eq!(record.stages["count"].status, Status::Excluded);
+    // The input changed, and `--from count` does not look at it.
+    w.write("b", "two");
+    w.spec.nodes[0].config = json!({ "mark": "!" });
+    let record = w.run_with(from("count"), 2).unwrap().0;
+    assert_eq!(record.stages["shout"].status, Status::Reused);
+    assert_eq!(w.output(&record, "count", "number", "number"), "6");
+    let force = Selection { force: vec!["count".into()], ..from("count") };
+    let before = w.counts.load(Ordering::SeqCst);
+    w.run_with(force, 2).unwrap();
+    assert_eq!(w.counts.load(Ordering::SeqCst), before + 1);
+    let unknown = Selection { until: Some("cuont".into()), ..Selection::default() };
+    assert!(matches!(w.plan(&unknown), Err(PlanError::Graph(GraphError::UnknownNode { .. }))));
+}
+
+#[test]
+fn forcing_a_stage_of_items_computes_all_of_them() {
+    let w = World::new(&[("a", "one"), ("b", "two")]);
+    w.run();
+    w.run_with(Selection { force: vec!["shout".into()], ..Selection::default() }, 2).unwrap();
+    assert_eq!(w.items.load(Ordering::SeqCst), 4);
+    assert_eq!(w.counts.load(Ordering::SeqCst), 1, "the same text came out, so nothing after it ran");
+}
+
+#[test]
+fn a_damaged_or_missing_result_is_made_again() {
+    let w = World::new(&[("a", "one")]);
+    let record = w.run();
+    let artifact = record.stages["count"].outputs["number"];
+    let blob = w.store.manifest(artifact).unwrap().blobs[0].digest;
+    std::fs::remove_file(w.store.cas_path(blob)).unwrap();
+    let (verdict, reason) = why(&w.plan(&Selection::default()).unwrap(), "count");
+    assert_eq!(verdict, Verdict::WillRun);
+    assert!(reason.contains("output `number` is gone or damaged"), "{reason}");
+    let again = w.run();
+    assert_eq!(again.stages["count"].outputs["number"], artifact);
+    assert_eq!(w.output(&again, "count", "number", "number"), "6");
+}
+
+#[test]
+fn stages_run_side_by_side_within_cores_and_memory() {
+    let many = |memory: u64| {
+        let mut w = World::new(&[("a", "one")]);
+        w.spec.nodes.truncate(1);
+        for i in 0..3 {
+            let config = json!({ "behave": "sleep", "add": i, "memory_bytes": memory });
+            let mut n = node(&format!("c{i}"), "count", config);
+            n.connect = BTreeMap::from([("text".into(), "shout.text".into())]);
+            w.spec.nodes.push(n);
+        }
+        w
+    };
+    let most_at_once = |w: &World, cores: usize| {
+        w.run_with(Selection::default(), cores).unwrap();
+        let (mut now, mut most) = (0i32, 0);
+        for e in w.events.0.lock().unwrap().iter() {
+            match e {
+                Event::StageStarted { stage, .. } if stage != "shout" => now += 1,
+                Event::StageFinished { stage, .. } if stage != "shout" => now -= 1,
+                _ => {}
+            }
+            most = most.max(now);
+        }
+        most
+    };
+    assert_eq!(most_at_once(&many(10), 3), 3);
+    assert_eq!(most_at_once(&many(10), 1), 1);
+    // 600 of 1000 bytes each: one at a time.
+    assert_eq!(most_at_once(&many(600), 3), 1);
+}
+
+#[test]
+fn kinds_are_checked_on_every_edge() {
+    let mut w = World::new(&[("a", "one")]);
+    w.spec.nodes[1].connect = BTreeMap::from([("text".into(), "inputs.images".into())]);
+    let e = w.graph().map(|_| ()).unwrap_err().to_string();
+    assert_eq!(e, "stage `count`, input `text`: it reads text, and inputs.images is files");
+    w.spec.nodes[1].connect = BTreeMap::from([("text".into(), "shout.txet".into())]);
+    assert!(matches!(w.graph(), Err(GraphError::UnknownSource { .. })));
+    w.spec.nodes[1].connect = BTreeMap::from([("txet".into(), "shout.text".into())]);
+    assert!(matches!(w.graph(), Err(GraphError::UnknownPort { .. })));
+    w.spec.nodes[1].connect.clear();
+    let graph = w.graph().unwrap();
+    assert_eq!(graph.nodes[1].edges["text"], Edge::Output { node: "shout".into(), port: "text".into() });
+    w.spec.nodes.swap(0, 1);
+    assert!(matches!(w.graph(), Err(GraphError::Unconnected { .. })));
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_an_error_with_the_fix() {
+    let mut w = World::new(&[("a", "one")]);
+    w.spec.nodes[1].config = json!({ "behave": "gpu" });
+    let e = w.run_with(Selection::default(), 2).map(|_| ()).unwrap_err().to_string();
+    assert!(e.contains("needs a GPU"), "{e}");
+}
+
+#[test]
+fn an_empty_input_is_an_error_and_no_run_pretends() {
+    let w = World::new(&[]);
+    std::fs::create_dir_all(w.dir.path().join("in")).unwrap();
+    assert!(matches!(w.plan(&Selection::default()), Err(PlanError::Source(_))));
+    assert!(!Path::new(&w.runs().join("latest/shout")).exists());
+}
