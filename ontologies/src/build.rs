@@ -266,7 +266,9 @@ fn place(templates: &[Template], free: &[usize], drafts: &mut Vec<Draft<'_>>, pr
         if let Some(draft) = drafts.iter_mut().find(|d| d.name.to_lowercase() == wanted) {
             draft.negatives.push(i);
         } else if read.role == Role::Negative {
-            drafts.iter_mut().for_each(|d| d.negatives.push(i));
+            for draft in drafts.iter_mut() {
+                draft.negatives.push(i);
+            }
         } else {
             let near = nearest(&read.class, drafts.iter().map(|d| d.name.as_str()));
             let hint = near.map_or(String::new(), |n| format!("; did you mean `{n}`?"));

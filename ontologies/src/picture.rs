@@ -59,7 +59,7 @@ pub fn decode_template(bytes: &[u8]) -> Result<RgbImage, PictureError> {
     if width.min(height) < MIN_SIDE {
         return Err(PictureError::TooSmall { width, height });
     }
-    let (low, high) = picture.pixels().map(luma).fold((255, 0), |(l, h), v| (v.min(l), v.max(h)));
+    let (low, high) = picture.pixels().copied().map(luma).fold((255, 0), |(l, h), v| (v.min(l), v.max(h)));
     if high - low < BLANK_RANGE {
         return Err(PictureError::Blank);
     }
@@ -67,7 +67,7 @@ pub fn decode_template(bytes: &[u8]) -> Result<RgbImage, PictureError> {
 }
 
 /// Brightness after ITU-R BT.601, 0..=255.
-fn luma(p: &Rgb<u8>) -> u8 {
+fn luma(p: Rgb<u8>) -> u8 {
     let [r, g, b] = p.0.map(u32::from);
     ((299 * r + 587 * g + 114 * b) / 1000) as u8
 }

@@ -1,4 +1,5 @@
 //! The ontology from templates and files, as callers see it.
+#![expect(clippy::unwrap_used, reason = "a test may panic, and knows the names it made")]
 
 use std::io::Cursor;
 

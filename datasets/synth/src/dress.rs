@@ -137,7 +137,7 @@ impl Draft<'_> {
         let (x0, y0) = (frame.x1 - width - 0.2 * u, frame.y0 + 0.25 * u);
         for n in 0..=lines {
             let mut text = if n == 0 { "NOTES:".to_owned() } else { format!("{n}.") };
-            while n > 0 {
+            for _ in 0..if n > 0 { 40 } else { 0 } {
                 let word = self.pick(&WORDS);
                 if crate::canvas::text_size(&format!("{text} {word}"), size)[0] > width {
                     break;
