@@ -308,6 +308,11 @@ fn area_of(a: &Annotation) -> f64 {
     a.polygons.iter().map(|p| twice(p).abs() / 2.0).sum()
 }
 
+/// The text of a COCO file of `set`, as it is written; labels that the format cannot hold are left out.
+pub fn coco_text(set: &AnnotationSet) -> String {
+    document(&checked(set, Format::Coco).0)
+}
+
 /// The whole file.
 fn document(set: &AnnotationSet) -> String {
     let index: BTreeMap<&str, usize> = set.classes.iter().enumerate().map(|(i, c)| (c.name.as_str(), i + 1)).collect();

@@ -37,7 +37,7 @@ mod breakage;
 mod round_trip;
 
 pub use account::{Account, Change, Direction, Effect, Problem};
-pub use coco::read_coco_results;
+pub use coco::{coco_text, read_coco_results};
 pub use sizes::{ImageSizes, SizeError, SizeLookup, upright_size};
 
 /// Every format, in the order in which [`Format::detect`] asks them.
