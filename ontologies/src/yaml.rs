@@ -192,4 +192,12 @@ mod tests {
             assert_eq!(doc.classes[0].name.value, text);
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_survives(text in proptest::prelude::any::<String>()) {
+            let doc = parse("o", &format!("classes:\n  - name: a\n    synonyms: {}\n", list(&[text.clone()]))).unwrap();
+            proptest::prop_assert_eq!(&doc.classes[0].synonyms[0], &text);
+        }
+    }
 }
