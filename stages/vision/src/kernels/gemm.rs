@@ -85,9 +85,9 @@ pub(crate) fn gemm(Sizes { m, n, k }: Sizes, a: Left<'_>, b: &[f32], c: &mut [f3
     assert!((m - 1) * pitch + n <= c.len(), "C is inside its array");
     let job = Job { m, n, k, pitch, add: write == Write::Add };
     if a.row == 1 {
-        product_transposed(job, a.data, a.column, b, c)
+        product_transposed(job, a.data, a.column, b, c);
     } else {
-        product(job, a.data, a.row, a.column, b, c)
+        product(job, a.data, a.row, a.column, b, c);
     }
 }
 

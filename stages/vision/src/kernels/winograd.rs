@@ -26,6 +26,78 @@ const MIN_TILES: usize = 24;
 /// Numbers between the planes of the points beyond their size, so that they do not fall on the same cache sets.
 const GAP: usize = LANES;
 
+/// Arrays of vectors written out, because calls of closures would hide the instruction set from the compiler.
+macro_rules! three {
+    ($i:ident => $value:expr) => {
+        [
+            {
+                let $i = 0;
+                $value
+            },
+            {
+                let $i = 1;
+                $value
+            },
+            {
+                let $i = 2;
+                $value
+            },
+        ]
+    };
+}
+macro_rules! four {
+    ($i:ident => $value:expr) => {
+        [
+            {
+                let $i = 0;
+                $value
+            },
+            {
+                let $i = 1;
+                $value
+            },
+            {
+                let $i = 2;
+                $value
+            },
+            {
+                let $i = 3;
+                $value
+            },
+        ]
+    };
+}
+macro_rules! six {
+    ($i:ident => $value:expr) => {
+        [
+            {
+                let $i = 0;
+                $value
+            },
+            {
+                let $i = 1;
+                $value
+            },
+            {
+                let $i = 2;
+                $value
+            },
+            {
+                let $i = 3;
+                $value
+            },
+            {
+                let $i = 4;
+                $value
+            },
+            {
+                let $i = 5;
+                $value
+            },
+        ]
+    };
+}
+
 /// Whether this way is there for a 3x3 convolution of stride 1.
 pub(crate) fn suits(input: usize, output: usize) -> bool {
     input.is_multiple_of(LANES) && output.is_multiple_of(LANES)
@@ -86,7 +158,7 @@ fn spread_adjoint<S: Simd>(simd: S, m: [S::V; SIDE]) -> [S::V; 3] {
     [
         simd.mul_add(far, simd.splat(1.0 / 24.0), a),
         simd.mul_add(simd.sub(m[3], m[4]), simd.splat(1.0 / 12.0), b),
-        simd.add(simd.mul_add(far, sixth, simd.sub(m[5], near)), simd.splat(0.0)),
+        simd.mul_add(far, sixth, simd.sub(m[5], near)),
     ]
 }
 
@@ -142,16 +214,10 @@ kernel! {
         for i in 0..input {
             for j in (0..output).step_by(LANES) {
                 let at = i * output + j;
-                let mut half = [[simd.splat(0.0); 3]; SIDE];
-                for x in 0..3 {
-                    let column = [0, 1, 2].map(|y| simd.load(lanes(w, (y * 3 + x) * tap + at)));
-                    for (half, v) in half.iter_mut().zip(spread(simd, column)) {
-                        half[x] = v;
-                    }
-                }
+                let half = three!(x => spread(simd, three!(y => simd.load(lanes(w, (y * 3 + x) * tap + at)))));
                 let to = packed_index(input, output, i, j);
-                for (y, row) in half.into_iter().enumerate() {
-                    for (x, v) in spread(simd, row).into_iter().enumerate() {
+                for y in 0..SIDE {
+                    for (x, v) in spread(simd, three!(x => half[x][y])).into_iter().enumerate() {
                         simd.store(v, lanes_mut(u, (y * SIDE + x) * plane + to));
                     }
                 }
@@ -190,35 +256,24 @@ kernel! {
         for (t, tile) in tiles.iter().enumerate() {
             let inside = tile.y > 0 && tile.x > 0 && tile.y + TILE < height && tile.x + TILE < width;
             for j in (0..channels).step_by(LANES) {
-                let mut half = [[zero; SIDE]; SIDE];
-                if inside {
+                let half = if inside {
                     let start = tile.image * image + ((tile.y - 1) * width + tile.x - 1) * pitch + j;
                     let corner = &x[start..start + (5 * width + 5) * pitch + LANES];
-                    for c in 0..SIDE {
-                        let column = [0, 1, 2, 3, 4, 5].map(|r| simd.load(lanes(corner, (r * width + c) * pitch)));
-                        for (half, v) in half.iter_mut().zip(mix(simd, column)) {
-                            half[c] = v;
-                        }
-                    }
+                    six!(c => mix(simd, six!(r => simd.load(lanes(corner, (r * width + c) * pitch)))))
                 } else {
-                    for c in 0..SIDE {
-                        let mut column = [zero; SIDE];
-                        let xx = (tile.x + c).wrapping_sub(1);
-                        if xx < width {
-                            for (r, to) in column.iter_mut().enumerate() {
-                                let yy = (tile.y + r).wrapping_sub(1);
-                                if yy < height {
-                                    *to = simd.load(lanes(x, tile.image * image + (yy * width + xx) * pitch + j));
-                                }
+                    six!(c => {
+                        mix(simd, six!(r => {
+                            let (y, x_) = ((tile.y + r).wrapping_sub(1), (tile.x + c).wrapping_sub(1));
+                            if y < height && x_ < width {
+                                simd.load(lanes(x, tile.image * image + (y * width + x_) * pitch + j))
+                            } else {
+                                zero
                             }
-                        }
-                        for (half, v) in half.iter_mut().zip(mix(simd, column)) {
-                            half[c] = v;
-                        }
-                    }
-                }
-                for (r, row) in half.into_iter().enumerate() {
-                    for (c, value) in mix(simd, row).into_iter().enumerate() {
+                        }))
+                    })
+                };
+                for r in 0..SIDE {
+                    for (c, value) in mix(simd, six!(c => half[c][r])).into_iter().enumerate() {
                         simd.store(value, lanes_mut(v, (r * SIDE + c) * plane + t * channels + j));
                     }
                 }
@@ -235,18 +290,10 @@ kernel! {
         for (t, tile) in tiles.iter().enumerate() {
             let start = tile.image * height * width + tile.y * width + tile.x - first;
             for j in (0..channels).step_by(LANES) {
-                let mut half = [[simd.splat(0.0); SIDE]; TILE];
-                for c in 0..SIDE {
-                    let column = [0, 1, 2, 3, 4, 5].map(|r| simd.load(lanes(m, (r * SIDE + c) * plane + t * channels + j)));
-                    for (half, v) in half.iter_mut().zip(unmix(simd, column)) {
-                        half[c] = v;
-                    }
-                }
-                for (r, row) in half.into_iter().enumerate() {
-                    if tile.y + r >= height {
-                        break;
-                    }
-                    for (c, value) in unmix(simd, row).into_iter().enumerate() {
+                let at = t * channels + j;
+                let half = six!(c => unmix(simd, six!(r => simd.load(lanes(m, (r * SIDE + c) * plane + at)))));
+                for r in 0..TILE.min(height - tile.y) {
+                    for (c, value) in unmix(simd, six!(c => half[c][r])).into_iter().enumerate() {
                         if tile.x + c < width {
                             let to = lanes_mut(out, (start + r * width + c) * pitch + j);
                             let value = if add { simd.add(simd.load(to), value) } else { value };
@@ -268,23 +315,18 @@ kernel! {
         for (t, tile) in tiles.iter().enumerate() {
             let start = tile.image * height * width + tile.y * width + tile.x - first;
             for j in (0..channels).step_by(LANES) {
-                let mut half = [[zero; TILE]; SIDE];
-                for c in 0..TILE {
-                    let mut column = [zero; TILE];
-                    if tile.x + c < width {
-                        for (r, to) in column.iter_mut().enumerate() {
-                            if tile.y + r < height {
-                                *to = simd.load(lanes(dy, (start + r * width + c) * pitch + j));
-                            }
+                let half = four!(c => {
+                    unmix_adjoint(simd, four!(r => {
+                        if tile.y + r < height && tile.x + c < width {
+                            simd.load(lanes(dy, (start + r * width + c) * pitch + j))
+                        } else {
+                            zero
                         }
-                    }
-                    for (half, v) in half.iter_mut().zip(unmix_adjoint(simd, column)) {
-                        half[c] = v;
-                    }
-                }
+                    }))
+                });
                 let to = packed_index(tiles.len(), channels, t, j);
-                for (r, row) in half.into_iter().enumerate() {
-                    for (c, value) in unmix_adjoint(simd, row).into_iter().enumerate() {
+                for r in 0..SIDE {
+                    for (c, value) in unmix_adjoint(simd, four!(c => half[c][r])).into_iter().enumerate() {
                         simd.store(value, lanes_mut(d, (r * SIDE + c) * plane + to));
                     }
                 }
@@ -297,15 +339,9 @@ kernel! {
     /// `dw = G^T du G`, from 36 planes `[input][output]` to `[3][3][input][output]`.
     fn transform_weights_adjoint<'a>(simd; du: &'a [f32], tap: usize, dw: &'a mut [f32]) -> () {
         for at in (0..tap).step_by(LANES) {
-            let mut half = [[simd.splat(0.0); SIDE]; 3];
-            for c in 0..SIDE {
-                let column = [0, 1, 2, 3, 4, 5].map(|r| simd.load(lanes(du, (r * SIDE + c) * (tap + GAP) + at)));
-                for (half, v) in half.iter_mut().zip(spread_adjoint(simd, column)) {
-                    half[c] = v;
-                }
-            }
-            for (y, row) in half.into_iter().enumerate() {
-                for (x, value) in spread_adjoint(simd, row).into_iter().enumerate() {
+            let half = six!(c => spread_adjoint(simd, six!(r => simd.load(lanes(du, (r * SIDE + c) * (tap + GAP) + at)))));
+            for y in 0..3 {
+                for (x, value) in spread_adjoint(simd, six!(c => half[c][y])).into_iter().enumerate() {
                     simd.store(value, lanes_mut(dw, (y * 3 + x) * tap + at));
                 }
             }

@@ -14,7 +14,11 @@ use super::{
     Backend, Buffer, Error, Heads, Images, Mode, Parameter, Spec, State, StateError, Tensor,
     spec::{Conv, Graph, Op, Tail, View},
 };
-use crate::kernels::pool::{max_pool, max_pool_backward, upsample, upsample_backward};
+use crate::kernels::{
+    Write,
+    pool::{max_pool, max_pool_backward, upsample, upsample_backward},
+    storage::Numbers,
+};
 use layer::Layer;
 use pass::{Gradient, Source};
 use plan::Plan;
@@ -74,7 +78,7 @@ impl Native {
     /// Frees the memory for training (activations and gradients), for example before running on large pictures.
     pub fn release(&mut self) {
         (self.train, self.eval, self.pending) = (None, None, false);
-        self.layers.iter_mut().for_each(|layer| layer.backward = Default::default());
+        self.layers.iter_mut().for_each(|layer| layer.backward = Numbers::default());
     }
 
     fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
@@ -184,7 +188,7 @@ impl Native {
                 }
                 Op::MaxPool(from, to) => {
                     // The concatenation behind wrote this gradient first, so adding is right.
-                    debug_assert_eq!(write, crate::kernels::Write::Add);
+                    debug_assert_eq!(write, Write::Add);
                     let extent = plan.extent(&self.graph, *from);
                     let image = extent.cells() * extent.pitch;
                     let (map, g) = (&plan.maps[from.buffer], &mut t.gradients[from.buffer]);

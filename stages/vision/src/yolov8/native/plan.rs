@@ -189,7 +189,7 @@ fn writes(graph: &Graph) -> Vec<[Write; 2]> {
 }
 
 /// Splits a buffer into consecutive parts of these lengths.
-pub(super) fn split<'a, T>(mut buffer: &'a mut [T], lengths: impl Iterator<Item = usize>) -> Vec<&'a mut [T]> {
+pub(super) fn split<T>(mut buffer: &mut [T], lengths: impl Iterator<Item = usize>) -> Vec<&mut [T]> {
     let mut parts = Vec::new();
     for length in lengths {
         let (part, rest) = buffer.split_at_mut(length);
