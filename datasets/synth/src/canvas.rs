@@ -50,6 +50,24 @@ impl Canvas {
         Some(BBox::new(r.left().into(), r.top().into(), r.right().into(), r.bottom().into()))
     }
 
+    /// True where there is ink.
+    pub fn is_dark(&self, [x, y]: Point) -> bool {
+        let mut p = tiny_skia::Point::from_xy(x as f32, y as f32);
+        self.turn.map_point(&mut p);
+        let inside = p.x >= 0.0 && p.y >= 0.0 && p.x < self.mask.width() as f32 && p.y < self.mask.height() as f32;
+        inside && self.mask.data()[p.y as usize * self.mask.width() as usize + p.x as usize] > 127
+    }
+
+    /// The first ink on the way from `from` to `to`.
+    pub fn first_ink(&self, from: Point, to: Point) -> Option<Point> {
+        let (dx, dy) = (to[0] - from[0], to[1] - from[1]);
+        let steps = (dx.hypot(dy) * 2.0).ceil().max(1.0);
+        (0..=steps as u32)
+            .map(|i| f64::from(i) / steps)
+            .map(|t| [from[0] + dx * t, from[1] + dy * t])
+            .find(|&p| self.is_dark(p))
+    }
+
     /// Draws a path with a pen of `width` pixels.
     pub fn stroke(&mut self, path: &Path, width: f64, cap: LineCap) {
         let pen = Stroke { width: width as f32, line_cap: cap, ..Stroke::default() };

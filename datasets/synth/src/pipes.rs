@@ -233,6 +233,7 @@ impl Draft<'_> {
                 if inside && touched == own.count() {
                     let width = self.pen * self.between(0.6, 1.1);
                     self.canvas.lines(&ends, width);
+                    self.take_lead(ends[0], ends[1]);
                     break;
                 }
             }

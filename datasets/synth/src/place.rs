@@ -87,9 +87,12 @@ impl Draft<'_> {
             for side in [-1.0, 1.0].into_iter().take(leads) {
                 let (along, long) = ([cos * side, sin * side], self.between(0.5, 1.8) * u);
                 let point = |d: f64| [at.center[0] + along[0] * d, at.center[1] + along[1] * d];
+                // A drawing may have no ink on its axis: then there is nothing to lead to.
+                let Some(start) = self.canvas.first_ink(point(half + 1.0), point(0.0)) else { continue };
                 for long in [long, 0.3 * u] {
                     if self.is_clear(point(half + 2.0), point(half + long)) {
-                        self.canvas.lines(&[point(half), point(half + long)], self.pen);
+                        self.canvas.lines(&[start, point(half + long)], self.pen);
+                        self.take_lead(start, point(half + long));
                         break;
                     }
                 }
@@ -183,7 +186,8 @@ impl Draft<'_> {
                 b.y0
             },
         ];
-        Some((start, way))
+        // From the ink itself: a valve is narrower in its middle than its box.
+        Some((self.canvas.first_ink(start, placed.center).unwrap_or(start), way))
     }
 
     /// Draws the symbol and its letters.
