@@ -9,7 +9,7 @@ use engine::{Context, DeviceUse, StageError};
 use serde::{Deserialize, Serialize};
 
 use crate::settings::{Choice, Settings};
-use crate::{imported, template};
+use crate::{detector, imported, template};
 
 /// One image to label.
 #[derive(Clone, Copy, Debug)]
@@ -91,12 +91,7 @@ pub struct Builder {
 /// All labellers.
 pub const LABELLERS: [Builder; 4] = [
     Builder { choice: Choice::Template, input: None, build: Some(template::build), why_not: "" },
-    Builder {
-        choice: Choice::Detector,
-        input: Some("model"),
-        build: None,
-        why_not: "detector is not in this build; use `template`",
-    },
+    Builder { choice: Choice::Detector, input: Some("model"), build: Some(detector::build), why_not: "" },
     Builder { choice: Choice::Imported, input: Some("labels"), build: Some(imported::build), why_not: "" },
     Builder {
         choice: Choice::GroundedSam2,

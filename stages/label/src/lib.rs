@@ -4,6 +4,7 @@
 //! over the images. Refuses to own how symbols are found (that is `vision`) and what a label file looks like (that is
 //! `datasets`). A new labeller is one file and one line in [`labeller::LABELLERS`].
 
+pub mod detector;
 pub mod imported;
 pub mod labeller;
 mod section;

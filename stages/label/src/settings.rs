@@ -26,7 +26,7 @@ pub struct Settings {
     pub rotations: Rotations,
     /// Template matching: whether mirror images are tried. Default true.
     pub mirror: bool,
-    /// Template matching: sizes on the drawing relative to the template.
+    /// Template matching: sizes of symbols on the drawing relative to their templates.
     pub scale: Scale,
     /// Template matching: largest factor by which a symbol's width over height may differ from its template's, 1..=2 (1:
     /// none). Default 1.15: drawing programs fit symbols to grids.
@@ -102,19 +102,22 @@ impl Thresholds {
     }
 }
 
-/// Sizes on the drawing relative to the template.
+/// Sizes on the drawing: from `base` times `min` to `base` times `max`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Scale {
-    /// Smallest, 0.05..=20. Default 0.8.
+    /// Usual size on the drawing relative to the template: a number, 0.05..=20, or `auto`, the size at which most
+    /// classes are found on each drawing, between a fifth and five times. Default `auto`.
+    pub base: Base,
+    /// Smallest size relative to the base, 0.05..=20. Default 0.8.
     pub min: f64,
-    /// Largest, 0.05..=20. Default 1.25.
+    /// Largest size relative to the base, 0.05..=20. Default 1.25.
     pub max: f64,
 }
 
 impl Default for Scale {
     fn default() -> Self {
-        Self { min: 0.8, max: 1.25 }
+        Self { base: Base::Auto, min: 0.8, max: 1.25 }
     }
 }
 
@@ -125,6 +128,16 @@ pub enum Threshold {
     #[default]
     Auto,
     /// A score, 0..=1.
+    At(f64),
+}
+
+/// The usual size on a drawing.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Base {
+    /// Found on each drawing.
+    #[default]
+    Auto,
+    /// Relative to the template.
     At(f64),
 }
 
@@ -151,6 +164,17 @@ trait WordOrNumber: Sized {
 impl WordOrNumber for Threshold {
     const WORDS: &'static [&'static str] = &["auto"];
     const RANGE: [f64; 2] = [0.0, 1.0];
+    fn number(v: f64) -> Self {
+        Self::At(v)
+    }
+    fn word(word: &str) -> Option<Self> {
+        (word == "auto").then_some(Self::Auto)
+    }
+}
+
+impl WordOrNumber for Base {
+    const WORDS: &'static [&'static str] = &["auto"];
+    const RANGE: [f64; 2] = [0.05, 20.0];
     fn number(v: f64) -> Self {
         Self::At(v)
     }
@@ -238,6 +262,30 @@ impl JsonSchema for Threshold {
     }
 }
 
+impl<'de> Deserialize<'de> for Base {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        d.deserialize_any(Reader(std::marker::PhantomData))
+    }
+}
+
+impl Serialize for Base {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => s.serialize_str("auto"),
+            Self::At(v) => s.serialize_f64(*v),
+        }
+    }
+}
+
+impl JsonSchema for Base {
+    fn schema_name() -> Cow<'static, str> {
+        "Base".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        schema::<Self>()
+    }
+}
+
 impl<'de> Deserialize<'de> for Rotations {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         d.deserialize_any(Reader(std::marker::PhantomData))
@@ -318,7 +366,7 @@ mod tests {
             assert!(e.contains(part), "{e}");
         }
         assert_eq!(Settings { nms_iou: 2.0, ..Settings::default() }.fault().unwrap().0, "nms_iou");
-        let scale = Scale { min: 2.0, max: 1.0 };
+        let scale = Scale { min: 2.0, max: 1.0, ..Scale::default() };
         assert_eq!(Settings { scale, ..Settings::default() }.fault().unwrap().0, "scale.min");
         assert!(Settings::default().fault().is_none());
     }

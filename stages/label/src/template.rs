@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use datasets::{Annotation, Provenance, Score};
 use engine::{DeviceUse, StageError};
-use vision::matcher::{self, Match, Matcher, MatcherConfig, MatcherError, Template};
+use vision::matcher::{self, Match, Matcher, MatcherConfig, MatcherError, ScaleBase, Template};
 
 use crate::labeller::{Job, LabelError, Labelled, Labeller, Parts};
-use crate::settings::{Rotations, Settings};
+use crate::settings::{Base, Rotations, Settings};
 
 /// Threshold that `auto` stands for: the matcher's score is a probability.
 pub const AUTO_THRESHOLD: f64 = 0.5;
@@ -54,6 +54,10 @@ pub fn build(parts: &Parts<'_>) -> Result<Box<dyn Labeller>, StageError> {
 }
 
 fn matcher_config(settings: &Settings, templates: &[Template]) -> MatcherConfig {
+    let (scale_base, factor) = match settings.scale.base {
+        Base::Auto => (ScaleBase::Drawing, 1.0),
+        Base::At(factor) => (ScaleBase::Template, factor),
+    };
     let threshold = |class: &str| (class.to_owned(), settings.thresholds.of(class, AUTO_THRESHOLD));
     MatcherConfig {
         rotations: match settings.rotations {
@@ -63,8 +67,9 @@ fn matcher_config(settings: &Settings, templates: &[Template]) -> MatcherConfig 
             Rotations::Any => matcher::Rotations::Any,
         },
         mirror: settings.mirror,
-        scale_min: settings.scale.min,
-        scale_max: settings.scale.max,
+        scale_base,
+        scale_min: (settings.scale.min * factor).clamp(0.05, 20.0),
+        scale_max: (settings.scale.max * factor).clamp(0.05, 20.0),
         stretch: settings.stretch,
         threshold: AUTO_THRESHOLD,
         class_thresholds: templates.iter().map(|t| threshold(&t.class)).collect(),

@@ -24,7 +24,7 @@ struct Example {
 }
 
 /// All sets of templates, settings and drawings.
-fn examples(first: u64) -> Vec<Example> {
+fn examples(first: u64, sheets: u64) -> Vec<Example> {
     let quarter = MatcherConfig { threshold: 0.0, ..MatcherConfig::default() };
     let free = MatcherConfig { rotations: Rotations::Any, mirror: true, ..quarter.clone() };
     let loose = MatcherConfig { mirror: true, stretch: 1.15, ..quarter.clone() };
@@ -53,7 +53,7 @@ fn examples(first: u64) -> Vec<Example> {
         let matcher = Matcher::new(&templates, config).unwrap();
         let wanted = |c: &str| templates.iter().any(|t| t.class == c);
         let (mut right, mut truths, mut found, mut best) = (0, 0, Vec::new(), 0.0f64);
-        for i in 0..3 {
+        for i in 0..sheets {
             let (picture, truth) = draw(&recipe, seed, i);
             let truth: Vec<_> = truth.into_iter().filter(|t| wanted(&t.class)).collect();
             let matches = matcher.find(&picture).matches;
@@ -140,10 +140,10 @@ fn reliability(examples: &[Example]) {
 #[test]
 #[ignore = "a fit, not a test: it prints the weights"]
 fn fit_confidence() {
-    let train = examples(1000);
+    let train = examples(1000, 2);
     let w = fit(&train);
     println!("{} examples, {} right", train.len(), train.iter().filter(|e| e.right).count());
     println!("const CONFIDENCE: [f32; FEATURES + 1] = {:.2?};", w);
     println!("held-out drawings, with the weights in use:");
-    reliability(&examples(5000));
+    reliability(&examples(5000, 1));
 }

@@ -9,7 +9,7 @@ use super::{Matcher, suppress};
 /// Scales that are looked at, relative to the templates.
 const RANGE: [f32; 2] = [0.2, 5.0];
 /// Smallest and largest symbol that is looked for, pixels across.
-const DIAMETERS: [f32; 2] = [14.0, 400.0];
+const DIAMETERS: [f32; 2] = [22.0, 400.0];
 /// Confidence from which a match votes.
 const VOTING_CONFIDENCE: f64 = 0.6;
 /// Half the width of the window of scales that are one drawing's, as a logarithm.

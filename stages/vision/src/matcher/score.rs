@@ -175,12 +175,11 @@ impl ConfidenceFeature {
     }
 }
 
-const FEATURES: usize = 6;
+const FEATURES: usize = 5;
 
 /// What the confidence weighs, in the order of its weights.
 pub const CONFIDENCE_FEATURES: [ConfidenceFeature; FEATURES] = [
     ConfidenceFeature { name: "oriented", bend: |v| 10.0 * v },
-    ConfidenceFeature { name: "foreign", bend: |v| v.min(2.0) },
     ConfidenceFeature { name: "unexplained", bend: |v| v },
     ConfidenceFeature { name: "correlation", bend: |v| v },
     ConfidenceFeature { name: "ink", bend: |v| v.max(1.0).ln() },
@@ -190,7 +189,7 @@ pub const CONFIDENCE_FEATURES: [ConfidenceFeature; FEATURES] = [
 
 /// Weights of [`CONFIDENCE_FEATURES`]; the last is the constant. Fitted by ridge logistic regression on generated
 /// drawings: `tests/matcher_fit.rs` does it and prints this line.
-const CONFIDENCE: [f64; FEATURES + 1] = [2.06, -1.58, -2.26, 7.83, 0.58, 1.35, -27.29];
+const CONFIDENCE: [f64; FEATURES + 1] = [1.73, -4.72, 18.36, 1.53, 0.36, -39.33];
 
 impl Features {
     /// The features by name, with the margin over the runner-up, 0..=1.

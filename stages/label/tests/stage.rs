@@ -1,0 +1,182 @@
+//! The label stage on small drawings: boxes, provenance, bad images, imported labels, determinism.
+
+use artifacts::{Annotations, IMAGES, OntologyKind, OntologyValue, Report};
+use datasets::{Annotation, AnnotationSet, BBox, ImageAnnotations, Score};
+use engine::harness::Harness;
+use engine::{Registry, StageError};
+use image::{Rgb, RgbImage};
+use label::Label;
+use ontologies::{Class, Exemplar, Ontology};
+use serde_json::{Value, json};
+
+/// A cross in a box: `side` pixels wide.
+fn symbol(picture: &mut RgbImage, x: u32, y: u32, side: u32) {
+    for i in 0..side {
+        for d in 0..2 {
+            for (u, v) in [(i, d), (i, side - 1 - d), (d, i), (side - 1 - d, i), (i, (i + d).min(side - 1))] {
+                picture.put_pixel(x + u, y + v, Rgb([0; 3]));
+            }
+        }
+    }
+}
+
+fn png(picture: &RgbImage) -> Vec<u8> {
+    datasets::picture::encode_png(picture).unwrap()
+}
+
+fn drawing(places: &[(u32, u32)]) -> Vec<u8> {
+    let mut picture = RgbImage::from_pixel(300, 200, Rgb([255; 3]));
+    for &(x, y) in places {
+        symbol(&mut picture, x, y, 40);
+    }
+    png(&picture)
+}
+
+fn ontology() -> OntologyValue {
+    let mut picture = RgbImage::from_pixel(48, 48, Rgb([255; 3]));
+    symbol(&mut picture, 4, 4, 40);
+    let bytes = png(&picture);
+    let exemplar = Exemplar { file: "box.png".into(), digest: String::new() };
+    let class = Class {
+        name: "crossed box".into(),
+        category: "Other".into(),
+        prompt: "crossed box".into(),
+        synonyms: vec![],
+        aliases: vec!["xbox".into()],
+        color: [200, 0, 0],
+        exemplars: vec![exemplar],
+        negatives: vec![],
+    };
+    OntologyValue { ontology: Ontology { classes: vec![class] }, templates: [("box.png".to_owned(), bytes)].into() }
+}
+
+fn harness(dir: &std::path::Path, images: &[(&str, &[u8])]) -> Harness {
+    Harness::new(dir)
+        .unwrap()
+        .files("images", IMAGES, images)
+        .unwrap()
+        .input::<OntologyKind>("ontology", &ontology())
+        .unwrap()
+}
+
+fn registry() -> Registry {
+    Registry::new().add_items(Label)
+}
+
+#[test]
+fn boxes_with_provenance_and_bad_images_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let (two, none) = (drawing(&[(30, 50), (180, 90)]), drawing(&[]));
+    let images: [(&str, &[u8]); 4] =
+        [("a b/zwei.png", &two), ("broken.png", &two[..200]), ("empty.png", b""), ("none.png", &none)];
+    let h = harness(dir.path(), &images);
+    let ran = h.run(&registry(), Value::Null).unwrap();
+    let set = h.read::<Annotations>(&ran, "annotations").unwrap();
+    assert_eq!(set.images.len(), 2);
+    assert_eq!(set.skipped.iter().map(|s| s.image.as_str()).collect::<Vec<_>>(), ["broken.png", "empty.png"]);
+    assert_eq!(set.images[0].annotations.len(), 2);
+    let a = &set.images[0].annotations[0];
+    assert!(a.bbox.iou(&BBox::new(30.0, 50.0, 70.0, 90.0)) > 0.85, "{:?}", a.bbox);
+    let p = &a.provenance;
+    assert_eq!((p.labeller.as_str(), p.source.as_deref(), p.threshold), ("template", Some("box.png"), Some(0.5)));
+    assert!(p.version.is_some() && p.device.as_deref() == Some("cpu") && p.evidence.contains_key("coverage"));
+    assert!(a.score.unwrap().get() >= 0.5);
+    assert_eq!(ran.notes.metrics["boxes"], 2.0);
+    assert_eq!(ran.notes.quarantined, 2);
+    let report = h.read::<Report>(&ran, "report").unwrap();
+    let section = report::Section::from_json(&report["section.json"]).unwrap();
+    assert!(section.body.as_str().contains("crossed box"));
+}
+
+#[test]
+fn one_thread_or_two_give_the_same_bytes() {
+    let (a, b) = (drawing(&[(30, 50), (180, 90)]), drawing(&[(100, 20)]));
+    let images: [(&str, &[u8]); 2] = [("a.png", &a), ("b.png", &b)];
+    let digest = |threads: usize| {
+        let dir = tempfile::tempdir().unwrap();
+        let ran = harness(dir.path(), &images).threads(threads).run(&registry(), Value::Null).unwrap();
+        ran.outputs.clone()
+    };
+    assert_eq!(digest(1), digest(2));
+}
+
+#[test]
+fn zero_usable_images_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let e = harness(dir.path(), &[]).run(&registry(), Value::Null).err().unwrap();
+    assert!(matches!(e, StageError::Input { .. }), "{e}");
+    let dir = tempfile::tempdir().unwrap();
+    let e = harness(dir.path(), &[("x.png", b"no picture")]).run(&registry(), Value::Null).err().unwrap();
+    assert!(e.to_string().contains("x.png"), "{e}");
+}
+
+#[test]
+fn settings_that_cannot_work() {
+    let one = drawing(&[(30, 50)]);
+    for (config, part) in [
+        (json!({"labeller": "grounded-sam-2"}), "not in this build"),
+        (json!({"labeller": "detector"}), "`model`"),
+        (json!({"labeller": "imported"}), "`labels`"),
+        (json!({"thresholds": {"classes": {"crosed box": 0.5}}}), "did you mean `crossed box`"),
+        (json!({"nms_iou": 3}), "nms_iou"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let e = harness(dir.path(), &[("a.png", &one)]).run(&registry(), config).err().unwrap();
+        assert!(matches!(e, StageError::Config { .. }) && e.to_string().contains(part), "{e}");
+    }
+}
+
+#[test]
+fn blank_templates_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut o = ontology();
+    o.templates.insert("box.png".into(), png(&RgbImage::from_pixel(20, 20, Rgb([255; 3]))));
+    let one = drawing(&[(30, 50)]);
+    let h = Harness::new(dir.path()).unwrap().files("images", IMAGES, &[("a.png", &one)]).unwrap();
+    let e = h.input::<OntologyKind>("ontology", &o).unwrap().run(&registry(), Value::Null).err().unwrap();
+    assert!(e.to_string().contains("box.png") && e.to_string().contains("blank"), "{e}");
+}
+
+#[test]
+fn a_high_threshold_of_a_class_drops_its_boxes() {
+    let dir = tempfile::tempdir().unwrap();
+    let one = drawing(&[(30, 50)]);
+    let h = harness(dir.path(), &[("a.png", &one)]);
+    let ran = h.run(&registry(), json!({"thresholds": {"classes": {"crossed box": 1.0}}})).unwrap();
+    assert_eq!(h.read::<Annotations>(&ran, "annotations").unwrap().box_count(), 0);
+}
+
+fn imported(image: &str, class: &str, score: Option<f64>) -> ImageAnnotations {
+    let mut a = Annotation::new(class, BBox::new(10.0, 10.0, 50.0, 60.0));
+    a.score = score.map(|s| Score::new(s).unwrap());
+    ImageAnnotations { image: image.into(), digest: String::new(), width: 300, height: 200, annotations: vec![a] }
+}
+
+#[test]
+fn imported_labels_by_name_or_stem() {
+    let dir = tempfile::tempdir().unwrap();
+    let picture = drawing(&[]);
+    let labels = AnnotationSet {
+        images: vec![
+            imported("a.png", "crossed box", None),
+            imported("b.jpg", "XBOX", Some(0.4)),
+            imported("gone.png", "crossed box", None),
+            imported("s.png", "pump", None),
+        ],
+        ..AnnotationSet::default()
+    };
+    let images: [(&str, &[u8]); 4] =
+        [("a.png", &picture), ("sub/b.png", &picture), ("s.png", &picture), ("z.png", &picture)];
+    let h = harness(dir.path(), &images).input::<Annotations>("labels", &labels).unwrap();
+    let ran = h.run(&registry(), Value::Null).unwrap();
+    let set = h.read::<Annotations>(&ran, "annotations").unwrap();
+    let counts: Vec<(&str, usize)> = set.images.iter().map(|i| (i.image.as_str(), i.annotations.len())).collect();
+    assert_eq!(counts, [("a.png", 1), ("s.png", 0), ("sub/b.png", 1), ("z.png", 0)]);
+    let b = &set.images[2].annotations[0];
+    assert_eq!((b.class.as_str(), b.provenance.labeller.as_str()), ("crossed box", "imported"));
+    assert_eq!(b.provenance.source.as_deref(), Some("b.jpg"));
+    let said: Vec<&str> = ran.notes.messages.iter().map(|m| m.1.as_str()).collect();
+    assert!(said.iter().any(|m| m.contains("gone.png")), "{said:?}");
+    assert!(said.iter().any(|m| m.contains("`pump`")), "{said:?}");
+    assert!(said.iter().any(|m| m.starts_with("images without imported labels (1)")), "{said:?}");
+}
