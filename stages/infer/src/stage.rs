@@ -62,11 +62,13 @@ fn load(config: &Settings, ctx: &Context) -> Result<YoloV8, StageError> {
         Weights::Best => "best.safetensors",
         Weights::Last => "last.safetensors",
     };
-    let mut others = model.manifest.blobs.iter().filter(|b| b.name.ends_with(".safetensors"));
-    let blob = model.manifest.blob(wanted).or_else(|| match (others.next(), others.next()) {
-        (Some(only), None) => Some(only),
+    // A model that training did not write has one file of weights, under a name of its own.
+    let mut weights = model.manifest.blobs.iter().filter(|b| b.name.ends_with(".safetensors"));
+    let only = match (weights.next(), weights.next()) {
+        (Some(b), None) if !["best.safetensors", "last.safetensors"].contains(&b.name.as_str()) => Some(b),
         _ => None,
-    });
+    };
+    let blob = model.manifest.blob(wanted).or(only);
     let Some(blob) = blob else {
         let names: Vec<&str> = model.manifest.blobs.iter().map(|b| b.name.as_str()).collect();
         return Err(StageError::input(
