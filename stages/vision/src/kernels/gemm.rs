@@ -210,7 +210,8 @@ fn tile<S: Simd, const ROWS: usize, const COLUMNS: usize>(
                 *right = simd.load(&*b.add(j * LANES).cast());
             }
             for (i, sums) in sums.iter_mut().enumerate() {
-                let x = simd.splat(*a.add(i * left.row));
+                // Wrapping: an overflow check in here would more than double the time of a development build.
+                let x = simd.splat(*a.add(i.wrapping_mul(left.row)));
                 for (sum, &right) in sums.iter_mut().zip(&right) {
                     *sum = simd.mul_add(x, right, *sum);
                 }
