@@ -408,3 +408,76 @@ pub(crate) fn weight_gradient(x: &[f32], input: Maps, dy: &[f32], output: Extent
         transform_weights_adjoint(du, ci * co, dw);
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(len: usize, seed: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i + 1) * (seed + 7919) % 1013) as f32 / 506.0 - 1.0).collect()
+    }
+
+    /// Forward against the definition, and both gradients as adjoints, on maps that tiles do not fit, in slices.
+    #[test]
+    fn equals_the_definition() {
+        for (height, width, ci, co) in [(5, 9, 16, 32), (1, 1, 32, 16), (8, 4, 48, 16), (13, 6, 16, 16)] {
+            let images = 2;
+            let input = Extent { height, width, channels: ci, pitch: ci + 16 };
+            let output = Extent { height, width, channels: co, pitch: co + 32 };
+            let (x_image, y_image) = (input.cells() * input.pitch, output.cells() * output.pitch);
+            let maps = Maps { extent: input, image: x_image };
+            let (x, w) = (numbers(images * x_image, 1), numbers(9 * ci * co, 2));
+            let mut u = vec![0.0; weights_len(ci, co)];
+            transform_weights(&w, ci, co, &mut u);
+            let mut y = vec![0.5; images * y_image];
+            let rows = height.div_ceil(TILE);
+            convolve(&x, maps, &u, &mut y, output, &Span { images: 0..images, tile_rows: 0..rows }, Write::Add);
+            for n in 0..images {
+                for (oy, ox, o) in (0..height * width * co).map(|i| (i / co / width, i / co % width, i % co)) {
+                    let mut sum = 0.5;
+                    for (ky, kx) in (0..9).map(|t| (t / 3, t % 3)) {
+                        let (iy, ix) = ((oy + ky).wrapping_sub(1), (ox + kx).wrapping_sub(1));
+                        if iy < height && ix < width {
+                            let cell = &x[n * x_image + (iy * width + ix) * input.pitch..][..ci];
+                            let weights = w[(ky * 3 + kx) * ci * co..][..ci * co].chunks_exact(co);
+                            sum += cell.iter().zip(weights).map(|(x, w)| f64::from(x * w[o])).sum::<f64>();
+                        }
+                    }
+                    let found = f64::from(y[n * y_image + (oy * width + ox) * output.pitch + o]);
+                    assert!((found - sum).abs() < 1e-4, "{height} {width} {ci} {co}: {found} {sum}");
+                }
+            }
+            // What lies between the slices is untouched.
+            assert!(y.chunks(output.pitch).all(|cell| cell[co..].iter().all(|&v| v == 0.5)));
+
+            // One row of tiles of the last picture alone gives the same bytes.
+            let start = ((images - 1) * output.cells() + (rows - 1) * TILE * width) * output.pitch;
+            let mut part = vec![0.5; y.len() - start];
+            let span = Span { images: images - 1..images, tile_rows: rows - 1..rows };
+            convolve(&x, maps, &u, &mut part, output, &span, Write::Add);
+            assert_eq!(part, y[start..]);
+
+            // <conv(x), d> = <w, dw> = <x, dx>, each per picture.
+            let d = numbers(images * y_image, 3);
+            let mut back = vec![0.0; weights_len(co, ci)];
+            let mut mirrored = vec![0.0; w.len()];
+            mirror(&w, ci, co, &mut mirrored);
+            transform_weights(&mirrored, co, ci, &mut back);
+            let mut dx = vec![0.0; x.len()];
+            let all = Span { images: 0..images, tile_rows: 0..rows };
+            convolve(&d, Maps { extent: output, image: y_image }, &back, &mut dx, input, &all, Write::Replace);
+            let mut dw = vec![0.0; w.len()];
+            weight_gradient(&x, maps, &d, output, &all, &mut dw);
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+            let inner = |a: &[f32], b: &[f32], e: Extent| -> f64 {
+                a.chunks(e.pitch).zip(b.chunks(e.pitch)).map(|(a, b)| dot(&a[..e.channels], &b[..e.channels])).sum()
+            };
+            let half = vec![0.5; y.len()];
+            let expected = inner(&y, &d, output) - inner(&half, &d, output);
+            let scale = (inner(&y, &y, output) * inner(&d, &d, output)).sqrt();
+            for found in [dot(&w, &dw), inner(&x, &dx, input)] {
+                assert!((found - expected).abs() < 1e-5 * scale, "{found} {expected} {scale}");
+            }
+        }
+    }
+}
