@@ -18,7 +18,7 @@ fn numbers(name: &str, len: usize) -> Vec<f64> {
     let number = |i: usize| {
         let mut x = (i as u32).wrapping_mul(2_654_435_761).wrapping_add(seed);
         x ^= x >> 16;
-        x = x.wrapping_mul(0x45D9_F3B);
+        x = x.wrapping_mul(0x045D_9F3B);
         x ^= x >> 16;
         f64::from((f64::from(x) / 2f64.powi(31) - 1.0) as f32)
     };

@@ -121,7 +121,7 @@ impl Simd for Portable {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{LANES, Lanes, Simd};
-    #[expect(clippy::wildcard_imports, reason = "several dozen intrinsics with one prefix")]
+    #[cfg_attr(not(test), expect(clippy::wildcard_imports, reason = "several dozen intrinsics with one prefix"))]
     use std::arch::x86_64::*;
 
     /// AVX-512: one register. Made only after the processor was asked.

@@ -4,6 +4,7 @@
 //! With U = G W G^T, V = B^T X B for each input tile: Y = A^T (U . V) A, summed over input channels inside, so the work is
 //! 36 matrix products. The gradient by the weights is the adjoint: dW = G^T (sum over tiles of V . (A dY A^T)) G. The
 //! gradient by the input is a convolution with mirrored weights. Channel counts are multiples of 16.
+#![expect(clippy::needless_range_loop, reason = "half-done tiles are written by columns and read by rows")]
 
 use super::{
     Extent, Write,
