@@ -65,7 +65,14 @@ fn json(value: &impl Serialize) -> Vec<u8> {
 }
 
 /// Writes what a reader of the weights has to know beside them.
-pub fn describe(state: &mut State, config: &Config, spec: Spec, classes: &[ClassInfo], cut: Cut, epoch: usize) {
+pub fn describe(
+    state: &mut State,
+    config: &Config,
+    spec: Spec,
+    classes: &[ClassInfo],
+    (cut, scale): (Cut, f64),
+    epoch: usize,
+) {
     let text = |value: serde_json::Value| value.to_string();
     let names: Vec<&str> = classes.iter().map(|c| c.name.as_str()).collect();
     state.metadata.extend([
@@ -74,6 +81,7 @@ pub fn describe(state: &mut State, config: &Config, spec: Spec, classes: &[Class
         ("class_info".to_owned(), text(serde_json::json!(classes))),
         ("imgsz".to_owned(), text(serde_json::json!(config.imgsz))),
         ("cut".to_owned(), text(serde_json::json!(cut))),
+        ("scale".to_owned(), text(serde_json::json!(scale))),
         ("recipe".to_owned(), text(serde_json::json!(config.recipe))),
         ("epoch".to_owned(), text(serde_json::json!(epoch))),
     ]);

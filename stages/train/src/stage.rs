@@ -261,8 +261,12 @@ fn write(
         samples.push(("val_batch0_pred.jpg", "held back: found", found));
         Some(evaluation)
     };
-    describe(&mut best, config, spec, classes, data.cut, best_epoch);
-    describe(&mut last, config, spec, classes, data.cut, rows.len());
+    // The usual size at which the network saw drawings: the median over the training pictures.
+    let mut scales: Vec<f64> = data.train_views.plans.iter().map(|p| p.scale().0).collect();
+    scales.sort_by(f64::total_cmp);
+    let how = (data.cut, scales[scales.len() / 2]);
+    describe(&mut best, config, spec, classes, how, best_epoch);
+    describe(&mut last, config, spec, classes, how, rows.len());
     if let Some(e) = &evaluation {
         let metrics =
             [("mAP50", e.curves.map50), ("mAP50-95", e.curves.map), ("coco_AP", e.coco.ap), ("coco_AP50", e.coco.ap50)];

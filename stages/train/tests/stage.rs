@@ -1,0 +1,141 @@
+//! The stage as a whole, on a few small drawings: outputs, complaints about bad labels, equal bytes.
+
+use std::{collections::BTreeMap, io::Cursor};
+
+use artifacts::{Annotations, Files, IMAGES, Model, OntologyKind, OntologyValue, Report};
+use datasets::{Annotation, AnnotationSet, ClassInfo, ImageAnnotations};
+use engine::{
+    Digest, Level, Registry, StageError,
+    harness::{Harness, Ran},
+};
+use image::{ImageFormat, Rgb, RgbImage};
+use ontologies::{Class, Ontology};
+use serde_json::json;
+
+const NAMES: [&str; 2] = ["block", "bar"];
+
+/// White pictures of 128 x 96 with a square block and a flat bar each.
+fn drawings() -> (Vec<(String, Vec<u8>)>, AnnotationSet) {
+    let mut files = Vec::new();
+    let mut set = AnnotationSet {
+        classes: NAMES.map(|n| ClassInfo { name: n.into(), category: String::new(), color: [200, 0, 0] }).to_vec(),
+        ..AnnotationSet::default()
+    };
+    for i in 0..6_u32 {
+        let boxes = [[10 + 9 * i, 10, 34 + 9 * i, 34], [60 - 5 * i, 60, 100 - 5 * i, 72]];
+        let inside = |b: &[u32; 4], x, y| x >= b[0] && x < b[2] && y >= b[1] && y < b[3];
+        let rgb =
+            RgbImage::from_fn(128, 96, |x, y| Rgb([if boxes.iter().any(|b| inside(b, x, y)) { 0 } else { 255 }; 3]));
+        let mut bytes = Cursor::new(Vec::new());
+        rgb.write_to(&mut bytes, ImageFormat::Png).unwrap();
+        let name = format!("sub folder/d{i}.png");
+        let digest = Digest::of(bytes.get_ref()).to_string();
+        let annotations = boxes.iter().zip(NAMES).map(|(b, n)| Annotation::new(n, b.map(f64::from).into())).collect();
+        set.images.push(ImageAnnotations { image: name.clone(), digest, width: 128, height: 96, annotations });
+        files.push((name, bytes.into_inner()));
+    }
+    (files, set)
+}
+
+fn ontology() -> OntologyValue {
+    let class = |name: &str| Class {
+        name: name.into(),
+        category: "Other".into(),
+        prompt: name.into(),
+        synonyms: vec![],
+        aliases: vec![],
+        color: [200, 0, 0],
+        exemplars: vec![],
+        negatives: vec![],
+    };
+    OntologyValue { ontology: Ontology { classes: NAMES.map(class).to_vec() }, templates: BTreeMap::new() }
+}
+
+fn harness(dir: &std::path::Path, files: &[(String, Vec<u8>)], set: &AnnotationSet) -> Harness {
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(n, b)| (n.as_str(), b.as_slice())).collect();
+    Harness::new(dir)
+        .unwrap()
+        .files("images", IMAGES, &files)
+        .unwrap()
+        .input::<Annotations>("annotations", set)
+        .unwrap()
+        .input::<OntologyKind>("ontology", &ontology())
+        .unwrap()
+}
+
+fn train(harness: &Harness) -> Result<Ran, StageError> {
+    let config = json!({"epochs": 2, "imgsz": 64, "batch": 2, "tile": "native", "val_fraction": 0.3});
+    harness.run(&Registry::new().add(train::Train), config)
+}
+
+#[test]
+fn a_training_leaves_everything_and_names_what_it_left_out() {
+    let (mut files, mut set) = drawings();
+    set.images[0].annotations.push(Annotation::new("pump", [1.0, 1.0, 9.0, 9.0].into()));
+    set.images[1].annotations.push(Annotation::new("bar", [500.0, 1.0, 900.0, 9.0].into()));
+    files.push(("unlabelled.png".into(), b"never read".to_vec()));
+    let dir = tempfile::tempdir().unwrap();
+    let harness = harness(dir.path(), &files, &set);
+    let ran = train(&harness).unwrap();
+    let model: Files = harness.read::<Model>(&ran, "model").unwrap();
+    for name in [
+        "best.safetensors",
+        "last.safetensors",
+        "results.csv",
+        "args.json",
+        "ignored.json",
+        "metrics.json",
+        "per_class.csv",
+        "confusion_matrix.csv",
+        "confusion_matrix.svg",
+        "confusion_matrix_normalized.svg",
+        "PR_curve.svg",
+        "F1_curve.svg",
+        "P_curve.svg",
+        "R_curve.svg",
+        "results_loss.svg",
+        "results_metrics.svg",
+        "train_batch0.jpg",
+        "val_batch0_labels.jpg",
+        "val_batch0_pred.jpg",
+    ] {
+        assert!(model.get(name).is_some_and(|bytes| !bytes.is_empty()), "{name}");
+    }
+    assert_eq!(String::from_utf8_lossy(&model["results.csv"]).lines().count(), 3);
+    let ignored = String::from_utf8_lossy(&model["ignored.json"]).into_owned();
+    for part in ["class `pump` is not in the ontology", "lies outside the picture", "has no labels"] {
+        assert!(ignored.contains(part), "{ignored}");
+        let said = |(level, text): &(Level, String)| *level == Level::Warn && text.contains(part);
+        assert!(ran.notes.messages.iter().any(said), "{part}: {:?}", ran.notes.messages);
+    }
+    assert!(ran.notes.metrics.contains_key("mAP50"));
+    let section = report::Section::from_json(&harness.read::<Report>(&ran, "report").unwrap()["section.json"]).unwrap();
+    assert_eq!(section.headline[0].label, "mAP50");
+    // What inference needs to know travels with the weights.
+    let detector = vision::detector::YoloV8::from_bytes(&model["best.safetensors"], "").unwrap();
+    let names: Vec<&str> = vision::detector::Detector::classes(&detector).iter().map(|c| c.name.as_str()).collect();
+    assert_eq!(names, NAMES);
+}
+
+#[test]
+fn the_number_of_threads_does_not_change_a_byte() {
+    let (files, set) = drawings();
+    let digest = |threads| {
+        let dir = tempfile::tempdir().unwrap();
+        train(&harness(dir.path(), &files, &set).threads(threads)).unwrap().outputs["model"]
+    };
+    assert_eq!(digest(1), digest(5));
+}
+
+#[test]
+fn nothing_to_train_on_is_an_error_with_the_way_out() {
+    let (files, mut set) = drawings();
+    set.images.iter_mut().for_each(|i| i.annotations.clear());
+    let dir = tempfile::tempdir().unwrap();
+    match train(&harness(dir.path(), &files, &set)) {
+        Err(StageError::Input { message, help }) => {
+            assert!(message.contains("nothing to train on") && help.contains("thresholds"), "{message} {help}");
+        }
+        other => panic!("{:?}", other.map(|r| r.outcome)),
+    }
+}
