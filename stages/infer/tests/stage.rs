@@ -13,6 +13,10 @@ use serde_json::{Value, json};
 use vision::yolov8::{Backend, Native, Size, Spec};
 
 fn weights() -> Vec<u8> {
+    weights_for(64)
+}
+
+fn weights_for(input: u32) -> Vec<u8> {
     let mut state = Native::new(Spec { size: Size::N, classes: 2 }, 3).state();
     // Boxes of one cell to each side, so that they differ from place to place.
     for level in 0..3 {
@@ -24,7 +28,7 @@ fn weights() -> Vec<u8> {
         { "name": "gate valve", "category": "Valves", "color": [0, 0, 200] },
     ]);
     state.metadata.insert("class_info".into(), classes.to_string());
-    state.metadata.insert("imgsz".into(), "64".into());
+    state.metadata.insert("imgsz".into(), input.to_string());
     state.to_bytes().unwrap()
 }
 
@@ -179,4 +183,31 @@ fn wrong_settings_and_inputs_are_named() {
     fails(json!({ "weights": "last" }), None, "last.safetensors");
     fails(config(), Some(b"{\"images\": []"), "truth.json");
     fails(config(), Some(b"{\"images\": [], \"annotations\": []}"), "no images");
+}
+
+#[test]
+#[ignore = "a measurement: cargo test -p infer --test stage big_drawing -- --ignored --nocapture"]
+#[expect(clippy::print_stdout, reason = "a measurement that a person reads")]
+fn big_drawing() {
+    let rgb = RgbImage::from_fn(7000, 5000, |x, y| Rgb([if (x / 70 + y / 50).is_multiple_of(3) { 0 } else { 255 }; 3]));
+    let drawing = datasets::picture::encode_jpeg(&rgb, 90).unwrap();
+    drop(rgb);
+    let (dir, w) = (tempfile::tempdir().unwrap(), weights_for(640));
+    let start = std::time::Instant::now();
+    decode(&drawing, &Limits::default()).unwrap();
+    println!("decoding: {:?}", start.elapsed());
+    let peak = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        status.lines().find(|l| l.starts_with("VmHWM")).unwrap_or_default().to_owned()
+    };
+    println!("before: {}", peak());
+    let harness = Harness::new(dir.path())
+        .unwrap()
+        .files("images", IMAGES, &[("big.jpg", &drawing)])
+        .unwrap()
+        .files("model", Model::NAME, &[("best.safetensors", &w)])
+        .unwrap();
+    let start = std::time::Instant::now();
+    let ran = harness.run(&Registry::new().add_items(Infer), json!({ "tile": 1280 })).unwrap();
+    println!("{} tiles in {:?}, after: {}", ran.notes.metrics["tiles"], start.elapsed(), peak());
 }
