@@ -19,6 +19,7 @@ mod shape;
 mod suppress;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use datasets::{BBox, Pixels};
 use image::{GrayImage, RgbImage, RgbaImage};
@@ -42,6 +43,8 @@ const MIN_COVER: [f32; 2] = [0.89, 0.93];
 const SAME_PLACE: f32 = 0.12;
 /// Ratio of scales up to which two poses are alike.
 const SAME_SCALE: f32 = 1.1;
+/// Ratio of the sizes at which templates are prepared.
+const SIZE_RATIO: f32 = 1.2;
 /// Stretch, as a logarithm, that a window of the bank tolerates either way.
 const STRETCH_STEP: f32 = 0.13;
 
@@ -128,12 +131,31 @@ pub struct TemplateNote {
 }
 
 /// Templates ready to be found on any number of drawings.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Matcher {
+    templates: Vec<Template>,
+    config: MatcherConfig,
+    free_angle: bool,
+    /// The templates at their own size.
+    own: Arc<Prepared>,
+    /// The templates at other sizes, by the power of [`SIZE_RATIO`]; made when a drawing first needs them.
+    resized: Mutex<BTreeMap<i32, Arc<Prepared>>>,
+}
+
+/// Templates at one size.
+#[derive(Debug)]
+struct Prepared {
     shapes: Vec<Shape>,
     bank: Vec<Variant>,
-    free_angle: bool,
-    config: MatcherConfig,
+}
+
+impl Prepared {
+    fn of(templates: &[Template], config: &MatcherConfig, size: f32) -> Result<Self, MatcherError> {
+        let shapes = templates.iter().map(|t| Shape::of(t, size)).collect::<Result<Vec<_>, _>>()?;
+        let (angles, _) = config.rotations.angles_deg();
+        let bank = bank::variants(&shapes, &angles, config.mirror, &stretches(config.stretch as f32));
+        Ok(Self { shapes, bank })
+    }
 }
 
 /// A pose of a shape with what was measured there.
@@ -155,16 +177,33 @@ impl Matcher {
         if templates.is_empty() {
             return Err(MatcherError::NoTemplates);
         }
-        let shapes = templates.iter().map(Shape::of).collect::<Result<Vec<_>, _>>()?;
-        let (angles, free_angle) = config.rotations.angles_deg();
-        let bank = bank::variants(&shapes, &angles, config.mirror, &stretches(config.stretch as f32));
-        Ok(Self { shapes, bank, free_angle, config: config.clone() })
+        let own = Arc::new(Prepared::of(templates, config, 1.0)?);
+        let (_, free_angle) = config.rotations.angles_deg();
+        let (templates, config) = (templates.to_vec(), config.clone());
+        Ok(Self { templates, config, free_angle, own, resized: Mutex::default() })
+    }
+
+    /// The templates at about `scale` times their size, so that strokes and blur are as on the drawing.
+    fn at_scale(&self, scale: f32) -> Arc<Prepared> {
+        let step = (scale.ln() / SIZE_RATIO.ln()).round() as i32;
+        if step == 0 {
+            return self.own.clone();
+        }
+        let mut resized = self.resized.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(p) = resized.get(&step) {
+            return p.clone();
+        }
+        // A template that loses its ink when it is made smaller leaves all at their own size.
+        let made = Prepared::of(&self.templates, &self.config, SIZE_RATIO.powi(step));
+        let made = made.map_or_else(|_| self.own.clone(), Arc::new);
+        resized.insert(step, made.clone());
+        made
     }
 
     /// What was noticed about the templates.
     pub fn notes(&self) -> Vec<TemplateNote> {
         let note = |s: &Shape, text: &String| TemplateNote { template: s.name.clone(), text: text.clone() };
-        self.shapes.iter().flat_map(|s| s.notes.iter().map(move |t| note(s, t))).collect()
+        self.own.shapes.iter().flat_map(|s| s.notes.iter().map(move |t| note(s, t))).collect()
     }
 
     /// Finds the templates on a colour drawing.
@@ -184,12 +223,14 @@ impl Matcher {
             ScaleBase::Drawing => self.drawing_scale(&sheet).unwrap_or(1.0),
         };
         let range = [self.config.scale_min as f32 * base, self.config.scale_max as f32 * base];
-        let (skipped, usable) = self.fitting(drawing.width() as f32, drawing.height() as f32, range[0]);
-        let bank: Vec<Variant> = self.bank.iter().filter(|v| usable.contains(&v.shape)).cloned().collect();
-        let hypotheses = self.search(&sheet, &bank, range, self.config.stretch as f32);
-        let mut matches: Vec<Match> = suppress::winners(hypotheses, &self.shapes, self.config.nms_iou as f32)
+        let prepared = self.at_scale(base);
+        let shapes = &prepared.shapes;
+        let (skipped, usable) = self.fitting(shapes, drawing.width() as f32, drawing.height() as f32, range[0]);
+        let bank: Vec<Variant> = prepared.bank.iter().filter(|v| usable.contains(&v.shape)).cloned().collect();
+        let hypotheses = self.search(&sheet, shapes, &bank, range, self.config.stretch as f32);
+        let mut matches: Vec<Match> = suppress::winners(hypotheses, shapes, self.config.nms_iou as f32)
             .into_iter()
-            .filter_map(|w| self.report(&sheet, &w))
+            .filter_map(|w| self.report(&sheet, shapes, &w))
             .collect();
         matches.sort_by(|a, b| {
             let key = |m: &Match| [m.bbox.y0, m.bbox.x0, m.bbox.y1, m.bbox.x1];
@@ -200,9 +241,9 @@ impl Matcher {
     }
 
     /// Which shapes are small enough for a drawing, and why the others are not.
-    fn fitting(&self, width: f32, height: f32, scale: f32) -> (Vec<SkippedTemplate>, BTreeSet<u32>) {
+    fn fitting(&self, shapes: &[Shape], width: f32, height: f32, scale: f32) -> (Vec<SkippedTemplate>, BTreeSet<u32>) {
         let (mut skipped, mut usable) = (Vec::new(), BTreeSet::new());
-        for (i, shape) in self.shapes.iter().enumerate() {
+        for (i, shape) in shapes.iter().enumerate() {
             let [x0, y0, x1, y1] = Pose::upright(scale * shape.reduction).bounds(shape);
             let (long, short) = ((x1 - x0).max(y1 - y0), (x1 - x0).min(y1 - y0));
             let room = width.hypot(height);
@@ -221,9 +262,16 @@ impl Matcher {
     }
 
     /// Everything that fits at scales of `range` relative to the templates and stretches up to `stretch`.
-    fn search(&self, sheet: &Sheet, bank: &[Variant], range: [f32; 2], stretch: f32) -> Vec<Hypothesis> {
+    fn search(
+        &self,
+        sheet: &Sheet,
+        shapes: &[Shape],
+        bank: &[Variant],
+        range: [f32; 2],
+        stretch: f32,
+    ) -> Vec<Hypothesis> {
         let limits = |v: &Variant| Limits {
-            scale: range.map(|s| s * self.shapes[v.shape as usize].reduction),
+            scale: range.map(|s| s * shapes[v.shape as usize].reduction),
             free_angle: self.free_angle,
             stretch: stretch.ln(),
         };
@@ -236,7 +284,7 @@ impl Matcher {
                 let start = Pose { at: c.at, scale, angle: v.angle, mirrored: v.mirrored, stretch: v.stretch };
                 let angle = if self.free_angle { 0.06 } else { 0.015 };
                 let steps = Steps { shift: c.cell * 0.8, scale: 0.05, angle, stretch: 0.06, rounds: 2 };
-                let shape = &self.shapes[v.shape as usize];
+                let shape = &shapes[v.shape as usize];
                 let (pose, cover) = refine(shape, &sheet.cost, start, v.angle, Sampling::Quick, steps, &limits(v));
                 (cover >= MIN_COVER[0]).then_some((cover, c.variant, pose))
             })
@@ -247,7 +295,7 @@ impl Matcher {
             .into_par_iter()
             .filter_map(|(_, variant, start)| {
                 let v = &bank[variant as usize];
-                let shape = &self.shapes[v.shape as usize];
+                let shape = &shapes[v.shape as usize];
                 let angle = if self.free_angle { 0.02 } else { 0.005 };
                 let steps = Steps { shift: 0.7, scale: 0.015, angle, stretch: 0.02, rounds: 3 };
                 let (pose, cover) = refine(shape, &sheet.cost, start, v.angle, Sampling::All, steps, &limits(v));
@@ -288,9 +336,9 @@ impl Matcher {
     }
 
     /// A winner as the caller sees it; `None` when its score is below the threshold of its class.
-    fn report(&self, sheet: &Sheet, winner: &suppress::Winner) -> Option<Match> {
+    fn report(&self, sheet: &Sheet, shapes: &[Shape], winner: &suppress::Winner) -> Option<Match> {
         let h = &winner.hypothesis;
-        let shape = &self.shapes[h.shape];
+        let shape = &shapes[h.shape];
         let threshold = self.config.threshold_of(&shape.class);
         let evidence = h.features.by_name(winner.margin);
         let score = score::confidence(&evidence);
@@ -309,7 +357,7 @@ impl Matcher {
             mirrored: h.pose.mirrored,
             scale: f64::from(h.pose.scale / shape.reduction),
             stretch: f64::from(h.pose.stretch.exp()),
-            runner_up: winner.runner_up.map(|s| self.shapes[s].class.clone()),
+            runner_up: winner.runner_up.map(|s| shapes[s].class.clone()),
             evidence,
         })
     }

@@ -32,14 +32,15 @@ impl Matcher {
         // Upright, unmirrored and unstretched symbols are enough for a vote.
         let quarter = |v: &Variant| (v.angle.to_degrees() / 90.0).fract().abs() < 1e-3;
         let plain = |v: &&Variant| !v.mirrored && v.stretch == 0.0 && quarter(v);
-        let bank: Vec<Variant> = self.bank.iter().filter(plain).cloned().collect();
+        let bank: Vec<Variant> = self.own.bank.iter().filter(plain).cloned().collect();
+        let shapes = &self.own.shapes;
         let hypotheses = self.search_wide(sheet, &bank);
-        let votes: Vec<Vote> = suppress::winners(hypotheses, &self.shapes, VOTE_IOU)
+        let votes: Vec<Vote> = suppress::winners(hypotheses, shapes, VOTE_IOU)
             .iter()
             .filter_map(|w| {
                 let h = &w.hypothesis;
                 let p = confidence(&h.features.by_name(w.margin));
-                let log_scale = (h.pose.scale / self.shapes[h.shape].reduction).ln();
+                let log_scale = (h.pose.scale / shapes[h.shape].reduction).ln();
                 (p >= VOTING_CONFIDENCE).then_some(Vote { log_scale, shape: h.shape, weight: p as f32 })
             })
             .collect();
@@ -50,13 +51,16 @@ impl Matcher {
         // Each shape has its own range, because symbols of few pixels cost much and say little.
         let mut by_range: BTreeMap<[u32; 2], Vec<Variant>> = BTreeMap::new();
         for v in bank {
-            let original = v.diameter * self.shapes[v.shape as usize].reduction;
+            let original = v.diameter * self.own.shapes[v.shape as usize].reduction;
             let range = [RANGE[0].max(DIAMETERS[0] / original), RANGE[1].min(DIAMETERS[1] / original)];
             if range[0] <= range[1] {
                 by_range.entry(range.map(f32::to_bits)).or_default().push(v.clone());
             }
         }
-        by_range.iter().flat_map(|(range, bank)| self.search(sheet, bank, range.map(f32::from_bits), 1.0)).collect()
+        by_range
+            .iter()
+            .flat_map(|(range, bank)| self.search(sheet, &self.own.shapes, bank, range.map(f32::from_bits), 1.0))
+            .collect()
     }
 }
 

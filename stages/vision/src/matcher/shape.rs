@@ -57,7 +57,7 @@ pub(super) struct Sample {
 pub(super) struct Shape {
     pub class: String,
     pub name: String,
-    /// Original pixels per pixel of this shape (1 unless the template was reduced).
+    /// Original pixels per pixel of this shape (1 unless the template was resized).
     pub reduction: f32,
     /// All ink pixels as offsets from the centre.
     pub ink: Vec<[f32; 2]>,
@@ -74,15 +74,16 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// Prepares a template; a template without ink is an error.
-    pub fn of(template: &Template) -> Result<Self, MatcherError> {
+    /// Prepares a template at `size` times its own size, or smaller where that is large; a template without ink is an
+    /// error.
+    pub fn of(template: &Template, size: f32) -> Result<Self, MatcherError> {
         let blank = || MatcherError::BlankTemplate { name: template.name.clone(), class: template.class.clone() };
         if template.image.width() == 0 || template.image.height() == 0 {
             return Err(blank());
         }
         let mut notes = Vec::new();
         let (grey, care) = flatten(&template.image);
-        let (grey, care, reduction) = reduce(grey, care);
+        let (grey, care, reduction) = resize(grey, care, size);
         let (threshold, contrast) = otsu(grey.as_raw());
         let mut ink = Ink::split(&grey, threshold, contrast, polarity(&grey, threshold));
         for (m, &c) in ink.mask.iter_mut().zip(&care) {
@@ -155,19 +156,18 @@ fn flatten(image: &RgbaImage) -> (GrayImage, Vec<u8>) {
     (grey, care)
 }
 
-/// Reduces a template whose longer side is over [`MAX_SIDE`].
-fn reduce(grey: GrayImage, care: Vec<u8>) -> (GrayImage, Vec<u8>, f32) {
+/// Resizes a template, to a longer side of [`MAX_SIDE`] at most; also gives the original pixels per pixel.
+fn resize(grey: GrayImage, care: Vec<u8>, size: f32) -> (GrayImage, Vec<u8>, f32) {
     let (w, h) = grey.dimensions();
-    let longest = w.max(h);
-    if longest <= MAX_SIDE {
+    let factor = size.min(MAX_SIDE as f32 / w.max(h) as f32);
+    if factor == 1.0 {
         return (grey, care, 1.0);
     }
-    let side = |v: u32| (v * MAX_SIDE / longest).max(1);
-    let (sw, sh) = (side(w), side(h));
+    let side = |v: u32| ((v as f32 * factor).round() as u32).max(1);
     let care = GrayImage::from_fn(w, h, |x, y| Luma([255 * care[(y * w + x) as usize]]));
-    let small = |g: &GrayImage| image::imageops::resize(g, sw, sh, image::imageops::FilterType::Triangle);
-    let care = small(&care).into_raw().into_iter().map(|v| u8::from(v >= 128)).collect();
-    (small(&grey), care, longest as f32 / MAX_SIDE as f32)
+    let resized = |g: &GrayImage| image::imageops::resize(g, side(w), side(h), image::imageops::FilterType::Triangle);
+    let care = resized(&care).into_raw().into_iter().map(|v| u8::from(v >= 128)).collect();
+    (resized(&grey), care, 1.0 / factor)
 }
 
 /// A template is light on dark when both its border and most of its area are dark.
