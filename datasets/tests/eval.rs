@@ -1,5 +1,7 @@
 //! The evaluation equals pycocotools (`fixtures/eval/make.py` wrote what it says), and bad files are named.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::PathBuf;
 
 use datasets::eval::{EvalInput, EvalSettings, FileError, evaluate, from_coco};

@@ -1,5 +1,7 @@
 //! Every kind of picture comes out as the same upright RGB scene; every kind of broken file has its own error.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::PathBuf;
 
 use datasets::picture::{self, Format, Limits, PictureError, decode, probe, probe_reader};
@@ -22,7 +24,7 @@ fn all() -> Vec<String> {
     names
 }
 
-fn near(p: &Rgb<u8>, q: [u8; 3], tolerance: i16) -> bool {
+fn near(p: Rgb<u8>, q: [u8; 3], tolerance: i16) -> bool {
     p.0.iter().zip(q).all(|(a, b)| (i16::from(*a) - i16::from(b)).abs() <= tolerance)
 }
 
@@ -39,7 +41,7 @@ fn every_kind_gives_the_same_upright_scene() {
         };
         for (x, y, want) in [(10, 6, red), (30, 18, [0; 3]), (20, 12, [255; 3]), (2, 21, [255; 3]), (37, 2, [255; 3])] {
             let got = picture.rgb.get_pixel(x, y);
-            assert!(near(got, want, 8), "{name} at {x},{y}: {got:?}, expected {want:?}");
+            assert!(near(*got, want, 8), "{name} at {x},{y}: {got:?}, expected {want:?}");
         }
         assert_eq!(probe(&bytes).unwrap(), picture.info, "{name}");
         assert_eq!(probe_reader(&mut std::io::Cursor::new(&bytes)).unwrap(), picture.info, "{name}");
@@ -57,7 +59,7 @@ fn content_beats_the_extension() {
 #[test]
 fn sixteen_bits_are_scaled() {
     let p = decode(&fixture("grey16.png"), &Limits::default()).unwrap();
-    assert!(near(p.rgb.get_pixel(10, 6), [80; 3], 1), "{:?}", p.rgb.get_pixel(10, 6));
+    assert!(near(*p.rgb.get_pixel(10, 6), [80; 3], 1), "{:?}", p.rgb.get_pixel(10, 6));
 }
 
 #[test]
@@ -143,7 +145,7 @@ fn written_pictures_read_back() {
     assert_eq!(png, picture::encode_png(&rgb).unwrap());
     let jpeg = picture::encode_jpeg(&rgb, 95).unwrap();
     let back = decode(&jpeg, &Limits::default()).unwrap().rgb;
-    assert!(back.pixels().zip(rgb.pixels()).all(|(a, b)| near(a, b.0, 40)));
+    assert!(back.pixels().zip(rgb.pixels()).all(|(a, b)| near(*a, b.0, 40)));
 }
 
 #[test]

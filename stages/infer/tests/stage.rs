@@ -1,5 +1,7 @@
 //! The stage as the engine runs it, with an untrained network: what matters here is the way, not what is found.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 
 use artifacts::{FILES, IMAGES, Model, Predictions};
@@ -167,12 +169,13 @@ fn predictions_measured_against_themselves_are_perfect() {
 fn fails(config: Value, truth: Option<&[u8]>, word: &str) {
     let dir = tempfile::tempdir().unwrap();
     let e = run(dir.path(), &[], truth, config).1.err().expect("this has to fail");
-    let mut text = format!("{e:?} {e}");
+    let mut text = vec![format!("{e:?} {e}")];
     let mut source = std::error::Error::source(&e);
     while let Some(s) = source {
-        text += &format!(" {s}");
+        text.push(s.to_string());
         source = s.source();
     }
+    let text = text.join(": ");
     assert!(text.contains(word), "{text}");
 }
 
@@ -187,7 +190,6 @@ fn wrong_settings_and_inputs_are_named() {
 
 #[test]
 #[ignore = "a measurement: cargo test -p infer --test stage big_drawing -- --ignored --nocapture"]
-#[expect(clippy::print_stdout, reason = "a measurement that a person reads")]
 fn big_drawing() {
     let rgb = RgbImage::from_fn(7000, 5000, |x, y| Rgb([if (x / 70 + y / 50).is_multiple_of(3) { 0 } else { 255 }; 3]));
     let drawing = datasets::picture::encode_jpeg(&rgb, 90).unwrap();

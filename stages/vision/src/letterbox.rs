@@ -297,7 +297,6 @@ mod tests {
 
     #[test]
     #[ignore = "a measurement: cargo test -p vision letterbox_speed -- --ignored --nocapture"]
-    #[expect(clippy::print_stdout, reason = "a measurement that a person reads")]
     fn letterbox_speed() {
         for (w, h) in [(640, 480), (1280, 960), (3300, 2099), (7000, 5000)] {
             let picture = RgbImage::from_fn(w, h, |x, y| Rgb([(x ^ y) as u8, x as u8, y as u8]));
