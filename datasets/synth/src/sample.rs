@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `drawings/` | the sheets to label and train on |
 //! | `templates/` | one template a class |
+//! | `pipeline.yaml` | settings that suit its size; written by hand |
 //! | `truth/annotations.json` | the truth of `drawings`, for evaluation only |
 //! | `heldout/drawings/` | sheets that no stage sees before evaluation |
 //! | `heldout/labels/annotations.json` | their truth |
@@ -74,6 +75,7 @@ pub fn make() -> Result<Vec<(String, Vec<u8>)>, FormatError> {
         }
         out.push((format!("{labels}/annotations.json"), coco(&symbols, images)?));
     }
+    out.push(("pipeline.yaml".into(), include_bytes!("../../samples/hvac/pipeline.yaml").to_vec()));
     out.sort();
     Ok(out)
 }
@@ -142,6 +144,7 @@ static FILES: &[(&str, &[u8])] = sample![
     "heldout/drawings/sheet_0106.png",
     "heldout/drawings/sheet_0107.png",
     "heldout/labels/annotations.json",
+    "pipeline.yaml",
     "templates/ball_valve.png",
     "templates/butterfly_valve.png",
     "templates/diaphragm_valve.png",

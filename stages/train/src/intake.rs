@@ -3,7 +3,7 @@
 //! Owns the checks between a folder of pictures and a set of labels. Every picture and label that is left out is named
 //! with its reason. Refuses to decode pictures.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use datasets::{AnnotationSet, BBox, Decision, ImageAnnotations, Pixels};
 use engine::{Blob, Manifest};
@@ -60,8 +60,9 @@ impl Intake {
     pub fn new(pictures: &Manifest, set: &AnnotationSet, classes: &[String]) -> Self {
         let index: BTreeMap<&str, usize> = classes.iter().enumerate().map(|(i, c)| (c.as_str(), i)).collect();
         let mut out = Self::default();
-        let mut seen = BTreeMap::new();
+        let mut seen = BTreeSet::new();
         for labels in &set.images {
+            let again = !seen.insert(labels.image.as_str());
             let mut refuse = |reason: &str| {
                 out.ignored.push(Ignored { image: labels.image.clone(), label: None, reason: reason.into() });
             };
@@ -77,7 +78,7 @@ impl Intake {
                 refuse("has labels without a picture size");
                 continue;
             }
-            if seen.insert(labels.image.as_str(), ()).is_some() {
+            if again {
                 refuse("is in the labels twice; the first entry is used");
                 continue;
             }
@@ -87,10 +88,10 @@ impl Intake {
         for skipped in &set.skipped {
             let reason = format!("was left out of the labels: {}", skipped.reason);
             out.ignored.push(Ignored { image: skipped.image.clone(), label: None, reason });
-            seen.insert(&skipped.image, ());
+            seen.insert(&skipped.image);
         }
         for blob in &pictures.blobs {
-            if !seen.contains_key(blob.name.as_str()) && !set.images.iter().any(|i| i.image == blob.name) {
+            if !seen.contains(blob.name.as_str()) {
                 out.ignored.push(Ignored { image: blob.name.clone(), label: None, reason: "has no labels".into() });
             }
         }

@@ -26,7 +26,7 @@ pub fn truth_marks(truths: &[Truth], classes: &[ClassInfo]) -> Vec<Mark> {
 /// Up to sixteen views of side `side` in a square grid, each with its marks.
 pub fn grid(views: &[(View, Vec<Mark>)], side: u32) -> Result<Picture, StageError> {
     let shown = &views[..views.len().min(SHOWN)];
-    let columns = (1..).find(|c| c * c >= shown.len()).unwrap_or(1) as u32;
+    let columns = (shown.len().max(1) as f64).sqrt().ceil() as u32;
     let rows = (shown.len() as u32).div_ceil(columns);
     let mut sheet = RgbImage::from_pixel(columns * side, rows.max(1) * side, Rgb([255; 3]));
     for (i, (view, list)) in shown.iter().enumerate() {

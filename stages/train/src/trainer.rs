@@ -358,13 +358,13 @@ mod tests {
 
     #[test]
     fn a_training_stopped_anywhere_ends_in_the_same_bytes() {
-        for optimizer in [Choice::AdamW, Choice::Sgd] {
+        // Within the first epoch, at an epoch's last batch, within the third; the last run goes through.
+        for (optimizer, stops) in [(Choice::AdamW, vec![2, 3, 6, 5]), (Choice::Sgd, vec![5])] {
             let config = config(optimizer);
             let dir = tempfile::tempdir().unwrap();
             let whole = bytes(&run(dir.path(), &config, usize::MAX).unwrap());
             let dir = tempfile::tempdir().unwrap();
-            // Within the first epoch, at an epoch's last batch, within the third; the last run goes through.
-            for stop in [2, 3, 6, 5] {
+            for stop in stops {
                 assert!(matches!(run(dir.path(), &config, stop), Err(TrainError::Stage(StageError::Cancelled))));
             }
             assert!(bytes(&run(dir.path(), &config, usize::MAX).unwrap()) == whole, "{optimizer:?}");
@@ -393,7 +393,7 @@ mod tests {
     #[test]
     fn the_loss_falls_on_pictures_seen_again_and_again() {
         let config = Config {
-            epochs: 16,
+            epochs: 12,
             warmup_epochs: 0.0,
             nominal_batch: 2,
             augment: Augment { mosaic: 0.0, scale: 0.0, translate: 0.0, ..Augment::default() },
@@ -401,7 +401,7 @@ mod tests {
         };
         let dir = tempfile::tempdir().unwrap();
         let rows = run(dir.path(), &config, usize::MAX).unwrap().rows;
-        let (first, last) = (rows[0].loss.total(), rows[15].loss.total());
+        let (first, last) = (rows[0].loss.total(), rows[11].loss.total());
         assert!(last < 0.6 * first, "{first} to {last}");
     }
 

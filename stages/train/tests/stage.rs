@@ -1,4 +1,5 @@
 //! The stage as a whole, on a few small drawings: outputs, complaints about bad labels, equal bytes.
+#![expect(clippy::unwrap_used, reason = "the helpers of a test fail as the test does")]
 
 use std::{collections::BTreeMap, io::Cursor};
 
