@@ -80,11 +80,15 @@ pub enum GraphError {
     DuplicateNode(String),
     #[error("stage `{node}` has no input `{port}`; it reads: {known}")]
     UnknownPort { node: String, port: String, known: String },
-    #[error("stage `{node}`, input `{port}`: `{from}` is neither `inputs.NAME` nor `STAGE.OUTPUT` of an earlier stage; there are: {known}")]
+    #[error(
+        "stage `{node}`, input `{port}`: `{from}` is neither `inputs.NAME` nor `STAGE.OUTPUT` of an earlier stage; there are: {known}"
+    )]
     UnknownSource { node: String, port: String, from: String, known: String },
     #[error("stage `{node}`, input `{port}`: it reads {expected}, and {from} is {found}")]
     KindMismatch { node: String, port: String, expected: String, from: String, found: String },
-    #[error("stage `{node}` needs {kind} at its input `{port}`, and no input and no stage before it gives that; add `inputs.{port}` or a stage that writes {kind}")]
+    #[error(
+        "stage `{node}` needs {kind} at its input `{port}`, and no input and no stage before it gives that; add `inputs.{port}` or a stage that writes {kind}"
+    )]
     Unconnected { node: String, port: String, kind: String },
     #[error("stage `{node}`: {source}")]
     Config { node: String, source: StageError },
@@ -140,11 +144,7 @@ fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
 
 impl Graph {
     /// Connects and checks everything, and settles `auto` settings for `machine`.
-    pub fn build(
-        spec: &PipelineSpec,
-        registry: &Registry,
-        machine: &crate::Machine,
-    ) -> Result<Self, GraphError> {
+    pub fn build(spec: &PipelineSpec, registry: &Registry, machine: &crate::Machine) -> Result<Self, GraphError> {
         let inputs: BTreeMap<_, _> = spec.inputs.iter().map(|i| (i.name.clone(), i.clone())).collect();
         let mut nodes: Vec<Node> = Vec::new();
         for n in &spec.nodes {
@@ -160,8 +160,7 @@ impl Graph {
             let config = stage.parse(&n.config).map_err(wrong)?;
             let descriptor = stage.describe(&config).map_err(wrong)?;
             let edges = connect(n, &descriptor, &inputs, &nodes)?;
-            let facts =
-                crate::Facts { machine: machine.clone(), connected: edges.keys().cloned().collect() };
+            let facts = crate::Facts { machine: machine.clone(), connected: edges.keys().cloned().collect() };
             let (config, notes) = stage.resolve(&config, &facts).map_err(wrong)?;
             nodes.push(Node { spec: n.clone(), stage: stage.clone(), descriptor, config, notes, edges });
         }
@@ -257,11 +256,7 @@ fn connect(
             }
             None if port.optional => {}
             None => {
-                return Err(GraphError::Unconnected {
-                    node: node(),
-                    port: port.name.clone(),
-                    kind: port.kind.clone(),
-                });
+                return Err(GraphError::Unconnected { node: node(), port: port.name.clone(), kind: port.kind.clone() });
             }
         }
     }

@@ -16,6 +16,7 @@ use crate::{
     event::{Event, EventSink},
     itemlog::ItemLog,
     machine::Machine,
+    result::UnhashedKey,
     stage::{AnyStage, Facts, Outcome, Registry, StageError},
     store::{Store, StoreError},
 };
@@ -106,23 +107,20 @@ impl Harness {
         let stage: Arc<dyn AnyStage> = registry.get(&name).expect("the name was listed").clone();
         let facts = Facts { machine: Machine::probe(), connected: self.inputs.keys().cloned().collect() };
         let (config, _) = stage.resolve(&stage.parse(&config)?, &facts)?;
-        let descriptor = stage.descriptor();
+        let descriptor = stage.describe(&config)?;
         for port in &descriptor.inputs {
             assert!(port.optional || self.inputs.contains_key(&port.name), "input `{}` is not connected", port.name);
         }
-        let mut shared = self.inputs.clone();
-        if let Some(port) = &descriptor.items {
-            shared.remove(port);
-        }
-        let key = serde_json::json!({
-            "stage": name, "version": descriptor.version, "config": config, "inputs": self.inputs,
-            "fingerprint": stage.fingerprint(&config)?,
-        });
-        let base = Digest::of_json(&serde_json::json!({
-            "stage": name, "version": descriptor.version, "config": config, "inputs": shared,
-        }));
-        let items = match (&descriptor.items, stage.item_identity(&config)?) {
-            (Some(port), Some(identity)) => Some(ItemSource {
+        let unhashed = UnhashedKey {
+            stage: name.clone(),
+            version: descriptor.version,
+            config: config.clone(),
+            inputs: self.inputs.clone(),
+            fingerprint: stage.fingerprint(&config)?,
+        };
+        let base = unhashed.item_base(&descriptor);
+        let items = match (&descriptor.items, stage.item_identity(&config)?, base) {
+            (Some(port), Some(identity), Some(base)) => Some(ItemSource {
                 port: port.clone(),
                 base,
                 identity,
@@ -139,7 +137,7 @@ impl Harness {
             sink: self.sink.clone(),
             cancel: self.cancel.clone(),
             threads: self.threads,
-            scratch: self.store.root().join("scratch").join(Digest::of_json(&key).to_string()),
+            scratch: self.store.root().join("scratch").join(unhashed.key().to_string()),
             items,
         };
         let pool = rayon::ThreadPoolBuilder::new()

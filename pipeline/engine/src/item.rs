@@ -7,7 +7,9 @@ use crate::{
     artifact::Blob,
     context::Context,
     digest::Digest,
-    stage::{AnyStage, Descriptor, Facts, Needs, Outcome, Settings, StageError, config_value, parse_config},
+    stage::{
+        AnyStage, Descriptor, Facts, Needs, Outcome, Settings, StageError, config_value, parse_config, parse_settings,
+    },
 };
 
 /// One item: a blob of the stage's item port.
@@ -173,7 +175,7 @@ impl<S: ItemStage> AnyStage for PerItem<S> {
         schemars::schema_for!(S::Config).to_value()
     }
     fn parse(&self, config: &Value) -> Result<Value, StageError> {
-        Ok(config_value(&parse_config::<S::Config>(config)?))
+        parse_settings::<S::Config>(config)
     }
     fn resolve(&self, config: &Value, facts: &Facts) -> Result<(Value, Vec<String>), StageError> {
         let (config, notes) = self.0.resolve(parse_config(config)?, facts)?;

@@ -53,7 +53,9 @@ pub enum PlanError {
     Store(#[from] StoreError),
     #[error("stage `{node}`: {source}")]
     Stage { node: String, source: StageError },
-    #[error("stage `{node}` has no result to start from; run `pipeline run --until {node}` first, or import its result")]
+    #[error(
+        "stage `{node}` has no result to start from; run `pipeline run --until {node}` first, or import its result"
+    )]
     NothingGiven { node: String },
     #[error("--until {until} and --from {from} leave no stage to run: `{until}` does not come after `{from}`")]
     EmptySelection { until: String, from: String },
@@ -276,23 +278,23 @@ pub(crate) fn judge(
 }
 
 /// Opens the items of a node; `None` for a stage that works as a whole.
-pub(crate) fn item_source(
-    store: &Store,
-    node: &Node,
-    unhashed: &UnhashedKey,
-) -> Result<Option<ItemSource>, PlanError> {
+pub(crate) fn item_source(store: &Store, node: &Node, unhashed: &UnhashedKey) -> Result<Option<ItemSource>, PlanError> {
     let wrong = |source| PlanError::Stage { node: node.spec.name.clone(), source };
-    let (Some(port), Some(identity)) =
-        (&node.descriptor.items, node.stage.item_identity(&node.config).map_err(wrong)?)
+    let (Some(port), Some(identity)) = (&node.descriptor.items, node.stage.item_identity(&node.config).map_err(wrong)?)
     else {
         return Ok(None);
     };
-    let base = unhashed.item_base(port);
+    let base = unhashed.item_base(&node.descriptor).expect("it has an item port");
     let log = ItemLog::open(&store.root().join("items").join(format!("{base}.log")))?;
     Ok(Some(ItemSource { port: port.clone(), base, identity, log }))
 }
 
-fn count_items(store: &Store, node: &Node, unhashed: &UnhashedKey, force: bool) -> Result<Option<ItemCount>, PlanError> {
+fn count_items(
+    store: &Store,
+    node: &Node,
+    unhashed: &UnhashedKey,
+    force: bool,
+) -> Result<Option<ItemCount>, PlanError> {
     let Some(source) = item_source(store, node, unhashed)? else { return Ok(None) };
     let Some(artifact) = unhashed.inputs.get(&source.port) else { return Ok(None) };
     let blobs = store.manifest(*artifact)?.blobs;

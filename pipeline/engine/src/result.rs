@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::{
     context::Notes,
     digest::Digest,
+    stage::Descriptor,
     store::{Store, StoreError},
 };
 
@@ -33,11 +34,16 @@ impl UnhashedKey {
         Digest::of_json(self)
     }
 
-    /// The part of every item's key that is the same for all items; `port` is the item port.
-    pub fn item_base(&self, port: &str) -> Digest {
+    /// The part of every item's key that is the same for all items; `None` for a stage that works as a whole.
+    pub fn item_base(&self, descriptor: &Descriptor) -> Option<Digest> {
         let mut shared = self.clone();
-        shared.inputs.remove(port);
-        shared.key()
+        shared.inputs.remove(descriptor.items.as_ref()?);
+        for port in descriptor.inputs.iter().filter(|p| p.at_finish) {
+            if let Some(digest) = shared.inputs.get_mut(&port.name) {
+                *digest = Digest::from_bytes([0; 32]);
+            }
+        }
+        Some(shared.key())
     }
 }
 
@@ -88,9 +94,8 @@ impl StageResult {
     /// Names of all nodes that have a newest result, sorted.
     pub fn latest_names(store: &Store) -> Vec<String> {
         let Ok(entries) = fs::read_dir(store.root().join("latest")) else { return Vec::new() };
-        let mut names: Vec<String> = entries
-            .filter_map(|e| Some(e.ok()?.file_name().to_str()?.strip_suffix(".json")?.to_owned()))
-            .collect();
+        let mut names: Vec<String> =
+            entries.filter_map(|e| Some(e.ok()?.file_name().to_str()?.strip_suffix(".json")?.to_owned())).collect();
         names.sort();
         names
     }
@@ -259,6 +264,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::stage::Port;
 
     fn key(config: Value) -> UnhashedKey {
         UnhashedKey { stage: "s".into(), version: 1, config, inputs: BTreeMap::new(), fingerprint: Value::Null }
@@ -275,11 +281,29 @@ mod tests {
     fn the_item_base_does_not_depend_on_the_items() {
         let mut a = key(Value::Null);
         a.inputs = [("images".to_owned(), Digest::of(b"1")), ("model".to_owned(), Digest::of(b"m"))].into();
+        a.inputs.insert("truth".into(), Digest::of(b"t"));
+        let descriptor = Descriptor {
+            name: "s".into(),
+            version: 1,
+            about: String::new(),
+            inputs: vec![
+                Port::new("images", "images"),
+                Port::new("model", "model"),
+                Port::optional("truth", "files").only_at_finish(),
+            ],
+            outputs: vec![],
+            items: Some("images".into()),
+        };
+        let base = |key: &UnhashedKey| key.item_base(&descriptor).unwrap();
         let mut b = a.clone();
         b.inputs.insert("images".into(), Digest::of(b"2"));
-        assert_eq!(a.item_base("images"), b.item_base("images"));
+        b.inputs.insert("truth".into(), Digest::of(b"u"));
+        assert_eq!(base(&a), base(&b));
         assert_ne!(a.key(), b.key());
+        b.inputs.remove("truth");
+        assert_ne!(base(&a), base(&b), "items know whether it is connected");
+        b = a.clone();
         b.inputs.insert("model".into(), Digest::of(b"n"));
-        assert_ne!(a.item_base("images"), b.item_base("images"));
+        assert_ne!(base(&a), base(&b));
     }
 }

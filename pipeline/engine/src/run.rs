@@ -209,10 +209,8 @@ impl Scheduler<'_> {
             };
             self.record.inputs.insert(name.clone(), input);
             if let Some((file, reason)) = scan.left_out.first() {
-                let text = format!(
-                    "inputs.{name}: {} file(s) left out, such as `{file}`: {reason}",
-                    scan.left_out.len()
-                );
+                let text =
+                    format!("inputs.{name}: {} file(s) left out, such as `{file}`: {reason}", scan.left_out.len());
                 self.sink.emit(&Event::Message { stage: None, level: Level::Warn, text });
             }
         }
@@ -360,10 +358,8 @@ impl Scheduler<'_> {
         }
         let key = unhashed.key();
         if req.selection.force.contains(name)
-            && let Some(source) = item_source(req.store, node, &unhashed)?
+            && let Some(base) = unhashed.item_base(&node.descriptor)
         {
-            drop(source);
-            let base = unhashed.item_base(node.descriptor.items.as_deref().unwrap_or_default());
             ItemLog::remove(&req.store.root().join("items").join(format!("{base}.log")))?;
         }
         let ctx = Context {

@@ -25,17 +25,26 @@ pub struct Port {
     pub kind: String,
     /// True for an input that may be left unconnected.
     pub optional: bool,
+    /// True for an input of a stage of items that only `finish` reads: items know whether it is connected, and are
+    /// not computed again when its content changes.
+    pub at_finish: bool,
 }
 
 impl Port {
     /// A port that must be connected.
     pub fn new(name: &str, kind: &str) -> Self {
-        Self { name: name.into(), kind: kind.into(), optional: false }
+        Self { name: name.into(), kind: kind.into(), optional: false, at_finish: false }
     }
 
     /// An input that may be left unconnected.
     pub fn optional(name: &str, kind: &str) -> Self {
         Self { optional: true, ..Self::new(name, kind) }
+    }
+
+    /// The same port, read only by `finish`; see [`Port::at_finish`].
+    #[must_use]
+    pub fn only_at_finish(self) -> Self {
+        Self { at_finish: true, ..self }
     }
 }
 
@@ -212,6 +221,11 @@ pub(crate) fn parse_config<C: Settings>(config: &Value) -> Result<C, StageError>
         .map_err(|e| StageError::Config { key: e.path().to_string(), message: e.inner().to_string() })
 }
 
+/// Checks a config against its type and fills in defaults; for stages that implement [`AnyStage`] themselves.
+pub fn parse_settings<C: Settings>(config: &Value) -> Result<Value, StageError> {
+    Ok(config_value(&parse_config::<C>(config)?))
+}
+
 pub(crate) fn config_value<C: Settings>(config: &C) -> Value {
     serde_json::to_value(config).expect("settings are plain data")
 }
@@ -226,7 +240,7 @@ impl<S: Stage> AnyStage for Whole<S> {
         schemars::schema_for!(S::Config).to_value()
     }
     fn parse(&self, config: &Value) -> Result<Value, StageError> {
-        Ok(config_value(&parse_config::<S::Config>(config)?))
+        parse_settings::<S::Config>(config)
     }
     fn resolve(&self, config: &Value, facts: &Facts) -> Result<(Value, Vec<String>), StageError> {
         let (config, notes) = self.0.resolve(parse_config(config)?, facts)?;
