@@ -5,6 +5,7 @@
 //! `datasets`). A new labeller is one file and one line in [`labeller::LABELLERS`].
 
 pub mod detector;
+pub mod files;
 pub mod imported;
 pub mod labeller;
 mod section;
@@ -12,6 +13,7 @@ pub mod settings;
 mod stage;
 pub mod template;
 
+pub use files::{Import, ImportSettings};
 pub use labeller::{Job, LabelError, Labelled, Labeller};
 pub use settings::Settings;
 pub use stage::Label;

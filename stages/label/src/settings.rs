@@ -85,8 +85,8 @@ impl Choice {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Thresholds {
-    /// For every class: `auto` or a number, 0..=1. Default `auto`: template matching 0.5 (as likely right as wrong), a
-    /// detector 0.25, imported labels 0 (all).
+    /// For every class: `auto` or a number, 0..=1. Default `auto`: template matching 0.3 (from
+    /// which matches on generated drawings are more often right than wrong), a detector 0.25, imported labels 0 (all).
     pub default: Threshold,
     /// For single classes, by name; overrides `default`.
     pub classes: BTreeMap<String, Threshold>,

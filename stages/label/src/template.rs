@@ -9,8 +9,8 @@ use vision::matcher::{self, Match, Matcher, MatcherConfig, MatcherError, ScaleBa
 use crate::labeller::{Job, LabelError, Labelled, Labeller, Parts};
 use crate::settings::{Base, Rotations, Settings};
 
-/// Threshold that `auto` stands for: the matcher's score is a probability.
-pub const AUTO_THRESHOLD: f64 = 0.5;
+/// Threshold that `auto` stands for.
+pub const AUTO_THRESHOLD: f64 = matcher::DEFAULT_THRESHOLD;
 /// Starts the class name of templates that look like a class and are not it; their matches win places and are dropped.
 const NEGATIVE: &str = "not a ";
 

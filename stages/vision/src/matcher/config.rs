@@ -38,6 +38,9 @@ fn steps(step_deg: f64) -> Vec<f64> {
     (0..n).map(|i| i as f64 * 360.0 / n as f64).collect()
 }
 
+/// Score from which matches on generated drawings are more often right than wrong (`tests/matcher_fit.rs`).
+pub const DEFAULT_THRESHOLD: f64 = 0.3;
+
 /// What sizes are relative to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScaleBase {
@@ -62,7 +65,7 @@ pub struct MatcherConfig {
     pub scale_max: f64,
     /// Largest factor by which width over height may differ from the template's, 1..=2 (1: none). Default 1.1.
     pub stretch: f64,
-    /// Score that a match must reach, 0..=1. Default 0.5, where a match is as likely right as wrong.
+    /// Score that a match must reach, 0..=1. Default [`DEFAULT_THRESHOLD`].
     pub threshold: f64,
     /// Thresholds of single classes, which override `threshold`.
     pub class_thresholds: BTreeMap<String, f64>,
@@ -80,7 +83,7 @@ impl Default for MatcherConfig {
             scale_min: 0.8,
             scale_max: 1.25,
             stretch: 1.1,
-            threshold: 0.5,
+            threshold: DEFAULT_THRESHOLD,
             class_thresholds: BTreeMap::new(),
             nms_iou: 0.5,
         }

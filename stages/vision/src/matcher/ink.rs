@@ -85,6 +85,14 @@ impl Ink {
         Self { width, height, mask, grey }
     }
 
+    /// The part of the drawing inside a rectangle, which may reach outside.
+    pub fn cut(&self, x: usize, y: usize, width: usize, height: usize) -> Self {
+        let (x0, y0) = (x.min(self.width), y.min(self.height));
+        let (x1, y1) = ((x + width).min(self.width), (y + height).min(self.height));
+        let part = |v: &[u8]| (y0..y1).flat_map(|r| v[r * self.width + x0..r * self.width + x1].to_vec()).collect();
+        Self { width: x1 - x0, height: y1 - y0, mask: part(&self.mask), grey: part(&self.grey) }
+    }
+
     /// True when no pixel is ink.
     pub fn is_empty(&self) -> bool {
         !self.mask.contains(&1)

@@ -25,7 +25,7 @@ use datasets::{BBox, Pixels};
 use image::{GrayImage, RgbImage, RgbaImage};
 use rayon::prelude::*;
 
-pub use config::{MatcherConfig, Rotations, ScaleBase};
+pub use config::{DEFAULT_THRESHOLD, MatcherConfig, Rotations, ScaleBase};
 pub use score::{CONFIDENCE_FEATURES, ConfidenceFeature};
 
 use bank::Variant;

@@ -1,6 +1,6 @@
 //! The scale of a drawing: the size at which most classes are found on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::bank::Variant;
 use super::score::{Sheet, confidence};
@@ -8,6 +8,14 @@ use super::{Matcher, suppress};
 
 /// Scales that are looked at, relative to the templates.
 const RANGE: [f32; 2] = [0.2, 5.0];
+/// Pixels from which a drawing is large: only parts of it vote.
+const LARGE_DRAWING: usize = 2_500_000;
+/// Side of the four parts of a large drawing, pixels.
+const WINDOW: usize = 720;
+/// Shapes that are asked first, those with the most ink.
+const FEW_SHAPES: usize = 16;
+/// Different shapes whose votes are enough.
+const ENOUGH_SHAPES: usize = 3;
 /// Smallest and largest symbol that is looked for, pixels across.
 const DIAMETERS: [f32; 2] = [22.0, 400.0];
 /// Confidence from which a match votes.
@@ -28,14 +36,40 @@ struct Vote {
 
 impl Matcher {
     /// The scale relative to the templates at which most classes are found; `None` when nothing is found well enough.
+    /// A part of a large drawing and of many templates is asked first, and everything only if that says nothing.
     pub(super) fn drawing_scale(&self, sheet: &Sheet) -> Option<f32> {
+        let shapes = &self.own.shapes;
+        let mut order: Vec<usize> = (0..shapes.len()).collect();
+        order.sort_by_key(|&i| std::cmp::Reverse(shapes[i].ink.len()));
+        let few = &order[..order.len().min(FEW_SHAPES)];
+        let ink = &sheet.ink;
+        let large = ink.width * ink.height > LARGE_DRAWING;
+        if !large && few.len() == order.len() {
+            return elect(&self.votes(sheet, &order)).map(f32::exp);
+        }
+        let votes = if large {
+            let part = |i: usize| {
+                let start = |side: usize, k: usize| (side * (2 * k + 1) / 4).saturating_sub(WINDOW / 2);
+                let cut = ink.cut(start(ink.width, i % 2), start(ink.height, i / 2), WINDOW, WINDOW);
+                self.votes(&Sheet::of(cut), few)
+            };
+            (0..4).flat_map(part).collect()
+        } else {
+            self.votes(sheet, few)
+        };
+        let decided = votes.iter().map(|v| v.shape).collect::<BTreeSet<_>>().len() >= ENOUGH_SHAPES.min(few.len());
+        let votes = if decided { votes } else { self.votes(sheet, &order) };
+        elect(&votes).map(f32::exp)
+    }
+
+    fn votes(&self, sheet: &Sheet, asked: &[usize]) -> Vec<Vote> {
+        let shapes = &self.own.shapes;
         // Upright, unmirrored and unstretched symbols are enough for a vote.
         let quarter = |v: &Variant| (v.angle.to_degrees() / 90.0).fract().abs() < 1e-3;
-        let plain = |v: &&Variant| !v.mirrored && v.stretch == 0.0 && quarter(v);
+        let plain = |v: &&Variant| asked.contains(&(v.shape as usize)) && !v.mirrored && v.stretch == 0.0 && quarter(v);
         let bank: Vec<Variant> = self.own.bank.iter().filter(plain).cloned().collect();
-        let shapes = &self.own.shapes;
         let hypotheses = self.search_wide(sheet, &bank);
-        let votes: Vec<Vote> = suppress::winners(hypotheses, shapes, VOTE_IOU)
+        suppress::winners(hypotheses, shapes, VOTE_IOU)
             .iter()
             .filter_map(|w| {
                 let h = &w.hypothesis;
@@ -43,8 +77,7 @@ impl Matcher {
                 let log_scale = (h.pose.scale / shapes[h.shape].reduction).ln();
                 (p >= VOTING_CONFIDENCE).then_some(Vote { log_scale, shape: h.shape, weight: p as f32 })
             })
-            .collect();
-        elect(&votes).map(f32::exp)
+            .collect()
     }
 
     fn search_wide(&self, sheet: &Sheet, bank: &[Variant]) -> Vec<super::Hypothesis> {
