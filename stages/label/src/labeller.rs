@@ -76,6 +76,9 @@ pub struct Parts<'a> {
     pub ctx: &'a Context,
 }
 
+/// Makes a labeller.
+pub type Build = fn(&Parts<'_>) -> Result<Box<dyn Labeller>, StageError>;
+
 /// How a labeller is made.
 pub struct Builder {
     /// Its name in the settings.
@@ -83,7 +86,7 @@ pub struct Builder {
     /// The input that has to be connected.
     pub input: Option<&'static str>,
     /// Makes it; `None` when this build does not have it, with the reason in `why_not`.
-    pub build: Option<fn(&Parts<'_>) -> Result<Box<dyn Labeller>, StageError>>,
+    pub build: Option<Build>,
     /// Why this build does not have it, and what to use instead.
     pub why_not: &'static str,
 }

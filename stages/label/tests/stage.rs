@@ -1,5 +1,7 @@
 //! The label stage on small drawings: boxes, provenance, bad images, imported labels, determinism.
 
+#![expect(clippy::unwrap_used, reason = "a failing step is a failing test")]
+
 use artifacts::{Annotations, IMAGES, OntologyKind, OntologyValue, Report};
 use datasets::{Annotation, AnnotationSet, BBox, ImageAnnotations, Score};
 use engine::harness::Harness;

@@ -1,5 +1,11 @@
 //! The matcher on drawings with known truth: accuracy, poses, odd input, determinism.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "tests: a failing step is a failure, and misses are listed"
+)]
+
 mod sheets;
 
 use std::time::Instant;
@@ -167,7 +173,7 @@ fn odd_templates() {
         image: RgbaImage::from_pixel(20, 20, Rgba([255; 4])),
     };
     let config = MatcherConfig::default();
-    let e = Matcher::new(&[blank.clone()], &config).unwrap_err();
+    let e = Matcher::new(std::slice::from_ref(&blank), &config).unwrap_err();
     assert!(matches!(e, MatcherError::BlankTemplate { .. }) && e.to_string().contains("blank.png"));
     let clear = Template { image: RgbaImage::new(20, 20), ..blank.clone() };
     assert!(matches!(Matcher::new(&[clear], &config), Err(MatcherError::BlankTemplate { .. })));

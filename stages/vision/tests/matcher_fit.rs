@@ -8,6 +8,8 @@
 //! The drawings vary scale, stroke, stretch, noise, poses and the templates' origin (clean, or cut from a drawing). Every
 //! match that survives the choice between classes is an example, right when it overlaps a truth of its class by half.
 
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "the fit prints what it found")]
+
 mod sheets;
 
 use sheets::{clean_templates, cut_templates, draw, hits, settings};
@@ -113,8 +115,9 @@ fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
         b.swap(k, p);
         for i in k + 1..n {
             let f = a[i][k] / a[k][k];
-            for j in k..n {
-                a[i][j] -= f * a[k][j];
+            let pivot = a[k].clone();
+            for (v, p) in a[i].iter_mut().zip(&pivot).skip(k) {
+                *v -= f * p;
             }
             b[i] -= f * b[k];
         }
@@ -143,7 +146,7 @@ fn fit_confidence() {
     let train = examples(1000, 2);
     let w = fit(&train);
     println!("{} examples, {} right", train.len(), train.iter().filter(|e| e.right).count());
-    println!("const CONFIDENCE: [f32; FEATURES + 1] = {:.2?};", w);
+    println!("const CONFIDENCE: [f64; FEATURES + 1] = {w:.2?};");
     println!("held-out drawings, with the weights in use:");
     reliability(&examples(5000, 1));
 }

@@ -291,7 +291,7 @@ impl Matcher {
             .collect();
         // Stable, so that equal covers stay in scan order.
         quick.sort_by(|a, b| b.0.total_cmp(&a.0));
-        self.distinct(bank, &quick)
+        Self::distinct(bank, &quick)
             .into_par_iter()
             .filter_map(|(_, variant, start)| {
                 let v = &bank[variant as usize];
@@ -312,7 +312,7 @@ impl Matcher {
     }
 
     /// Drops poses that a better one of the same variant stands for. `poses` come best first.
-    fn distinct(&self, bank: &[Variant], poses: &[(f32, u32, Pose)]) -> Vec<(f32, u32, Pose)> {
+    fn distinct(bank: &[Variant], poses: &[(f32, u32, Pose)]) -> Vec<(f32, u32, Pose)> {
         /// Side of the cells of the look-up grid, pixels.
         const GRID: f32 = 24.0;
         let cell = |v: f32| (v / GRID).floor() as i32;
