@@ -222,13 +222,14 @@ mod tests {
         let mut g = GrayImage::from_pixel(20, 20, image::Luma([240]));
         for x in 3..15 {
             g.put_pixel(x, 5, image::Luma([10]));
+            g.put_pixel(x, 6, image::Luma([10]));
         }
         let mut inverted = g.clone();
         image::imageops::invert(&mut inverted);
         let (a, b) = (Ink::of_drawing(&g), Ink::of_drawing(&inverted));
         assert_eq!(a.mask, b.mask);
         assert_eq!(a.grey, b.grey);
-        assert_eq!(a.mask.iter().filter(|&&m| m == 1).count(), 12);
+        assert_eq!(a.mask.iter().filter(|&&m| m == 1).count(), 24);
     }
 
     #[test]
