@@ -60,4 +60,33 @@ pub enum Command {
     /// Earlier runs: list, show, compare, clean up.
     #[command(subcommand)]
     Runs(command::runs::Runs),
+    /// Labels, data set, model or predictions as files of other tools; or a bundle for another machine.
+    Export(command::export::Export),
+    /// Labels made elsewhere, or a bundle from another machine.
+    Import(command::import::Import),
+    /// Predictions against truth: AP, precision, recall, mistakes.
+    Eval(command::eval::Eval),
+    /// The report, and decisions about labels.
+    #[command(subcommand)]
+    Review(command::review::Review),
+    /// Find symbols on the given drawings, without a project.
+    Label(command::alone::Label),
+    /// Train a detector on a labelled data set, without a project.
+    Train(command::alone::Train),
+    /// Run a trained detector on the given drawings, without a project.
+    Infer(command::alone::Infer),
+    /// Draw synthetic sheets with exact truth.
+    Synth(command::synth::Synth),
+    /// What this machine can do, proven by running it.
+    Doctor(command::doctor::Doctor),
+    /// Carry out the work in a bundle.
+    #[command(subcommand)]
+    Stage(command::stage::Stage),
+    /// Licences of everything in this program.
+    Licenses,
+    /// Completions for a shell.
+    Completions(command::completions::Completions),
+    /// Measure this machine: runner, training, template matching.
+    #[command(subcommand)]
+    Bench(command::bench::Bench),
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use engine::{Machine, Registry, Store, graph::Graph, graph::PipelineSpec};
+use engine::{InputSpec, Machine, ProjectLock, Registry, Store, graph::Graph, graph::PipelineSpec};
 use miette::{IntoDiagnostic, Report, Result, WrapErr};
 
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     exit::Usage,
     settings::{self, Layers},
     stages,
+    terminal::say,
 };
 
 /// Name of the project file.
@@ -41,12 +42,19 @@ pub struct Project {
 impl Project {
     /// Opens the project of this folder, or the built-in sample when there is none in reach.
     pub fn open(global: &Global) -> Result<Self> {
-        Self::open_with(global, &[])
+        match Self::found(global)? {
+            Some(project) => Ok(project),
+            None => {
+                let runs = global.runs.clone().unwrap_or_else(|| PathBuf::from("runs"));
+                let file = unpack_sample(&runs.join("sample"))?;
+                Self::at(global, file, runs, true)
+            }
+        }
     }
 
-    /// Opens the project with further settings, laid over all others.
-    pub fn open_with(global: &Global, set: &[String]) -> Result<Self> {
-        let found = match &global.config {
+    /// The project of this folder or one above it.
+    pub fn found(global: &Global) -> Result<Option<Self>> {
+        let file = match &global.config {
             Some(file) if file.is_file() => Some(file.clone()),
             Some(file) => {
                 return Err(Usage::new(
@@ -56,28 +64,58 @@ impl Project {
             }
             None => find(&env::current_dir().into_diagnostic()?),
         };
-        let (file, sample, runs) = match found {
-            Some(file) => {
-                let runs = global.runs.clone().unwrap_or_else(|| folder(&file).join("runs"));
-                (file, false, runs)
-            }
+        let Some(file) = file else { return Ok(None) };
+        let runs = global.runs.clone().unwrap_or_else(|| folder(&file).join("runs"));
+        Self::at(global, file, runs, false).map(Some)
+    }
+
+    /// The project of this folder; without one, an empty one whose file is not there, for work on files that the
+    /// command line names.
+    pub fn found_or_empty(global: &Global) -> Result<Self> {
+        match Self::found(global)? {
+            Some(project) => Ok(project),
             None => {
                 let runs = global.runs.clone().unwrap_or_else(|| PathBuf::from("runs"));
-                (unpack_sample(&runs.join("sample"))?, true, runs)
+                Self::with_text(global, PathBuf::from(FILE), "", runs, false)
             }
-        };
+        }
+    }
+
+    /// Opens the project of a file.
+    pub fn at(global: &Global, file: PathBuf, runs: PathBuf, sample: bool) -> Result<Self> {
         let text = fs::read_to_string(&file)
             .into_diagnostic()
             .wrap_err_with(|| format!("reading the project file `{}`", file.display()))?;
+        Self::with_text(global, file, &text, runs, sample)
+    }
+
+    fn with_text(global: &Global, file: PathBuf, text: &str, runs: PathBuf, sample: bool) -> Result<Self> {
         let registry = stages::registry();
-        let layers = Layers {
-            profile: global.profile.clone(),
-            environment: environment(),
-            set: global.set.iter().chain(set).cloned().collect(),
-        };
-        let spec = settings::load(&file, &text, folder(&file), &layers, &registry).map_err(|e| Report::new(*e))?;
+        let layers = Layers { profile: global.profile.clone(), environment: environment(), set: global.set.clone() };
+        let mut spec = settings::load(&file, text, folder(&file), &layers, &registry).map_err(|e| Report::new(*e))?;
+        if force_cpu() {
+            for node in spec.nodes.iter_mut().filter(|n| n.uses == "setup") {
+                node.config["force_cpu"] = true.into();
+            }
+        }
+        connect_decisions(&mut spec, folder(&file));
         let store = Store::open(runs.join(".store")).map_err(Report::from_err)?;
         Ok(Self { file, sample, runs, store, spec, registry, machine: Machine::probe() })
+    }
+
+    /// The folder that the project file lies in.
+    pub fn dir(&self) -> &Path {
+        folder(&self.file)
+    }
+
+    /// The path of an input.
+    pub fn input(&self, name: &str) -> Option<&Path> {
+        self.spec.inputs.iter().find(|i| i.name == name).map(|i| i.path.as_path())
+    }
+
+    /// Takes the project's lock, waiting for whoever has it.
+    pub fn lock(&self, what: &str) -> Result<ProjectLock> {
+        lock(&self.store, what)
     }
 
     /// The checked graph.
@@ -85,6 +123,45 @@ impl Project {
         Graph::build(&self.spec, &self.registry, &self.machine)
             .map_err(|e| Report::from_err(engine::plan::PlanError::from(e)))
     }
+}
+
+/// Takes the lock of a store, waiting for whoever has it.
+pub fn lock(store: &Store, what: &str) -> Result<ProjectLock> {
+    let mut said = false;
+    let lock = ProjectLock::acquire(store, what, |holder| {
+        if !said {
+            say(format_args!("waiting for {holder}, which is at work in this project"));
+            said = true;
+        }
+        true
+    });
+    Ok(lock.map_err(Report::from_err)?.expect("waiting goes on until the lock is there"))
+}
+
+/// True when the environment asks to leave the GPUs alone.
+pub fn force_cpu() -> bool {
+    env::var("PIPELINE_FORCE_CPU").is_ok_and(|v| !matches!(v.as_str(), "" | "0" | "false"))
+}
+
+/// Name of the input with people's decisions, and the folder that it is when the project file does not say.
+pub const DECISIONS: (&str, &str) = ("decisions", "reviews");
+
+/// Connects the decisions that are there. A folder without any is no input.
+fn connect_decisions(spec: &mut PipelineSpec, dir: &Path) {
+    let (name, default) = DECISIONS;
+    let extensions = Some(vec!["json".to_owned()]);
+    if !spec.inputs.iter().any(|i| i.name == name) {
+        let (kind, path) = (artifacts::FILES.into(), dir.join(default));
+        spec.inputs.push(InputSpec { name: name.into(), kind, path, extensions: None, recursive: false });
+    }
+    for input in spec.inputs.iter_mut().filter(|i| i.name == name) {
+        input.extensions.clone_from(&extensions);
+    }
+    let has_json = |dir: &Path| {
+        let files = fs::read_dir(dir).into_iter().flatten().flatten();
+        files.map(|f| f.path()).any(|p| p.extension().is_some_and(|e| e.eq_ignore_ascii_case("json")))
+    };
+    spec.inputs.retain(|i| i.name != name || (if i.path.is_dir() { has_json(&i.path) } else { i.path.exists() }));
 }
 
 /// The folder that the project file lies in.

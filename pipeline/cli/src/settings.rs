@@ -14,12 +14,16 @@ use serde_saphyr::Spanned;
 
 /// The stages of the usual pipeline, in order.
 pub const DEFAULT_STAGES: [&str; 6] = ["setup", "ontology", "label", "review", "train", "infer"];
+/// The stage that the usual pipeline has as well when there are label files.
+const IMPORT: &str = "import";
 /// Settings that every stage has beside its own.
 const NODE_KEYS: [&str; 5] = ["uses", "needs", "executor", "retries", "timeout_s"];
 const TOP_KEYS: [&str; 5] = ["version", "inputs", "stages", "executors", "profiles"];
 const INPUT_KEYS: [&str; 3] = ["path", "kind", "recursive"];
 /// Names under which an input is a set of pictures without saying so.
 const PICTURE_INPUTS: [&str; 3] = ["images", "heldout", "new_images"];
+/// Extensions of label files. Pictures that lie beside them are not labels.
+pub const LABEL_EXTENSIONS: [&str; 5] = ["txt", "yaml", "yml", "json", "xml"];
 
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq)]
@@ -387,7 +391,7 @@ fn spec(source: &Source, tree: &Tree, dir: &Path, registry: &Registry) -> Result
         stages.entries().iter().map(|(k, at, _)| (k.clone(), at.clone())).collect()
     } else {
         for (key, at, _) in stages.entries() {
-            if !DEFAULT_STAGES.contains(&key.as_str()) {
+            if !DEFAULT_STAGES.contains(&key.as_str()) && key != IMPORT {
                 let help = format!(
                     "{}; a stage of your own says `uses:`",
                     unknown_key_help(key, &DEFAULT_STAGES)
@@ -395,12 +399,21 @@ fn spec(source: &Source, tree: &Tree, dir: &Path, registry: &Registry) -> Result
                 return Err(source.error(at, format!("unknown stage `{key}`"), Some(help)));
             }
         }
-        DEFAULT_STAGES.iter().map(|s| ((*s).to_owned(), stages.origin.clone())).collect()
+        let mut names: Vec<_> = DEFAULT_STAGES.iter().map(|s| ((*s).to_owned(), stages.origin.clone())).collect();
+        if inputs.iter().any(|i| i.name == "labels") {
+            // Before the ontology, so that the classes of the templates stay the nearest ones.
+            names.insert(1, (IMPORT.to_owned(), stages.origin.clone()));
+        }
+        names
     };
     let mut nodes = Vec::new();
     for (name, at) in names {
         let settings = stages.get(&name).cloned().unwrap_or_else(Tree::empty);
-        nodes.push(node(source, &name, &at, &settings, registry)?);
+        let mut node = node(source, &name, &at, &settings, registry)?;
+        if !own && name == "infer" && inputs.iter().any(|i| i.name == "heldout") {
+            node.connect.entry("images".into()).or_insert_with(|| "inputs.heldout".into());
+        }
+        nodes.push(node);
     }
     Ok(PipelineSpec { inputs, nodes })
 }
@@ -432,8 +445,12 @@ fn input(source: &Source, name: &str, at: &Origin, value: &Tree, dir: &Path) -> 
         None if PICTURE_INPUTS.contains(&name) => artifacts::IMAGES.into(),
         None => artifacts::FILES.into(),
     };
-    let extensions = (kind == artifacts::IMAGES)
-        .then(|| datasets::picture::IMAGE_EXTENSIONS.iter().map(|e| (*e).to_owned()).collect());
+    let list = |all: &[&str]| Some(all.iter().map(|e| (*e).to_owned()).collect());
+    let extensions = match name {
+        _ if kind == artifacts::IMAGES => list(&datasets::picture::IMAGE_EXTENSIONS),
+        "labels" => list(&LABEL_EXTENSIONS),
+        _ => None,
+    };
     Ok(InputSpec { name: name.to_owned(), kind, path: dir.join(path), extensions, recursive })
 }
 

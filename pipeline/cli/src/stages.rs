@@ -1,5 +1,7 @@
 //! The list of all stages. A new stage is its crate and one line here.
 
+use std::sync::Arc;
+
 use engine::Registry;
 
 /// Every stage that this program knows.
@@ -7,8 +9,10 @@ pub fn registry() -> Registry {
     Registry::new()
         .add(setup::Setup)
         .add(ontology::OntologyStage)
+        .add(label::Import)
         .add_items(label::Label)
         .add(review::Review)
         .add(train::Train)
         .add_items(infer::Infer)
+        .add_any(Arc::new(command::CommandStage))
 }

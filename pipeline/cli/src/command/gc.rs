@@ -3,7 +3,6 @@
 use std::fs;
 
 use engine::{
-    ProjectLock,
     gc::{GcPlan, Live},
     record::{RunRecord, run_ids},
     result::StageResult,
@@ -21,16 +20,7 @@ use crate::{
 
 /// Plans, says, and with `--yes` removes.
 pub fn gc(global: &Global, project: &Project, args: &Gc) -> Result<Exit> {
-    let mut said = false;
-    let lock = ProjectLock::acquire(&project.store, "pipeline runs gc", |holder| {
-        if !said {
-            say(format_args!("waiting for {holder}, which is at work in this project"));
-            said = true;
-        }
-        true
-    })
-    .map_err(Report::from_err)?
-    .expect("waiting goes on until the lock is there");
+    let lock = project.lock("pipeline runs gc")?;
     let ids = run_ids(&project.runs);
     let (old, kept) = ids.split_at(ids.len() - args.keep.unwrap_or(ids.len()).clamp(1.min(ids.len()), ids.len()));
     let plan = GcPlan::new(&project.store, &live(project, kept)?, &lock).map_err(Report::from_err)?;
@@ -77,10 +67,8 @@ fn live(project: &Project, kept: &[String]) -> Result<Live> {
         live.keys.insert(result.key);
         live.artifacts.extend(result.outputs.values().chain(result.unhashed.inputs.values()));
         let stage = project.registry.get(&result.unhashed.stage);
-        let port = stage.and_then(|s| s.describe(&result.unhashed.config).ok()).and_then(|d| d.items);
-        if let Some(port) = port {
-            live.item_logs.insert(result.unhashed.item_base(&port));
-        }
+        let descriptor = stage.and_then(|s| s.describe(&result.unhashed.config).ok());
+        live.item_logs.extend(descriptor.and_then(|d| result.unhashed.item_base(&d)));
     };
     for node in StageResult::latest_names(&project.store) {
         if let Some(result) = StageResult::latest(&project.store, &node) {

@@ -7,11 +7,24 @@ use crate::{
     exit::Exit,
 };
 
+pub mod bench;
+pub mod alone;
+pub mod bundle;
+pub mod completions;
+pub mod doctor;
+pub mod eval;
+pub mod export;
 pub mod gc;
+pub mod import;
 pub mod init;
+pub mod licenses;
+pub mod provenance;
 pub mod report;
+pub mod review;
 pub mod run;
 pub mod runs;
+pub mod stage;
+pub mod synth;
 
 /// Carries out what was asked for.
 pub fn dispatch(args: Args) -> Result<Exit> {
@@ -22,5 +35,18 @@ pub fn dispatch(args: Args) -> Result<Exit> {
         Command::Plan(a) => run::plan(global, &a),
         Command::Status => runs::status(global),
         Command::Runs(a) => runs::runs(global, &a),
+        Command::Export(a) => export::export(global, &a),
+        Command::Import(a) => import::import(global, &a),
+        Command::Eval(a) => eval::eval(global, &a),
+        Command::Review(a) => review::review(global, &a),
+        Command::Label(a) => alone::label(global, &a),
+        Command::Train(a) => alone::train(global, &a),
+        Command::Infer(a) => alone::infer(global, &a),
+        Command::Synth(a) => synth::synth(global, &a),
+        Command::Doctor(a) => doctor::doctor(global, &a),
+        Command::Stage(a) => stage::stage(global, &a),
+        Command::Licenses => licenses::licenses(global),
+        Command::Completions(a) => completions::completions(&a),
+        Command::Bench(a) => bench::bench(global, &a),
     }
 }

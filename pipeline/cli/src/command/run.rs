@@ -141,16 +141,32 @@ pub fn run(global: &Global, args: &Run) -> Result<Exit> {
         return plan(global, &args.select);
     }
     let project = Project::open(global)?;
-    execute(global, &project, args.select.selection(), args.jobs).map(|(exit, _)| exit)
+    execute(global, &project, args.select.selection(), args.jobs)
+}
+
+/// What a run came to.
+pub struct Ran {
+    /// How the program is to end.
+    pub exit: Exit,
+    /// The record; none when the wait for another run was broken off.
+    pub record: Option<RunRecord>,
+    /// The summary for people.
+    pub summary: String,
 }
 
 /// Runs a project's graph, composes the report and prints the summary.
-pub fn execute(
-    global: &Global,
-    project: &Project,
-    selection: Selection,
-    jobs: Option<usize>,
-) -> Result<(Exit, Option<RunRecord>)> {
+pub fn execute(global: &Global, project: &Project, selection: Selection, jobs: Option<usize>) -> Result<Exit> {
+    let ran = perform(global, project, selection, jobs)?;
+    match &ran.record {
+        Some(record) if global.json => data(serde_json::to_string_pretty(record).into_diagnostic()?),
+        _ if global.json => {}
+        _ => data(&ran.summary),
+    }
+    Ok(ran.exit)
+}
+
+/// Runs a project's graph and composes the report.
+pub fn perform(global: &Global, project: &Project, selection: Selection, jobs: Option<usize>) -> Result<Ran> {
     let started = Instant::now();
     let graph = project.graph()?;
     let cancel = CancelToken::new();
@@ -171,7 +187,10 @@ pub fn execute(
         !cancel.is_cancelled()
     })
     .map_err(Report::from_err)?;
-    let Some(_lock) = lock else { return Ok((Exit::Signal(signal.load(Ordering::SeqCst)), None)) };
+    let Some(_lock) = lock else {
+        let exit = Exit::Signal(signal.load(Ordering::SeqCst));
+        return Ok(Ran { exit, record: None, summary: String::new() });
+    };
     let executors = executors::builtin();
     let request = RunRequest {
         runs: &project.runs,
@@ -187,18 +206,27 @@ pub fn execute(
     };
     let (record, dir) = engine::run::run(&request).map_err(Report::from_err)?;
     let page = report::write(project, &record, &dir)?;
-    if global.json {
-        data(serde_json::to_string_pretty(&record).into_diagnostic()?);
-    } else {
-        data(summary(&record, &dir.display().to_string(), page.as_deref(), started.elapsed().as_secs_f64()));
-    }
+    decisions_beside(project, &record, &dir)?;
+    let summary = summary(&record, &dir.display().to_string(), page.as_deref(), started.elapsed().as_secs_f64());
     let exit = match record.status {
         Status::Done => Exit::Done,
         Status::Waiting => Exit::Waiting,
         Status::Cancelled => Exit::Signal(signal.load(Ordering::SeqCst).max(SIGINT)),
         _ => Exit::Failed,
     };
-    Ok((exit, Some(record)))
+    Ok(Ran { exit, record: Some(record), summary })
+}
+
+/// Puts the file that approves the labels beside the report of a run that waits for a person.
+fn decisions_beside(project: &Project, record: &RunRecord, dir: &std::path::Path) -> Result<()> {
+    const FILE: &str = "DECISIONS.json";
+    for artifact in record.stages.values().filter(|s| s.status == Status::Waiting).flat_map(|s| s.outputs.values()) {
+        if let Some(blob) = project.store.manifest(*artifact).map_err(Report::from_err)?.blob(FILE) {
+            let bytes = project.store.read_blob(blob).map_err(Report::from_err)?;
+            project.store.write_file(&dir.join("report").join(FILE), &bytes).map_err(Report::from_err)?;
+        }
+    }
+    Ok(())
 }
 
 fn summary(record: &RunRecord, dir: &str, page: Option<&std::path::Path>, seconds: f64) -> String {

@@ -35,6 +35,19 @@ pub enum Runs {
         /// The other.
         b: String,
     },
+    /// Where the boxes of an image come from: template, score, settings, versions, the image's hash.
+    #[command(
+        after_help = "Examples:\n  pipeline runs provenance latest sheet_0001.png\n  pipeline runs provenance latest sheet_0001.png 3"
+    )]
+    Provenance {
+        /// The run; `latest` for the newest.
+        run: String,
+        /// The image, as the report names it.
+        image: String,
+        /// One box: its number from 1, or its id from the report.
+        #[arg(value_name = "BOX")]
+        which: Option<String>,
+    },
     /// Remove what no run needs any more.
     Gc(Gc),
 }
@@ -57,6 +70,9 @@ pub fn runs(global: &Global, args: &Runs) -> Result<Exit> {
         Runs::List => list(global, &project),
         Runs::Show { id } => show(global, &load(&project, id)?),
         Runs::Compare { a, b } => compare(global, &load(&project, a)?, &load(&project, b)?),
+        Runs::Provenance { run, image, which } => {
+            super::provenance::provenance(global, &project, &load(&project, run)?, image, which.as_deref())
+        }
         Runs::Gc(args) => super::gc::gc(global, &project, args),
     }
 }
@@ -81,7 +97,9 @@ fn status_now(store: &Store, record: &RunRecord) -> String {
         return record.status.word().to_owned();
     }
     let holder = std::fs::read_to_string(store.root().join("lock.holder")).unwrap_or_default();
-    if holder.starts_with(&format!("process {},", record.pid)) && PathBuf::from(format!("/proc/{}", record.pid)).exists() {
+    if holder.starts_with(&format!("process {},", record.pid))
+        && PathBuf::from(format!("/proc/{}", record.pid)).exists()
+    {
         "running".into()
     } else {
         "killed (run again to go on; finished work is kept)".into()
@@ -129,7 +147,8 @@ fn show(global: &Global, record: &RunRecord) -> Result<Exit> {
         data(serde_json::to_string_pretty(record).into_diagnostic()?);
         return Ok(Exit::Done);
     }
-    let mut rows = vec![vec!["stage".into(), "status".into(), "time".into(), "from run".into(), "why, or what came out".into()]];
+    let mut rows =
+        vec![vec!["stage".into(), "status".into(), "time".into(), "from run".into(), "why, or what came out".into()]];
     for name in &record.order {
         let s = &record.stages[name];
         let words = if s.detail.is_empty() { s.reasons.join("; ") } else { s.detail.clone() };
@@ -138,7 +157,12 @@ fn show(global: &Global, record: &RunRecord) -> Result<Exit> {
     }
     data(table(&rows));
     for (name, input) in &record.inputs {
-        data(format_args!("inputs.{name}: {} files in {} ({})", input.files, input.path.display(), input.artifact.short()));
+        data(format_args!(
+            "inputs.{name}: {} files in {} ({})",
+            input.files,
+            input.path.display(),
+            input.artifact.short()
+        ));
     }
     for name in &record.order {
         let s = &record.stages[name];
@@ -194,13 +218,11 @@ fn compare(global: &Global, a: &RunRecord, b: &RunRecord) -> Result<Exit> {
         out
     };
     let (fa, fb) = (facts(a), facts(b));
-    let get = |f: &[(String, String)], k: &str| f.iter().find(|(n, _)| n == k).map(|(_, v)| v.clone()).unwrap_or_default();
+    let get =
+        |f: &[(String, String)], k: &str| f.iter().find(|(n, _)| n == k).map(|(_, v)| v.clone()).unwrap_or_default();
     let keys: BTreeSet<&String> = fa.iter().chain(&fb).map(|(k, _)| k).collect();
-    let differing: Vec<[String; 3]> = keys
-        .into_iter()
-        .map(|k| [k.clone(), get(&fa, k), get(&fb, k)])
-        .filter(|[_, x, y]| x != y)
-        .collect();
+    let differing: Vec<[String; 3]> =
+        keys.into_iter().map(|k| [k.clone(), get(&fa, k), get(&fb, k)]).filter(|[_, x, y]| x != y).collect();
     let (ma, mb) = (metrics(a), metrics(b));
     let names: BTreeSet<&String> = ma.iter().chain(&mb).map(|(k, _)| k).collect();
     let metric = |m: &[(String, f64)], k: &str| m.iter().find(|(n, _)| n == k).map(|(_, v)| *v);

@@ -1,0 +1,288 @@
+//! `pipeline label|train|infer PATHS`: one stage by itself, on the same engine with the same cache.
+//!
+//! The graph is made on the fly; settings come from the project file where there is one, from `--set` and from flags.
+//! Its nodes are called `label-only` and so on, so that they never stand in for the project's own stages.
+
+use std::path::{Path, PathBuf};
+
+use artifacts::{Annotations, FILES, IMAGES, Model};
+use clap::Args;
+use datasets::{
+    formats::{Format, WriteOptions},
+    picture::IMAGE_EXTENSIONS,
+};
+use engine::{
+    Digest, InputSpec,
+    artifact::{ArtifactReader, Kind},
+    graph::{NodeSpec, PipelineSpec},
+    plan::Selection,
+    result::StageResult,
+    view::{InputFiles, materialise},
+};
+use miette::{IntoDiagnostic, Report, Result, WrapErr};
+use serde_json::Value;
+
+use crate::{
+    args::Global,
+    command::run::perform,
+    exit::{Exit, Usage},
+    project::Project,
+    settings::LABEL_EXTENSIONS,
+    terminal::data,
+};
+
+/// `pipeline label`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  pipeline label drawings/ --templates symbols/ --out labels\n  pipeline label sheet.png --set label.rotations=any\n\n--out gets annotations.json (COCO)."
+)]
+pub struct Label {
+    /// Drawings, or folders of them.
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// Folder with one picture a symbol; the project's when not given.
+    #[arg(long, value_name = "DIR")]
+    templates: Option<PathBuf>,
+    /// Folder for the result.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// `pipeline train`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  pipeline train dataset/ --epochs 100 --out model\n  pipeline train dataset/ --set train.imgsz=320 --set train.batch=8\n\nThe folder holds images and labels (YOLO, COCO, VOC, CVAT, Label Studio or LabelMe). --out gets best.safetensors with tables and plots."
+)]
+pub struct Train {
+    /// A labelled data set.
+    dataset: PathBuf,
+    /// Label files, when they do not lie in the data set's folder.
+    #[arg(long, value_name = "PATH")]
+    labels: Option<PathBuf>,
+    /// Number of epochs.
+    #[arg(long, value_name = "N")]
+    epochs: Option<u64>,
+    /// Network: yolov8n, yolov8s, ...
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    /// Folder for the model.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// `pipeline infer`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  pipeline infer drawing.png --out found\n  pipeline infer drawings/ --model best.safetensors --conf 0.4 --out found\n\n--out gets predictions.json (COCO), predictions.csv, labels/ (YOLO) and annotated pictures."
+)]
+pub struct Infer {
+    /// Drawings, or folders of them.
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// Weights (.safetensors), or `latest` for the project's newest model.
+    #[arg(long, value_name = "FILE", default_value = "latest")]
+    model: String,
+    /// Lowest confidence of a box, 0 to 1.
+    #[arg(long, value_name = "C")]
+    conf: Option<f64>,
+    /// Truth (COCO) to measure the result against.
+    #[arg(long, value_name = "COCO.json")]
+    truth: Option<PathBuf>,
+    /// Folder for the result.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// A graph in the making.
+struct Alone {
+    project: Project,
+    spec: PipelineSpec,
+}
+
+impl Alone {
+    fn new(global: &Global) -> Result<Self> {
+        Ok(Self { project: Project::found_or_empty(global)?, spec: PipelineSpec::default() })
+    }
+
+    fn input(&mut self, name: &str, kind: &str, path: &Path, extensions: Option<&[&str]>) -> Result<()> {
+        if !path.exists() && !path.to_string_lossy().contains(['*', '{']) {
+            return Err(Usage::new(format!("there is no `{}`", path.display()), "check the path"));
+        }
+        self.spec.inputs.push(InputSpec {
+            name: name.into(),
+            kind: kind.into(),
+            path: path.to_owned(),
+            extensions: extensions.map(|e| e.iter().map(|e| (*e).to_owned()).collect()),
+            recursive: true,
+        });
+        Ok(())
+    }
+
+    /// A stage with the project's settings for it, and some laid over them.
+    fn stage(&mut self, uses: &str, over: &[(&str, Option<Value>)]) {
+        let own = self.project.spec.nodes.iter().find(|n| n.uses == uses);
+        let mut config = own.map_or_else(|| Value::Object(serde_json::Map::new()), |n| n.config.clone());
+        for (key, value) in over {
+            if let Some(value) = value {
+                config[*key] = value.clone();
+            }
+        }
+        self.spec.nodes.push(NodeSpec {
+            name: format!("{uses}-only"),
+            uses: uses.into(),
+            config,
+            ..NodeSpec::default()
+        });
+    }
+
+    /// Runs it; `write` puts the wanted output (stage and port) to its place.
+    fn run(
+        mut self,
+        global: &Global,
+        (stage, port): (&str, &str),
+        write: impl FnOnce(&Project, Digest) -> Result<Option<PathBuf>>,
+    ) -> Result<Exit> {
+        self.project.spec = self.spec;
+        let ran = perform(global, &self.project, Selection::default(), None)?;
+        let record = ran.record.as_ref();
+        let artifact = record.and_then(|r| r.stages[&format!("{stage}-only")].outputs.get(port).copied());
+        let written = match artifact.filter(|_| ran.exit == Exit::Done) {
+            Some(artifact) => write(&self.project, artifact)?,
+            None => None,
+        };
+        match record {
+            Some(record) if global.json => data(serde_json::to_string_pretty(record).into_diagnostic()?),
+            _ if global.json => {}
+            _ => data(&ran.summary),
+        }
+        if let Some(out) = written.filter(|_| !global.json) {
+            data(format_args!("written to {}", out.display()));
+        }
+        Ok(ran.exit)
+    }
+}
+
+/// One path for all the given ones: itself, or a pattern below the folder that they share. Names of pictures then
+/// start at that folder.
+fn together(paths: &[PathBuf], project: &Project) -> Result<PathBuf> {
+    if let [only] = paths {
+        return Ok(only.clone());
+    }
+    let mut files = Vec::new();
+    for path in paths {
+        list(&std::path::absolute(path).into_diagnostic()?, true, &mut files)?;
+    }
+    files.sort();
+    files.dedup();
+    let mut base = files.first().and_then(|f| f.parent()).unwrap_or(Path::new("/")).to_owned();
+    while !files.iter().all(|f| f.starts_with(&base)) {
+        base.pop();
+    }
+    let names: Vec<String> =
+        files.iter().filter_map(|f| Some(f.strip_prefix(&base).ok()?.to_str()?.to_owned())).collect();
+    let special = |t: &str| t.contains(['*', '?', '[', ']', '{', '}', ',', '!']);
+    if names.len() == files.len() && !special(&base.to_string_lossy()) && !names.iter().any(|n| special(n)) {
+        return Ok(base.join(format!("{{{}}}", names.join(","))));
+    }
+    let text: String = files.iter().map(|f| format!("{}\n", f.display())).collect();
+    let file = project.store.root().join("tmp").join(format!("paths-{}.txt", Digest::of(text.as_bytes()).short()));
+    project.store.write_file(&file, text.as_bytes()).map_err(Report::from_err)?;
+    Ok(file)
+}
+
+fn list(path: &Path, named: bool, out: &mut Vec<PathBuf>) -> Result<()> {
+    if path.is_dir() {
+        for entry in
+            std::fs::read_dir(path).into_diagnostic().wrap_err_with(|| format!("reading `{}`", path.display()))?
+        {
+            list(&entry.into_diagnostic()?.path(), false, out)?;
+        }
+    } else if named || path.to_str().is_some_and(datasets::picture::is_image_name) {
+        if !path.exists() {
+            return Err(Usage::new(format!("there is no `{}`", path.display()), "check the path"));
+        }
+        out.push(path.to_owned());
+    }
+    Ok(())
+}
+
+/// Copies an artifact's files into a folder.
+fn copy_out(project: &Project, artifact: Digest, out: Option<&PathBuf>) -> Result<Option<PathBuf>> {
+    let Some(out) = out else { return Ok(None) };
+    let manifest = project.store.manifest(artifact).map_err(Report::from_err)?;
+    for blob in &manifest.blobs {
+        let to = out.join(&blob.name);
+        std::fs::create_dir_all(to.parent().unwrap_or(out))
+            .into_diagnostic()
+            .wrap_err_with(|| format!("creating the folder of `{}`", to.display()))?;
+        let bytes = project.store.read_blob(blob).map_err(Report::from_err)?;
+        project.store.write_file(&to, &bytes).map_err(Report::from_err)?;
+    }
+    Ok(Some(out.clone()))
+}
+
+/// `pipeline label`.
+pub fn label(global: &Global, args: &Label) -> Result<Exit> {
+    let mut alone = Alone::new(global)?;
+    let templates = args.templates.clone().or_else(|| alone.project.input("templates").map(Path::to_owned));
+    let Some(templates) = templates else {
+        return Err(Usage::new(
+            "no symbols are given",
+            "add --templates DIR: one picture a symbol, named after its class",
+        ));
+    };
+    let paths = together(&args.paths, &alone.project)?;
+    alone.input("images", IMAGES, &paths, Some(&IMAGE_EXTENSIONS))?;
+    alone.input("templates", FILES, &templates, None)?;
+    alone.stage("ontology", &[]);
+    alone.stage("label", &[]);
+    alone.run(global, ("label", "annotations"), |project, artifact| {
+        let Some(out) = &args.out else { return Ok(None) };
+        let reader = ArtifactReader::open(&project.store, artifact).map_err(Report::from_err)?;
+        let set = Annotations::read(&reader).map_err(Report::from_err)?;
+        let file = out.join("annotations.json");
+        Format::Coco.write(&set, &file, &WriteOptions::default()).map_err(Report::from_err)?;
+        Ok(Some(file))
+    })
+}
+
+/// `pipeline train`.
+pub fn train(global: &Global, args: &Train) -> Result<Exit> {
+    let mut alone = Alone::new(global)?;
+    if !args.dataset.is_dir() {
+        let message = format!("`{}` is no folder", args.dataset.display());
+        return Err(Usage::new(message, "name the folder that holds the images; --labels names label files elsewhere"));
+    }
+    alone.input("images", IMAGES, &args.dataset, Some(&IMAGE_EXTENSIONS))?;
+    alone.input("labels", FILES, args.labels.as_ref().unwrap_or(&args.dataset), Some(&LABEL_EXTENSIONS))?;
+    alone.stage("import", &[]);
+    let model = args.model.clone().map(Value::from);
+    alone.stage("train", &[("epochs", args.epochs.map(Value::from)), ("model", model)]);
+    alone.run(global, ("train", "model"), |project, artifact| copy_out(project, artifact, args.out.as_ref()))
+}
+
+/// `pipeline infer`.
+pub fn infer(global: &Global, args: &Infer) -> Result<Exit> {
+    let mut alone = Alone::new(global)?;
+    let model = if args.model == "latest" { latest_model(&alone.project)? } else { PathBuf::from(&args.model) };
+    let paths = together(&args.paths, &alone.project)?;
+    alone.input("images", IMAGES, &paths, Some(&IMAGE_EXTENSIONS))?;
+    alone.input("model", Model::NAME, &model, Some(&["safetensors"]))?;
+    if let Some(truth) = &args.truth {
+        alone.input("truth", FILES, truth, None)?;
+    }
+    alone.stage("infer", &[("conf", args.conf.map(Value::from))]);
+    alone.run(global, ("infer", "predictions"), |project, artifact| copy_out(project, artifact, args.out.as_ref()))
+}
+
+/// The files of the project's newest model; of the newest that `pipeline train` made when the project trained none.
+fn latest_model(project: &Project) -> Result<PathBuf> {
+    let newest = |stage: &str| StageResult::latest(&project.store, stage)?.outputs.get("model").copied();
+    let Some(artifact) = newest("train").or_else(|| newest("train-only")) else {
+        return Err(Usage::new(
+            "there is no trained model yet",
+            "name one: --model best.safetensors, or `pipeline run` first",
+        ));
+    };
+    materialise(&project.store, artifact, InputFiles::Copy).map_err(Report::from_err)
+}

@@ -1,0 +1,236 @@
+//! Bundles: what goes into one from a project, and where its content goes in another.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Component, Path, PathBuf},
+};
+
+use engine::{
+    CancelToken, Digest, InputSpec,
+    bundle::{BundleSpec, BundleStage, read_bundle, write_bundle},
+    graph::{Edge, Graph, PipelineSpec},
+    plan::{Selection, Verdict},
+    result::StageResult,
+    sources::scan,
+};
+use miette::{IntoDiagnostic, Report, Result, WrapErr};
+use serde::Serialize;
+
+use crate::{
+    args::Global,
+    project::{DECISIONS, FILE, Project},
+    settings::{self, Layers},
+    terminal::{Progress, say},
+};
+
+/// Characters that make a path a pattern.
+const WILD: [char; 4] = ['*', '?', '[', '{'];
+
+/// What was put into a bundle.
+#[derive(Debug, Serialize)]
+pub struct Written {
+    /// Stages whose results are in it.
+    pub results: Vec<String>,
+    /// Stages up to the wanted one that have no result here yet, and will run on the other machine.
+    pub to_run: Vec<String>,
+    /// Inputs in it: name and number of files.
+    pub inputs: BTreeMap<String, u64>,
+}
+
+/// Names of the inputs that any stage reads.
+fn used_inputs(graph: &Graph) -> Vec<&InputSpec> {
+    let read = |name: &str| {
+        graph.nodes.iter().flat_map(|n| n.edges.values()).any(|e| matches!(e, Edge::Input(i) if i == name))
+    };
+    graph.inputs.values().filter(|i| read(&i.name)).collect()
+}
+
+/// Writes the project's inputs and its up-to-date results as far as `until` into a bundle.
+pub fn pack(global: &Global, project: &Project, until: &str, out: &Path) -> Result<Written> {
+    let _lock = project.lock("pipeline export")?;
+    let graph = project.graph()?;
+    let sink = Progress::new(global.quiet || global.json);
+    let cancel = CancelToken::new();
+    let selection = Selection { until: Some(until.into()), ..Selection::default() };
+    let plan = engine::plan::plan(&project.store, &graph, &selection, &cancel, &sink).map_err(Report::from_err)?;
+    let mut inputs = BTreeMap::new();
+    let mut written = Written { results: Vec::new(), to_run: Vec::new(), inputs: BTreeMap::new() };
+    for input in used_inputs(&graph) {
+        let found = scan(&project.store, input, &cancel, &sink)
+            .map_err(|e| Report::from_err(engine::plan::PlanError::from(e)))?;
+        inputs.insert(input.name.clone(), found.artifact);
+        written.inputs.insert(input.name.clone(), found.files);
+    }
+    let mut stages = BTreeMap::new();
+    for stage in plan.stages.iter().filter(|s| s.verdict != Verdict::Excluded) {
+        let result = stage.key.filter(|_| stage.verdict == Verdict::Cached);
+        match result.and_then(|key| StageResult::load(&project.store, key)) {
+            Some(r) => {
+                written.results.push(stage.name.clone());
+                stages.insert(stage.name.clone(), BundleStage { key: r.key, outputs: r.outputs });
+            }
+            None => written.to_run.push(stage.name.clone()),
+        }
+    }
+    let file = out.file_name().unwrap_or_default().to_string_lossy();
+    let mut run = "pipeline run".to_owned();
+    if let Some(profile) = &global.profile {
+        run.push_str(&format!(" --profile {profile}"));
+    }
+    for set in &global.set {
+        run.push_str(&format!(" --set '{set}'"));
+    }
+    let spec = BundleSpec {
+        program: env!("CARGO_PKG_VERSION").into(),
+        config: fs::read_to_string(&project.file).into_diagnostic().wrap_err("reading the project file")?,
+        until: Some(until.into()),
+        commands: vec![format!("pipeline import {file}"), run],
+        inputs,
+        stages,
+    };
+    write_bundle(out, &spec, &project.store, &cancel, &sink).map_err(Report::from_err)?;
+    Ok(written)
+}
+
+/// What came out of a bundle.
+#[derive(Debug, Serialize)]
+pub struct Unpacked {
+    /// The project file.
+    pub project: PathBuf,
+    /// The last stage that the bundle is about.
+    pub until: Option<String>,
+    /// Stages whose results came with it.
+    pub results: Vec<String>,
+    /// What became of each input, in words.
+    pub inputs: BTreeMap<String, String>,
+    /// What deserves a look.
+    pub warnings: Vec<String>,
+}
+
+/// True when the file begins as a bundle does.
+pub fn is_bundle(path: &Path) -> bool {
+    let mut head = [0; 512];
+    let read = fs::File::open(path).and_then(|mut f| std::io::Read::read_exact(&mut f, &mut head));
+    read.is_ok() && head.starts_with(b"bundle.json\0") && &head[257..262] == b"ustar"
+}
+
+/// Reads a bundle into the project of `dir`, which becomes one when it is none yet.
+pub fn unpack(global: &Global, dir: &Path, runs: &Path, path: &Path) -> Result<(Project, Unpacked)> {
+    let store = engine::Store::open(runs.join(".store")).map_err(Report::from_err)?;
+    let sink = Progress::new(global.quiet || global.json);
+    let cancel = CancelToken::new();
+    let lock = crate::project::lock(&store, "pipeline import")?;
+    let spec = read_bundle(path, &store, &lock, &cancel, &sink).map_err(Report::from_err)?;
+
+    let file = dir.join(FILE);
+    let text = inside(&spec, &file)?;
+    let mut warnings = Vec::new();
+    match fs::read_to_string(&file) {
+        Ok(old) if old == text => {}
+        Ok(_) => warnings.push(format!(
+            "`{}` differs from the bundle's project file and was kept; results are used where the settings agree",
+            file.display()
+        )),
+        Err(_) => {
+            fs::create_dir_all(dir).into_diagnostic()?;
+            store.write_file(&file, text.as_bytes()).map_err(Report::from_err)?;
+        }
+    }
+    let global = Global { config: Some(file.clone()), ..global.clone() };
+    let project = Project::at(&global, file.clone(), runs.to_owned(), false)?;
+    let mut inputs = BTreeMap::new();
+    for (name, &artifact) in &spec.inputs {
+        let input = project.spec.inputs.iter().find(|i| i.name == *name).cloned();
+        let decisions = || InputSpec {
+            name: name.clone(),
+            kind: artifacts::FILES.into(),
+            path: dir.join(DECISIONS.1),
+            extensions: None,
+            recursive: false,
+        };
+        let Some(input) = input.or_else(|| (name == DECISIONS.0).then(decisions)) else {
+            warnings.push(format!("the project file has no `inputs.{name}`, so these files were left in the store"));
+            continue;
+        };
+        let place = input.path.display();
+        let words = match scan(&project.store, &input, &cancel, &sink) {
+            Ok(found) if found.artifact == artifact => format!("the same files were in {place} already"),
+            Ok(_) => {
+                warnings.push(format!("{place} holds other files than the bundle's `inputs.{name}`, and was kept"));
+                format!("{place} was kept")
+            }
+            Err(_) => format!("{} files in {place}", put_files(&project, &input, artifact)?),
+        };
+        inputs.insert(name.clone(), words);
+    }
+    for (name, stage) in &spec.stages {
+        if let Some(result) = StageResult::load(&project.store, stage.key) {
+            StageResult { imported: true, ..result }.save_latest(&project.store, name).map_err(Report::from_err)?;
+        }
+    }
+    drop(lock);
+    let results = spec.stages.keys().cloned().collect();
+    // Opened anew: decisions may be there only now.
+    let project = Project::at(&global, file.clone(), runs.to_owned(), false)?;
+    Ok((project, Unpacked { project: file, until: spec.until, results, inputs, warnings }))
+}
+
+/// The files of an input, at the place that the project file gives it. Nothing is overwritten.
+fn put_files(project: &Project, input: &InputSpec, artifact: Digest) -> Result<usize> {
+    let manifest = project.store.manifest(artifact).map_err(Report::from_err)?;
+    let (path, parent) = (&input.path, input.path.parent().unwrap_or(Path::new(".")));
+    let wild = path.iter().position(|part| part.to_string_lossy().contains(WILD));
+    let is_list = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("txt"));
+    let is_file = |b: &engine::Blob| path.file_name().is_some_and(|n| n == b.name.as_str());
+    let base = match (wild, manifest.blobs.as_slice()) {
+        (Some(n), _) => path.iter().take(n).collect(),
+        (None, [only]) if is_file(only) => parent.to_owned(),
+        (None, _) if is_list => {
+            let list: String = manifest.blobs.iter().map(|b| b.name.clone() + "\n").collect();
+            fs::create_dir_all(parent).into_diagnostic()?;
+            project.store.write_file(path, list.as_bytes()).map_err(Report::from_err)?;
+            parent.to_owned()
+        }
+        (None, _) => path.clone(),
+    };
+    for blob in &manifest.blobs {
+        let name = Path::new(&blob.name);
+        if blob.name.is_empty() || !name.components().all(|c| matches!(c, Component::Normal(_))) {
+            return Err(Report::msg(format!("file name `{}` in the bundle leads out of its folder", blob.name)));
+        }
+        let to = base.join(name);
+        if to.exists() {
+            continue;
+        }
+        let bytes = project.store.read_blob(blob).map_err(Report::from_err)?;
+        fs::create_dir_all(to.parent().unwrap_or(&base)).into_diagnostic()?;
+        project.store.write_file(&to, &bytes).map_err(Report::from_err)?;
+    }
+    Ok(manifest.blobs.len())
+}
+
+/// The bundle's project file with inputs that lay outside of the project moved into it.
+fn inside(spec: &BundleSpec, file: &Path) -> Result<String> {
+    let root = Path::new("/project");
+    let load = |text: &str| -> Result<PipelineSpec> {
+        settings::load(file, text, root, &Layers::default(), &crate::stages::registry()).map_err(|e| Report::new(*e))
+    };
+    let mut text = spec.config.clone();
+    for input in load(&text)?.inputs {
+        let below = input.path.strip_prefix(root).ok();
+        if below.is_some_and(|p| p.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir))) {
+            continue;
+        }
+        let written = below.unwrap_or(&input.path).to_string_lossy().into_owned();
+        let moved = format!("inputs/{}", input.name);
+        let edited = text.replace(&written, &moved);
+        let fits =
+            load(&edited).is_ok_and(|s| s.inputs.iter().any(|i| i.name == input.name && i.path == root.join(&moved)));
+        if fits {
+            say(format_args!("`inputs.{}` was `{written}` there and is `{moved}` here", input.name));
+            text = edited;
+        }
+    }
+    Ok(text)
+}

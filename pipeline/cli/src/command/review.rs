@@ -1,0 +1,136 @@
+//! `pipeline review report` and `pipeline review apply`.
+
+use std::{fs, path::PathBuf};
+
+use artifacts::Annotations;
+use clap::Subcommand;
+use engine::{
+    artifact::{ArtifactReader, Kind},
+    result::StageResult,
+};
+use miette::{IntoDiagnostic, Report, Result, WrapErr};
+use review::gate::Approval;
+use serde_json::json;
+
+use crate::{
+    args::Global,
+    command::runs::load,
+    exit::{Exit, Usage},
+    project::{DECISIONS, Project},
+    terminal::{data, say},
+};
+
+/// `pipeline review`.
+#[derive(Subcommand, Debug)]
+pub enum Review {
+    /// Where the report of a run is.
+    #[command(after_help = "Examples:\n  pipeline review report\n  xdg-open $(pipeline review report)")]
+    Report {
+        /// The run; `latest` for the newest.
+        #[arg(default_value = "latest")]
+        run: String,
+    },
+    /// Check a file of decisions and let the next run use it.
+    #[command(
+        after_help = "Examples:\n  pipeline review apply runs/latest/report/DECISIONS.json   # approve the labels as they are\n  pipeline review apply DECISIONS.json && pipeline run"
+    )]
+    Apply {
+        /// The file: as the report's folder has it, or edited.
+        file: PathBuf,
+    },
+}
+
+/// Runs `pipeline review …`.
+pub fn review(global: &Global, args: &Review) -> Result<Exit> {
+    let project = Project::open(global)?;
+    match args {
+        Review::Report { run } => {
+            let record = load(&project, run)?;
+            let page = project.runs.join(&record.id).join("report/index.html");
+            if !page.is_file() {
+                let help = "the run ended before a stage had something to show; `pipeline run` goes on";
+                return Err(Usage::new(format!("run {} has no report", record.id), help));
+            }
+            if global.json {
+                data(json!({ "run": record.id, "report": page }));
+            } else {
+                data(page.display());
+            }
+            Ok(Exit::Done)
+        }
+        Review::Apply { file } => apply(global, &project, file),
+    }
+}
+
+/// The newest labels before decisions: those that the review stage reads.
+fn labels(project: &Project) -> Result<engine::Digest> {
+    let result = StageResult::latest(&project.store, "label");
+    result
+        .and_then(|r| r.outputs.get("annotations").copied())
+        .ok_or_else(|| Usage::new("there are no labels to decide about", "`pipeline run --until review` makes them"))
+}
+
+fn apply(global: &Global, project: &Project, file: &std::path::Path) -> Result<Exit> {
+    let bytes = fs::read(file).map_err(|e| Usage::new(format!("`{}`: {e}", file.display()), "check the path"))?;
+    let digest = labels(project)?;
+    let set = Annotations::read(&ArtifactReader::open(&project.store, digest).map_err(Report::from_err)?)
+        .map_err(Report::from_err)?;
+    let name = file.display().to_string();
+    let applied = review::preview(&name, &bytes, &set, &digest.to_string()).map_err(|e| {
+        let cause = std::error::Error::source(&e).map_or_else(String::new, |c| format!(": {c}"));
+        Usage::new(
+            format!("{e}{cause}"),
+            "nothing was applied; mend the file, or take it from the report's folder again",
+        )
+    })?;
+    let (name, default) = DECISIONS;
+    let folder = project.input(name).map_or_else(|| project.dir().join(default), |p| p.to_owned());
+    if folder.is_file() {
+        return Err(Usage::new(
+            format!("`inputs.{name}` is the file `{}`, and decisions of several days need a folder", folder.display()),
+            format!("move the file into a folder and write `{name}: {default}`, or leave the line out"),
+        ));
+    }
+    let target = keep(project, &folder, file, &bytes)?;
+    let approval = match &applied.approval {
+        Approval::Given { by } => format!("the labels are approved by {by}"),
+        Approval::Stale { .. } => "the approval is for other labels than the newest, and does not count".into(),
+        _ => "the labels as a whole are not approved".into(),
+    };
+    for problem in &applied.problems {
+        say(format_args!("warning: {problem}"));
+    }
+    let rejected = applied.rejected.len();
+    if global.json {
+        let doc = json!({ "file": target, "applied": applied });
+        data(serde_json::to_string_pretty(&doc).into_diagnostic()?);
+    } else {
+        data(format_args!(
+            "{} accepted, {rejected} rejected, {} corrected, {} added, {} not usable; {approval}\nkept as {}\nnext: pipeline run",
+            applied.accepted,
+            applied.corrected,
+            applied.added,
+            applied.problems.len(),
+            target.display()
+        ));
+    }
+    Ok(Exit::Done)
+}
+
+/// Copies the file into the folder of decisions, behind all others; one that is there already stays as it is.
+fn keep(project: &Project, folder: &std::path::Path, file: &std::path::Path, bytes: &[u8]) -> Result<PathBuf> {
+    fs::create_dir_all(folder).into_diagnostic().wrap_err_with(|| format!("creating `{}`", folder.display()))?;
+    let mut names: Vec<PathBuf> = fs::read_dir(folder).into_diagnostic()?.flatten().map(|f| f.path()).collect();
+    names.sort();
+    if let Some(last) = names.last().filter(|p| fs::read(p).is_ok_and(|old| old == bytes)) {
+        return Ok(last.clone());
+    }
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    let stem = stem.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-');
+    // Later files win, and files are read in the order of their names.
+    let number = |p: &PathBuf| p.file_name()?.to_str()?.split('-').next()?.parse::<u32>().ok();
+    let next = names.iter().filter_map(number).max().unwrap_or(0) + 1;
+    let target = folder.join(format!("{next:04}-{stem}.json"));
+    project.store.write_file(&target, bytes).map_err(Report::from_err)?;
+    Ok(target)
+}

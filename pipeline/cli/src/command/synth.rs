@@ -1,0 +1,121 @@
+//! `pipeline synth`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use indicatif::ProgressBar;
+use miette::{IntoDiagnostic, Report, Result};
+use serde_json::json;
+use synth::{DatasetError, SynthSettings, write_dataset};
+
+use crate::{
+    args::Global,
+    exit::{Exit, Usage},
+    terminal::data,
+};
+
+/// `pipeline synth`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  pipeline synth --out sheets --sheets 50 --seed 1\n  pipeline synth --out scans --sheets 20 --seed 2 --look scanned --classes \"ball valve,globe valve\" --size 3000x2000\n\nThe folder gets drawings/, templates/, truth.json (COCO) and labels/yolo/. The same arguments give the same files."
+)]
+pub struct Synth {
+    /// A new or empty folder.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Number of sheets.
+    #[arg(long, value_name = "N")]
+    sheets: u64,
+    /// Seed: other numbers give other sheets.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// How the sheets look.
+    #[arg(long, value_enum, default_value_t = Look::Clean)]
+    look: Look,
+    /// Width and height in pixels.
+    #[arg(long, value_name = "WxH")]
+    size: Option<String>,
+    /// Fewest and most symbols a sheet.
+    #[arg(long, value_name = "MIN-MAX")]
+    symbols: Option<String>,
+    /// Classes of the symbol library, with commas between; all when not given.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    classes: Vec<String>,
+    /// Invented classes beside those.
+    #[arg(long, value_name = "N")]
+    invented: Option<u32>,
+    /// Settings as a JSON file (as in the `synth.json` of an earlier data set), under the options above.
+    #[arg(long, value_name = "FILE")]
+    settings: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Look {
+    /// As a drawing program prints them.
+    Clean,
+    /// Printed, used and scanned.
+    Scanned,
+    /// Clean, with symbols at any angle and mirrored.
+    AnyAngle,
+}
+
+fn pair(text: &str, what: &str, between: char) -> Result<[u32; 2]> {
+    text.split_once(between).and_then(|(a, b)| Some([a.trim().parse().ok()?, b.trim().parse().ok()?])).ok_or_else(
+        || {
+            let help = format!("write two whole numbers, such as --{what} 60{between}90");
+            Usage::new(format!("--{what} `{text}` is not understood"), help)
+        },
+    )
+}
+
+fn settings(args: &Synth) -> Result<SynthSettings> {
+    let mut s = match args.look {
+        Look::Clean => SynthSettings::clean(),
+        Look::Scanned => SynthSettings::scanned(),
+        Look::AnyAngle => SynthSettings::any_angle(),
+    };
+    if let Some(file) = &args.settings {
+        let wrong = |e: &dyn std::fmt::Display| {
+            Usage::new(format!("--settings `{}`: {e}", file.display()), "see `synth.json` of an earlier data set")
+        };
+        let bytes = std::fs::read(file).map_err(|e| wrong(&e))?;
+        let mut doc: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| wrong(&e))?;
+        let inner = doc.get_mut("settings").map(serde_json::Value::take);
+        s = serde_json::from_value(inner.unwrap_or(doc)).map_err(|e| wrong(&e))?;
+    }
+    if let Some(size) = &args.size {
+        [s.width, s.height] = pair(size, "size", 'x')?;
+    }
+    if let Some(symbols) = &args.symbols {
+        s.symbols = pair(symbols, "symbols", '-')?;
+    }
+    if !args.classes.is_empty() {
+        s.classes = args.classes.iter().map(|c| c.trim().to_owned()).collect();
+    }
+    s.invented = args.invented.unwrap_or(s.invented);
+    Ok(s)
+}
+
+/// Draws the sheets.
+pub fn synth(global: &Global, args: &Synth) -> Result<Exit> {
+    let settings = settings(args)?;
+    let quiet = global.quiet || global.json;
+    let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(args.sheets) };
+    let truth = write_dataset(&args.out, &settings, args.sheets, args.seed, &|done| bar.set_position(done));
+    bar.finish_and_clear();
+    let truth = truth.map_err(|e| match e {
+        DatasetError::Settings(_) | DatasetError::NoSheets | DatasetError::NotEmpty(_) => {
+            Usage::new(e.to_string(), "`pipeline synth --help` lists the settings")
+        }
+        other => Report::from_err(other),
+    })?;
+    let (sheets, boxes) = (truth.images.len(), truth.box_count());
+    if global.json {
+        let doc = json!({ "out": args.out, "sheets": sheets, "symbols": boxes, "classes": truth.classes.len() });
+        data(serde_json::to_string_pretty(&doc).into_diagnostic()?);
+    } else {
+        let out = args.out.display();
+        data(format_args!("{sheets} sheets with {boxes} symbols of {} classes in {out}", truth.classes.len()));
+    }
+    Ok(Exit::Done)
+}
