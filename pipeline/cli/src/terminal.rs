@@ -136,6 +136,9 @@ fn bar_style(unit: &str) -> ProgressStyle {
 
 /// `3.2 images/s`, or `12 s an epoch` for slow work.
 fn rate_words(rate: f64, unit: &str) -> String {
+    if unit == "bytes" {
+        return format!("{}/s", bytes(rate as u64));
+    }
     let one = unit.strip_suffix('s').unwrap_or(unit);
     if rate >= 0.5 || rate <= 0.0 { format!("{rate:.1} {unit}/s") } else { format!("{} a {one}", duration(1.0 / rate)) }
 }
@@ -185,14 +188,12 @@ impl EventSink for Progress {
 /// Lines of a table with aligned columns; the first row is the head.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let widths: Vec<usize> =
-        (0..columns).map(|c| rows.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count()).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..columns)
+        .map(|c| rows.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count()).max().unwrap_or(0))
+        .collect();
     let line = |row: &Vec<String>| {
-        let cells: Vec<String> = row
-            .iter()
-            .zip(&widths)
-            .map(|(s, w)| format!("{s}{}", " ".repeat(w - s.chars().count())))
-            .collect();
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(s, w)| format!("{s}{}", " ".repeat(w - s.chars().count()))).collect();
         cells.join("  ").trim_end().to_owned()
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")

@@ -37,6 +37,12 @@ pub struct BundleSpec {
     pub program: String,
     /// Text of the project file.
     pub config: String,
+    /// Changes of single settings that were laid over the project file, in order.
+    #[serde(default)]
+    pub set: Vec<String>,
+    /// The profile of the project file that was used.
+    #[serde(default)]
+    pub profile: Option<String>,
     /// The last stage whose result is wanted or given.
     pub until: Option<String>,
     /// Commands to type on the other machine, for the README.

@@ -84,6 +84,8 @@ pub fn pack(global: &Global, project: &Project, until: &str, out: &Path) -> Resu
     let spec = BundleSpec {
         program: env!("CARGO_PKG_VERSION").into(),
         config: fs::read_to_string(&project.file).into_diagnostic().wrap_err("reading the project file")?,
+        set: global.set.clone(),
+        profile: global.profile.clone(),
         until: Some(until.into()),
         commands: vec![format!("pipeline import {file}"), run],
         inputs,
@@ -100,6 +102,12 @@ pub struct Unpacked {
     pub project: PathBuf,
     /// The last stage that the bundle is about.
     pub until: Option<String>,
+    /// What to type next.
+    pub next: String,
+    /// Settings that were laid over the project file there.
+    pub set: Vec<String>,
+    /// The profile that was used there.
+    pub profile: Option<String>,
     /// Stages whose results came with it.
     pub results: Vec<String>,
     /// What became of each input, in words.
@@ -173,7 +181,9 @@ pub fn unpack(global: &Global, dir: &Path, runs: &Path, path: &Path) -> Result<(
     let results = spec.stages.keys().cloned().collect();
     // Opened anew: decisions may be there only now.
     let project = Project::at(&global, file.clone(), runs.to_owned(), false)?;
-    Ok((project, Unpacked { project: file, until: spec.until, results, inputs, warnings }))
+    let next = spec.commands.last().cloned().unwrap_or_else(|| "pipeline run".into());
+    let BundleSpec { until, set, profile, .. } = spec;
+    Ok((project, Unpacked { project: file, until, next, set, profile, results, inputs, warnings }))
 }
 
 /// The files of an input, at the place that the project file gives it. Nothing is overwritten.

@@ -85,7 +85,7 @@ fn import_bundle(global: &Global, path: &Path) -> Result<Exit> {
         data(format_args!("inputs.{name}: {words}"));
     }
     let results = if unpacked.results.is_empty() { "none".into() } else { unpacked.results.join(", ") };
-    data(format_args!("results: {results}\nnext: pipeline run"));
+    data(format_args!("results: {results}\nnext: {}", unpacked.next));
     Ok(Exit::Done)
 }
 

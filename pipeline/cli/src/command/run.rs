@@ -230,21 +230,22 @@ fn decisions_beside(project: &Project, record: &RunRecord, dir: &std::path::Path
 }
 
 fn summary(record: &RunRecord, dir: &str, page: Option<&std::path::Path>, seconds: f64) -> String {
-    let mut rows = Vec::new();
-    for name in &record.order {
-        let s = &record.stages[name];
-        if s.status == Status::Excluded {
-            continue;
-        }
+    let shown = record.order.iter().map(|name| (name, &record.stages[name]));
+    let shown: Vec<_> = shown.filter(|(_, s)| s.status != Status::Excluded).collect();
+    let row = |(name, s): &(&String, &engine::record::StageRecord)| {
         let time = if s.status == Status::Done { duration(s.seconds) } else { String::new() };
-        rows.push(vec![name.clone(), s.status.word().into(), time, metrics_line(s)]);
+        vec![(*name).clone(), s.status.word().into(), time, metrics_line(s)]
+    };
+    let quarantined: u64 = record.stages.values().map(|s| s.notes.quarantined).max().unwrap_or(0);
+    let mut text = format!("\nrun {} {} in {}", record.id, record.status.word(), duration(seconds));
+    let rows: Vec<Vec<String>> = shown.iter().map(row).collect();
+    // Words that are too long for a column stand below their row.
+    for (line, (_, s)) in table(&rows).lines().zip(&shown) {
+        text.push_str(&format!("\n{line}"));
         if !s.detail.is_empty() {
-            rows.push(vec![String::new(), format!("  {}", s.detail)]);
+            text.push_str(&format!("\n  {}", s.detail));
         }
     }
-    let quarantined: u64 = record.stages.values().map(|s| s.notes.quarantined).max().unwrap_or(0);
-    let mut text = format!("\nrun {} {} in {}\n", record.id, record.status.word(), duration(seconds));
-    text.push_str(&table(&rows));
     if quarantined > 0 {
         text.push_str(&format!("\n{quarantined} image(s) were left out; the report lists them with the reasons"));
     }

@@ -10,6 +10,7 @@ use crate::{
     args::Global,
     command::{bundle, run::perform},
     exit::{Exit, Usage},
+    project::Project,
     terminal::{data, say},
 };
 
@@ -41,6 +42,13 @@ pub fn stage(global: &Global, args: &Stage) -> Result<Exit> {
     let scratch = tempfile::tempdir().into_diagnostic().wrap_err("creating a scratch folder")?;
     let dir = scratch.path().join("project");
     let (project, unpacked) = bundle::unpack(global, &dir, &dir.join("runs"), bundle)?;
+    // The settings that the bundle was made with, under those of this command.
+    let global = &Global {
+        set: unpacked.set.iter().chain(&global.set).cloned().collect(),
+        profile: global.profile.clone().or_else(|| unpacked.profile.clone()),
+        ..global.clone()
+    };
+    let project = Project::at(global, project.file, project.runs, false)?;
     unpacked.warnings.iter().for_each(|w| say(format_args!("warning: {w}")));
     let until = unpacked.until.ok_or_else(|| {
         Usage::new(

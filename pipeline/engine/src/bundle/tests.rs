@@ -36,6 +36,7 @@ fn project() -> Here {
         commands: vec!["pipeline import work.tar".into(), "pipeline run --from review".into()],
         inputs: [("images".into(), images.unwrap().artifact)].into(),
         stages: [("label".into(), BundleStage { key, outputs: [("labels".into(), labels)].into() })].into(),
+        ..BundleSpec::default()
     };
     Here { dir, store, spec }
 }
