@@ -85,11 +85,14 @@ fn bad_drawings_are_left_out_by_name_and_the_rest_goes_on() {
     let unreadable = !is_root();
     if unreadable {
         #[cfg(unix)]
-        fs::set_permissions(p.path("drawings/secret.png"), std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
+        fs::set_permissions(p.path("drawings/secret.png"), std::os::unix::fs::PermissionsExt::from_mode(0o000))
+            .unwrap();
     } else {
         eprintln!("SKIPPED: a file that may not be read (root may read every file)");
         fs::remove_file(p.path("drawings/secret.png")).unwrap();
     }
+    #[cfg(unix)]
+    std::os::unix::fs::symlink("nowhere.png", p.path("drawings/link.png")).unwrap();
     let done = p.ok(&["run", "--until", "review"]);
     let left_out = p.quarantined("label");
     for (file, reason) in [
@@ -106,6 +109,7 @@ fn bad_drawings_are_left_out_by_name_and_the_rest_goes_on() {
     let input = &p.record()["inputs"]["images"]["left_out"];
     let reasons = input.to_string();
     assert!(reasons.contains("notes.txt") && reasons.contains("files ending in .txt"), "{reasons}");
+    assert!(cfg!(not(unix)) || reasons.contains("link.png"), "{reasons}");
     assert!(!unreadable || reasons.contains("secret.png"), "{reasons}");
     drop(done);
     // A copy has the labels of what it is a copy of.
@@ -173,7 +177,10 @@ fn templates_in_colour_or_with_transparency_work_and_one_too_large_is_told() {
     }
     // A symbol three times as large as the whole sheet.
     let huge = image::load_from_memory(&templates()[0].1).unwrap().resize(1200, 1200, imageops::FilterType::Nearest);
-    p.write("templates/too_large.png", &encode(&DynamicImage::ImageRgb8(imageops::flip_vertical(&huge.to_rgb8())), ImageFormat::Png));
+    p.write(
+        "templates/too_large.png",
+        &encode(&DynamicImage::ImageRgb8(imageops::flip_vertical(&huge.to_rgb8())), ImageFormat::Png),
+    );
     p.ok(&["run", "--until", "label"]).says(&["too_large.png"]);
     let found = p.labels()["sheet_0000.png"];
     assert!(found.abs_diff(wanted) <= 1, "{found} boxes, and {wanted} with black templates");
@@ -189,13 +196,20 @@ fn templates_that_cannot_be_right_are_all_named_at_once() {
     p.write("templates/empty.png", b"");
     p.write("templates/broken.png", &templates()[0].1[..60]);
     p.write("templates/twin_of_ball_valve.png", &templates()[0].1);
-    p.call(&["run"]).exits(1).says(&["blank.png", "clear.png", "empty.png", "broken.png", "twin_of_ball_valve.png", "same picture"]);
+    p.call(&["run"]).exits(1).says(&[
+        "blank.png",
+        "clear.png",
+        "empty.png",
+        "broken.png",
+        "twin_of_ball_valve.png",
+        "same picture",
+    ]);
     assert_eq!(statuses(&p.record())["ontology"], "failed");
     assert_eq!(statuses(&p.record())["label"], "blocked");
     // Without templates there is nothing to look for.
     fs::remove_dir_all(p.path("templates")).unwrap();
     fs::create_dir(p.path("templates")).unwrap();
-    p.call(&["run"]).exits(2).says(&["inputs", "templates"]);
+    p.call(&["run"]).exits(2).says(&["input `templates`", "no file in"]);
 }
 
 #[test]

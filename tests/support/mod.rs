@@ -216,15 +216,22 @@ impl Done {
     pub fn says(self, words: &[&str]) -> Self {
         let flat = flat(&format!("{}\n{}", self.err, self.out));
         for w in words {
-            assert!(flat.contains(&self::flat(w)), "`pipeline {}` does not say {w:?}:\n{}\n{}", self.args, self.out, self.err);
+            assert!(
+                flat.contains(&self::flat(w)),
+                "`pipeline {}` does not say {w:?}:\n{}\n{}",
+                self.args,
+                self.out,
+                self.err
+            );
         }
         self
     }
 
     /// Stdout as the one JSON document that it has to be.
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.out)
-            .unwrap_or_else(|e| panic!("`pipeline {}`: stdout is not one JSON document ({e}):\n{}", self.args, self.out))
+        serde_json::from_str(&self.out).unwrap_or_else(|e| {
+            panic!("`pipeline {}`: stdout is not one JSON document ({e}):\n{}", self.args, self.out)
+        })
     }
 }
 

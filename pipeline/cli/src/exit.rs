@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use engine::{SourceError, plan::PlanError};
 use miette::{Diagnostic, Report};
 
 use crate::settings::SettingsError;
@@ -55,17 +56,35 @@ impl Usage {
     }
 }
 
+/// Why no plan could be made; kept as it is, so that its exit code can be told from it.
+#[derive(Debug, thiserror::Error, Diagnostic)]
+#[error(transparent)]
+pub struct Planning(#[from] PlanError);
+
+impl Planning {
+    /// For `map_err`.
+    pub fn report(e: impl Into<PlanError>) -> Report {
+        Self(e.into()).into()
+    }
+}
+
 /// The exit code that belongs to an error.
 pub fn code_of(e: &Report) -> Exit {
     if e.downcast_ref::<Usage>().is_some() || e.downcast_ref::<SettingsError>().is_some() {
         return Exit::Usage;
     }
-    match e.downcast_ref::<engine::plan::PlanError>() {
-        Some(engine::plan::PlanError::Graph(_) | engine::plan::PlanError::Source(_)) => Exit::Usage,
+    match e.downcast_ref::<Planning>().map(|p| &p.0) {
         Some(
-            engine::plan::PlanError::NothingGiven { .. }
-            | engine::plan::PlanError::EmptySelection { .. }
-            | engine::plan::PlanError::Stage { source: engine::StageError::Config { .. }, .. },
+            PlanError::Graph(_)
+            | PlanError::Source(
+                SourceError::NotFound { .. }
+                | SourceError::Empty { .. }
+                | SourceError::Pattern { .. }
+                | SourceError::List { .. },
+            )
+            | PlanError::NothingGiven { .. }
+            | PlanError::EmptySelection { .. }
+            | PlanError::Stage { source: engine::StageError::Config { .. }, .. },
         ) => Exit::Usage,
         _ => Exit::Failed,
     }

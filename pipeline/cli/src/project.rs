@@ -10,7 +10,7 @@ use miette::{IntoDiagnostic, Report, Result, WrapErr};
 
 use crate::{
     args::Global,
-    exit::Usage,
+    exit::{Planning, Usage},
     settings::{self, Layers},
     stages,
     terminal::say,
@@ -121,7 +121,7 @@ impl Project {
     /// The checked graph.
     pub fn graph(&self) -> Result<Graph> {
         Graph::build(&self.spec, &self.registry, &self.machine)
-            .map_err(|e| Report::from_err(engine::plan::PlanError::from(e)))
+            .map_err(Planning::report)
     }
 }
 

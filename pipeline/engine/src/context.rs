@@ -208,6 +208,11 @@ impl Context {
         self.sink.emit(&Event::ItemQuarantined { stage: self.node.clone(), item: item.into(), reason: reason.into() });
     }
 
+    /// Counts the items that are left out, those of earlier runs too.
+    pub(crate) fn count_quarantined(&self, all: &[Item]) {
+        lock(&self.notes).quarantined = self.items().quarantined(all);
+    }
+
     fn item_source(&self) -> &ItemSource {
         self.items.as_ref().expect("only stages of items ask for items")
     }
@@ -229,7 +234,7 @@ impl Context {
 
     pub(crate) fn announce_items(&self, all: usize, todo: usize) {
         if todo < all {
-            let text = format!("{} of {all} items are already there, {todo} to do", all - todo);
+            let text = format!("{} of {all} items are kept from before or copies of others, {todo} to do", all - todo);
             self.sink.emit(&Event::Message { stage: Some(self.node.clone()), level: Level::Info, text });
         }
     }

@@ -162,6 +162,7 @@ impl<S: ItemStage> ErasedItems for PerItem<S> {
     }
 
     fn finish(&self, config: &Value, all: &[Item], ctx: &Context) -> Result<Outcome, StageError> {
+        ctx.count_quarantined(all);
         let read = |item: &Item| ctx.items().get(item.key);
         self.0.finish(&parse_config(config)?, &Results::new(all, &read), ctx)
     }

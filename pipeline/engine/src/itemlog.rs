@@ -81,6 +81,12 @@ impl ItemLog {
         Ok(all.iter().filter(|i| !state.index.contains_key(&i.key) && seen.insert(i.key)).cloned().collect())
     }
 
+    /// How many of these items have no result but a reason.
+    pub(crate) fn quarantined(&self, all: &[Item]) -> u64 {
+        let state = self.lock();
+        all.iter().filter(|i| state.index.get(&i.key).is_some_and(|&(_, _, tag)| tag == TAG_QUARANTINED)).count() as u64
+    }
+
     /// The kept result of a key.
     pub fn get(&self, key: Digest) -> Result<ItemOutcome, StageError> {
         let mut state = self.lock();

@@ -112,7 +112,8 @@ fn train(global: &Global, args: &TrainBench) -> Result<Exit> {
         "images_per_s": batch as f64 / middle, "gflop_per_step": gflop, "gflop_per_s": gflop / middle,
     });
     let rows = [
-        ["model", "batch", "imgsz", "threads", "ms a step (median)", "ms (best)", "images/s", "GFLOP/s"].map(str::to_owned),
+        ["model", "batch", "imgsz", "threads", "ms a step (median)", "ms (best)", "images/s", "GFLOP/s"]
+            .map(str::to_owned),
         [
             "yolov8n, native".to_owned(),
             batch.to_string(),

@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use crate::{
     args::Global,
+    exit::Planning,
     project::{DECISIONS, FILE, Project},
     settings::{self, Layers},
     terminal::{Progress, say},
@@ -36,6 +37,8 @@ pub struct Written {
     pub to_run: Vec<String>,
     /// Inputs in it: name and number of files.
     pub inputs: BTreeMap<String, u64>,
+    /// What to type on the other machine.
+    pub commands: Vec<String>,
 }
 
 /// Names of the inputs that any stage reads.
@@ -53,12 +56,12 @@ pub fn pack(global: &Global, project: &Project, until: &str, out: &Path) -> Resu
     let sink = Progress::new(global.quiet || global.json);
     let cancel = CancelToken::new();
     let selection = Selection { until: Some(until.into()), ..Selection::default() };
-    let plan = engine::plan::plan(&project.store, &graph, &selection, &cancel, &sink).map_err(Report::from_err)?;
+    let plan = engine::plan::plan(&project.store, &graph, &selection, &cancel, &sink).map_err(Planning::report)?;
     let mut inputs = BTreeMap::new();
-    let mut written = Written { results: Vec::new(), to_run: Vec::new(), inputs: BTreeMap::new() };
+    let mut written =
+        Written { results: Vec::new(), to_run: Vec::new(), inputs: BTreeMap::new(), commands: Vec::new() };
     for input in used_inputs(&graph) {
-        let found = scan(&project.store, input, &cancel, &sink)
-            .map_err(|e| Report::from_err(engine::plan::PlanError::from(e)))?;
+        let found = scan(&project.store, input, &cancel, &sink).map_err(Planning::report)?;
         inputs.insert(input.name.clone(), found.artifact);
         written.inputs.insert(input.name.clone(), found.files);
     }
@@ -81,13 +84,14 @@ pub fn pack(global: &Global, project: &Project, until: &str, out: &Path) -> Resu
     for set in &global.set {
         run.push_str(&format!(" --set '{set}'"));
     }
+    written.commands = vec![format!("pipeline import {file}"), run];
     let spec = BundleSpec {
         program: env!("CARGO_PKG_VERSION").into(),
         config: fs::read_to_string(&project.file).into_diagnostic().wrap_err("reading the project file")?,
         set: global.set.clone(),
         profile: global.profile.clone(),
         until: Some(until.into()),
-        commands: vec![format!("pipeline import {file}"), run],
+        commands: written.commands.clone(),
         inputs,
         stages,
     };

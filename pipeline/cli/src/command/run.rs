@@ -25,7 +25,7 @@ use signal_hook::{
 use crate::{
     args::Global,
     command::report,
-    exit::Exit,
+    exit::{Exit, Planning},
     project::Project,
     terminal::{self, Progress, data, duration, say, table},
 };
@@ -104,7 +104,7 @@ pub fn plan(global: &Global, select: &Select) -> Result<Exit> {
         Ok(plan) if global.json => data(serde_json::to_string_pretty(&plan).into_diagnostic()?),
         Ok(plan) => data(plan_text(&plan)),
         Err(engine::plan::PlanError::Cancelled) => return Ok(Exit::Signal(signal.load(Ordering::SeqCst))),
-        Err(e) => return Err(Report::from_err(e)),
+        Err(e) => return Err(Planning::report(e)),
     }
     Ok(Exit::Done)
 }
@@ -204,7 +204,7 @@ pub fn perform(global: &Global, project: &Project, selection: Selection, jobs: O
         sink: progress.clone(),
         cancel: cancel.clone(),
     };
-    let (record, dir) = engine::run::run(&request).map_err(Report::from_err)?;
+    let (record, dir) = engine::run::run(&request).map_err(Planning::report)?;
     let page = report::write(project, &record, &dir)?;
     decisions_beside(project, &record, &dir)?;
     let summary = summary(&record, &dir.display().to_string(), page.as_deref(), started.elapsed().as_secs_f64());

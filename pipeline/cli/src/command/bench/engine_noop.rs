@@ -133,17 +133,23 @@ impl ItemStage for PerFile {
     }
 }
 
-/// The toy pipeline over `dir/in`, with the counter of computed items.
-fn pipeline(dir: &Path) -> (Registry, PipelineSpec, Arc<AtomicUsize>) {
-    let items = Arc::new(AtomicUsize::new(0));
+/// The toy pipeline over `dir/in`, with the counters of items that `label` and `infer` computed.
+fn pipeline(dir: &Path) -> (Registry, PipelineSpec, [Arc<AtomicUsize>; 2]) {
+    let items: [Arc<AtomicUsize>; 2] = Default::default();
     let images = ("images", "files");
     let registry = Registry::new()
         .add(Whole(descriptor("setup", &[], "machine", None)))
         .add(Whole(descriptor("ontology", &[("machine", "machine")], "ontology", None)))
-        .add_items(PerFile(descriptor("label", &[images, ("ontology", "ontology")], "labels", Some("images")), items.clone()))
+        .add_items(PerFile(
+            descriptor("label", &[images, ("ontology", "ontology")], "labels", Some("images")),
+            items[0].clone(),
+        ))
         .add(Whole(descriptor("review", &[images, ("labels", "labels")], "reviewed", None)))
         .add(Whole(descriptor("train", &[images, ("reviewed", "reviewed")], "model", None)))
-        .add_items(PerFile(descriptor("infer", &[images, ("model", "model")], "found", Some("images")), items.clone()));
+        .add_items(PerFile(
+            descriptor("infer", &[images, ("model", "model")], "found", Some("images")),
+            items[1].clone(),
+        ));
     let node = |name: &str| NodeSpec { name: name.into(), uses: name.into(), config: json!({}), ..NodeSpec::default() };
     let spec = PipelineSpec {
         inputs: vec![InputSpec {
@@ -184,7 +190,7 @@ fn child(dir: &Path) -> Result<Exit> {
         return Err(miette!("the toy pipeline is {}", record.status.word()));
     }
     let cached = record.stages.values().filter(|s| s.status == Status::Cached).count();
-    let doc = json!({ "items": items.load(Ordering::SeqCst), "cached": cached, "peak_mb": peak_mb() });
+    let doc = json!({ "items": items.map(|i| i.load(Ordering::SeqCst)), "cached": cached, "peak_mb": peak_mb() });
     data(doc);
     Ok(Exit::Done)
 }
@@ -208,7 +214,8 @@ fn children_cpu_s() -> Option<f64> {
 
 /// What runs of child processes cost.
 struct Cost {
-    items: u64,
+    /// Items that `label` and `infer` computed.
+    items: [u64; 2],
     cached: u64,
     wall_s: f64,
     cpu_s: Option<f64>,
@@ -219,15 +226,14 @@ struct Cost {
 fn measure(dir: &Path, times: u32) -> Result<Cost> {
     let program = std::env::current_exe().into_diagnostic().wrap_err("finding this program")?;
     let (cpu, started) = (children_cpu_s(), Instant::now());
-    let mut cost = Cost { items: 0, cached: 0, wall_s: 0.0, cpu_s: None, peak_mb: None };
+    let mut cost = Cost { items: [0; 2], cached: 0, wall_s: 0.0, cpu_s: None, peak_mb: None };
     for _ in 0..times {
-        let output =
-            Command::new(&program).args(["bench", "engine", "--child"]).arg(dir).output().into_diagnostic()?;
+        let output = Command::new(&program).args(["bench", "engine", "--child"]).arg(dir).output().into_diagnostic()?;
         if !output.status.success() {
             return Err(miette!("the child process failed: {}", String::from_utf8_lossy(&output.stderr)));
         }
         let doc: Value = serde_json::from_slice(&output.stdout).into_diagnostic()?;
-        cost.items = doc["items"].as_u64().unwrap_or_default();
+        cost.items = [0, 1].map(|i| doc["items"][i].as_u64().unwrap_or_default());
         cost.cached = doc["cached"].as_u64().unwrap_or_default();
         cost.peak_mb = doc["peak_mb"].as_f64().map(|p| p.max(cost.peak_mb.unwrap_or(0.0))).or(cost.peak_mb);
     }
@@ -255,7 +261,7 @@ pub fn run(global: &Global, args: &EngineBench) -> Result<Exit> {
         return child(dir);
     }
     let sizes = if args.large { vec![10_000, 100_000] } else { vec![args.files as usize] };
-    let head = ["files", "run", "items computed", "stages cached", "CPU s", "wall s", "peak MB"];
+    let head = ["files", "run", "labelled", "inferred", "stages cached", "CPU s", "wall s", "peak MB"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     let mut docs = Vec::new();
     for files in sizes {
@@ -279,14 +285,15 @@ pub fn run(global: &Global, args: &EngineBench) -> Result<Exit> {
             rows.push(vec![
                 number(files as f64),
                 name.to_owned(),
-                c.items.to_string(),
+                c.items[0].to_string(),
+                c.items[1].to_string(),
                 format!("{} of 6", c.cached),
                 figure(c.cpu_s, 3),
                 format!("{:.3}", c.wall_s),
                 figure(c.peak_mb, 1),
             ]);
             docs.push(json!({
-                "files": files, "stages": 6, "run": name, "items_computed": c.items, "stages_cached": c.cached,
+                "files": files, "stages": 6, "run": name, "labelled": c.items[0], "inferred": c.items[1], "stages_cached": c.cached,
                 "cpu_s": c.cpu_s, "wall_s": c.wall_s, "peak_mb": c.peak_mb,
             }));
         }

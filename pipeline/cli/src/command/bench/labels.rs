@@ -63,7 +63,11 @@ impl Sort {
     }
 
     fn label_config(self) -> Value {
-        if self == Self::AnyAngle { json!({ "labeller": "template", "rotations": "any" }) } else { json!({ "labeller": "template" }) }
+        if self == Self::AnyAngle {
+            json!({ "labeller": "template", "rotations": "any" })
+        } else {
+            json!({ "labeller": "template" })
+        }
     }
 }
 
@@ -112,7 +116,8 @@ fn label(dir: &Path, config: Value) -> Result<(datasets::AnnotationSet, f64)> {
         extensions: None,
         recursive: true,
     };
-    let node = |name: &str, config: Value| NodeSpec { name: name.into(), uses: name.into(), config, ..NodeSpec::default() };
+    let node =
+        |name: &str, config: Value| NodeSpec { name: name.into(), uses: name.into(), config, ..NodeSpec::default() };
     let spec = PipelineSpec {
         inputs: vec![input("images", artifacts::IMAGES, "drawings"), input("templates", artifacts::FILES, "templates")],
         nodes: vec![node("ontology", json!({})), node("label", config)],
