@@ -34,6 +34,15 @@ enum Places {
     Many(Vec<String>),
 }
 
+impl Places {
+    fn all(&self) -> &[String] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(many) => many,
+        }
+    }
+}
+
 /// Class names by index.
 type Names = BTreeMap<usize, String>;
 
@@ -68,25 +77,27 @@ struct Pair {
 impl Layout {
     /// Looks at a `data.yaml`, at a folder that holds one, or at a folder of images and labels with a list of classes.
     pub fn open(source: &Path) -> Result<Self, FormatError> {
-        let root = if source.is_dir() { source } else { source.parent().unwrap_or(source) }.to_path_buf();
+        let root = if source.is_dir() { source } else { source.parent().unwrap_or(source) };
+        let root = std::path::absolute(root).map_err(|e| FormatError::io(root, e))?;
         let Some(yaml) = yaml_of(source) else { return Self::without_yaml(source, root) };
         let (data, names) = parse_yaml(&yaml)?;
         let names = match names {
             Some(names) => names,
             None => list_of_classes(&root)?.ok_or_else(|| no_names(&yaml, "it has no `names`"))?,
         };
-        let base = data.path.as_ref().map(|p| root.join(p)).filter(|p| p.is_dir()).unwrap_or_else(|| root.clone());
+        // A data set that was copied or moved still says where it was: what lies beside the file comes first.
+        let beside = [&data.train, &data.val, &data.test].into_iter().flatten().flat_map(Places::all).any(|place| {
+            let images = tidy(&root.join(place));
+            images.exists() || labels_of(&images).is_dir()
+        });
+        let told = data.path.as_ref().map(|p| root.join(p)).filter(|p| !beside && p.is_dir());
+        let base = told.unwrap_or_else(|| root.clone());
         let mut layout = Self { root, names, items: Vec::new(), missing: Vec::new() };
         let mut pairs: Vec<Pair> = Vec::new();
         let mut lists = Vec::new();
         for (part, places) in [(Split::Train, data.train), (Split::Val, data.val), (Split::Test, data.test)] {
-            let places = match places {
-                None => Vec::new(),
-                Some(Places::One(one)) => vec![one],
-                Some(Places::Many(many)) => many,
-            };
-            for place in places {
-                let mut images = tidy(&base.join(&place));
+            for place in places.iter().flat_map(Places::all) {
+                let mut images = tidy(&base.join(place));
                 if !images.exists() && place.starts_with("../") {
                     // Roboflow writes `../train/images` for a folder beside the file.
                     images = tidy(&base.join(place.trim_start_matches("../")));

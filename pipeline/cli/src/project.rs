@@ -42,14 +42,12 @@ pub struct Project {
 impl Project {
     /// Opens the project of this folder, or the built-in sample when there is none in reach.
     pub fn open(global: &Global) -> Result<Self> {
-        match Self::found(global)? {
-            Some(project) => Ok(project),
-            None => {
-                let runs = global.runs.clone().unwrap_or_else(|| PathBuf::from("runs"));
-                let file = unpack_sample(&runs.join("sample"))?;
-                Self::at(global, file, runs, true)
-            }
+        if let Some(project) = Self::found(global)? {
+            return Ok(project);
         }
+        let runs = global.runs.clone().unwrap_or_else(|| PathBuf::from("runs"));
+        let file = unpack_sample(&runs.join("sample"))?;
+        Self::at(global, file, runs, true)
     }
 
     /// The project of this folder or one above it.
@@ -72,13 +70,11 @@ impl Project {
     /// The project of this folder; without one, an empty one whose file is not there, for work on files that the
     /// command line names.
     pub fn found_or_empty(global: &Global) -> Result<Self> {
-        match Self::found(global)? {
-            Some(project) => Ok(project),
-            None => {
-                let runs = global.runs.clone().unwrap_or_else(|| PathBuf::from("runs"));
-                Self::with_text(global, PathBuf::from(FILE), "", runs, false)
-            }
+        if let Some(project) = Self::found(global)? {
+            return Ok(project);
         }
+        let runs = global.runs.clone().unwrap_or_else(|| PathBuf::from("runs"));
+        Self::with_text(global, PathBuf::from(FILE), "", runs, false)
     }
 
     /// Opens the project of a file.
@@ -120,8 +116,7 @@ impl Project {
 
     /// The checked graph.
     pub fn graph(&self) -> Result<Graph> {
-        Graph::build(&self.spec, &self.registry, &self.machine)
-            .map_err(Planning::report)
+        Graph::build(&self.spec, &self.registry, &self.machine).map_err(Planning::report)
     }
 }
 

@@ -47,8 +47,16 @@ pub struct Progress {
 
 struct Shown {
     bar: Option<ProgressBar>,
+    /// When the count began, and from where: a resumed stage does not begin at nothing.
     started: Instant,
+    base: u64,
     said: Instant,
+}
+
+impl Shown {
+    fn new(base: u64) -> Self {
+        Self { bar: None, started: Instant::now(), base, said: Instant::now() }
+    }
 }
 
 impl Progress {
@@ -85,11 +93,7 @@ impl Progress {
 
     fn progress(&self, stage: &str, done: u64, total: u64, unit: &str, detail: &str) {
         let mut state = self.lock();
-        let shown = state.entry(stage.to_owned()).or_insert_with(|| Shown {
-            bar: None,
-            started: Instant::now(),
-            said: Instant::now(),
-        });
+        let shown = state.entry(stage.to_owned()).or_insert_with(|| Shown::new(done.saturating_sub(1)));
         if let Some(bars) = &self.bars {
             let bar = shown.bar.get_or_insert_with(|| {
                 let bar = bars.add(ProgressBar::new(total));
@@ -101,10 +105,9 @@ impl Progress {
             bar.set_length(total);
             bar.set_position(done);
             bar.set_message(detail.to_owned());
-        } else if !self.quiet && (shown.said.elapsed() >= PLAIN_EVERY || done == total) {
+        } else if !self.quiet && shown.said.elapsed() >= PLAIN_EVERY {
             shown.said = Instant::now();
-            let seconds = shown.started.elapsed().as_secs_f64();
-            let rate = done as f64 / seconds.max(1e-3);
+            let rate = (done - shown.base.min(done)) as f64 / shown.started.elapsed().as_secs_f64();
             let left = (total.saturating_sub(done)) as f64 / rate.max(1e-9);
             let left = if done < total { format!(", {} left", duration(left)) } else { String::new() };
             say(format_args!("{stage:>9}  {done}/{total} {unit}, {}{left}  {detail}", rate_words(rate, unit)));
@@ -159,6 +162,7 @@ impl EventSink for Progress {
         match event {
             Event::Progress { stage, done, total, unit, detail } => self.progress(stage, *done, *total, unit, detail),
             Event::StageStarted { stage, reasons, executor, .. } => {
+                self.lock().remove(stage);
                 let place = if executor == "local" { String::new() } else { format!(" on {executor}") };
                 let why = if reasons.is_empty() { String::new() } else { format!(" because {}", reasons.join("; ")) };
                 self.note(Level::Info, stage, &format!("runs{place}{why}"));

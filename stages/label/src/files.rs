@@ -58,6 +58,7 @@ impl Stage for Import {
 
     fn run(&self, config: &ImportSettings, ctx: &Context) -> Result<Outcome, StageError> {
         let folder = materialise(ctx.store(), ctx.input("labels")?, InputFiles::Copy)?;
+        let folder = std::path::absolute(folder).map_err(|e| StageError::failed("finding the working folder", e))?;
         let bad = |e: datasets::formats::FormatError| {
             StageError::input(e.to_string().replace(&format!("{}/", folder.display()), ""), "look at `inputs.labels`")
         };

@@ -184,7 +184,7 @@ fn together(paths: &[PathBuf], project: &Project) -> Result<PathBuf> {
     if names.len() == files.len() && !special(&base.to_string_lossy()) && !names.iter().any(|n| special(n)) {
         return Ok(base.join(format!("{{{}}}", names.join(","))));
     }
-    let text: String = files.iter().map(|f| format!("{}\n", f.display())).collect();
+    let text = files.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join("\n");
     let file = project.store.root().join("tmp").join(format!("paths-{}.txt", Digest::of(text.as_bytes()).short()));
     project.store.write_file(&file, text.as_bytes()).map_err(Report::from_err)?;
     Ok(file)

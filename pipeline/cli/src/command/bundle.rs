@@ -79,10 +79,11 @@ pub fn pack(global: &Global, project: &Project, until: &str, out: &Path) -> Resu
     let file = out.file_name().unwrap_or_default().to_string_lossy();
     let mut run = "pipeline run".to_owned();
     if let Some(profile) = &global.profile {
-        run.push_str(&format!(" --profile {profile}"));
+        run += " --profile ";
+        run += profile;
     }
     for set in &global.set {
-        run.push_str(&format!(" --set '{set}'"));
+        run = format!("{run} --set '{set}'");
     }
     written.commands = vec![format!("pipeline import {file}"), run];
     let spec = BundleSpec {

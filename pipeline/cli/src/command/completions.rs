@@ -2,7 +2,6 @@
 
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
-use miette::Result;
 
 use crate::{exit::Exit, terminal::data};
 
@@ -17,9 +16,9 @@ pub struct Completions {
 }
 
 /// Prints the completions.
-pub fn completions(args: &Completions) -> Result<Exit> {
+pub fn completions(args: &Completions) -> Exit {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut crate::args::Args::command(), "pipeline", &mut script);
     data(String::from_utf8_lossy(&script).trim_end());
-    Ok(Exit::Done)
+    Exit::Done
 }

@@ -35,7 +35,9 @@ pub fn doctor(global: &Global, args: &Doctor) -> Result<Exit> {
     } else {
         data(table(&rows(&found)));
         data(format_args!("\nstages will use: {}", found.verdict()));
-        advice.iter().for_each(|a| data(format_args!("- {a}")));
+        for a in &advice {
+            data(format_args!("- {a}"));
+        }
     }
     Ok(if ok { Exit::Done } else { Exit::Failed })
 }

@@ -1,6 +1,7 @@
 //! `pipeline eval`: predictions against truth.
 
 use std::{
+    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
 };
@@ -100,7 +101,7 @@ fn text(e: &Evaluation) -> String {
         ("AR large", c.ar_large),
     ]));
     let v = &e.curves;
-    out += &format!("\n\n{}\n", v.definition);
+    let _ = writeln!(out, "\n\n{}", v.definition);
     out += &table(&row(&[
         ("mAP50", v.map50),
         ("mAP50-95", v.map),
@@ -109,10 +110,11 @@ fn text(e: &Evaluation) -> String {
         ("at confidence", Some(v.confidence)),
     ]));
     let o = &e.operating_point;
-    out += &format!("\n\nat confidence {} and IoU {}\n", o.conf, o.iou);
+    let _ = writeln!(out, "\n\nat confidence {} and IoU {}", o.conf, o.iou);
     out += &table(&class_rows(e));
-    out += &format!(
-        "\n\nconfusion matrix at confidence {} and IoU {} (rows: predicted, columns: true)\n",
+    let _ = writeln!(
+        out,
+        "\n\nconfusion matrix at confidence {} and IoU {} (rows: predicted, columns: true)",
         e.confusion.conf, e.confusion.iou
     );
     out += &table(&confusion_rows(e));
@@ -130,10 +132,10 @@ fn text(e: &Evaluation) -> String {
         if worst.len() > SHOWN {
             rows.push(vec![format!("and {} more; --out lists all", worst.len() - SHOWN)]);
         }
-        out += &format!("\n\n{}", table(&rows));
+        let _ = write!(out, "\n\n{}", table(&rows));
     }
     for n in &e.notes {
-        out += &format!("\nnote: {n}");
+        let _ = write!(out, "\nnote: {n}");
     }
     out
 }

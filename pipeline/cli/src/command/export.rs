@@ -119,12 +119,12 @@ pub fn export(global: &Global, args: &Export) -> Result<Exit> {
             let or_none = |list: &[String]| if list.is_empty() { "none".into() } else { list.join(", ") };
             let inputs: Vec<String> = written.inputs.iter().map(|(n, c)| format!("{n} ({c} files)")).collect();
             format!(
-                "bundle {}\ninputs: {}\nresults: {}\nto be run on the other machine: {}\nthere: pipeline import {} && pipeline run",
+                "bundle {}\ninputs: {}\nresults: {}\nto be run on the other machine: {}\nthere: {}",
                 out.display(),
                 or_none(&inputs),
                 or_none(&written.results),
                 or_none(&written.to_run),
-                out.file_name().unwrap_or_default().to_string_lossy(),
+                written.commands.join(" && "),
             )
         };
         return tell(global, &written, &text);

@@ -104,8 +104,7 @@ fn import_labels(global: &Global, project: &Project, args: &Import) -> Result<Ex
             )
         })?,
     };
-    let pictures =
-        project.input("images").map(Path::to_owned).unwrap_or_else(|| project.dir().join("datasets/drawings"));
+    let pictures = project.input("images").map_or_else(|| project.dir().join("datasets/drawings"), Path::to_owned);
     let folders = if pictures.is_dir() { vec![pictures.clone()] } else { Vec::new() };
     let options = ReadOptions { sizes: ImageSizes { folders, ..ImageSizes::default() }, ..ReadOptions::default() };
     let Imported { mut set, account, files, .. } = format.read(&args.path, &options).map_err(wrong)?;
@@ -249,20 +248,17 @@ fn with_labels(text: &str) -> Option<String> {
     let lines: Vec<&str> = text.split_inclusive('\n').collect();
     let is_head =
         |l: &&str| l.strip_prefix("inputs:").is_some_and(|r| r.trim().is_empty() || r.trim().starts_with('#'));
-    let edited = match lines.iter().position(|l| is_head(&l)) {
-        Some(at) => {
-            let indent = |l: &str| l.len() - l.trim_start().len();
-            let is_entry = |l: &&&str| !l.trim().is_empty() && !l.trim_start().starts_with('#');
-            let spaces = lines[at + 1..].iter().find(is_entry).map_or(0, |l| indent(l));
-            let spaces = if spaces == 0 { 2 } else { spaces };
-            let before = lines[..=at].concat();
-            let before = if before.ends_with('\n') { before } else { before + "\n" };
-            format!("{before}{}labels: {LABELS}\n{}", " ".repeat(spaces), lines[at + 1..].concat())
-        }
-        None => {
-            let before = if text.is_empty() || text.ends_with('\n') { text.to_owned() } else { format!("{text}\n") };
-            format!("{before}inputs:\n  labels: {LABELS}\n")
-        }
+    let edited = if let Some(at) = lines.iter().position(is_head) {
+        let indent = |l: &str| l.len() - l.trim_start().len();
+        let is_entry = |l: &&&str| !l.trim().is_empty() && !l.trim_start().starts_with('#');
+        let spaces = lines[at + 1..].iter().find(is_entry).map_or(0, |l| indent(l));
+        let spaces = if spaces == 0 { 2 } else { spaces };
+        let before = lines[..=at].concat();
+        let before = if before.ends_with('\n') { before } else { before + "\n" };
+        format!("{before}{}labels: {LABELS}\n{}", " ".repeat(spaces), lines[at + 1..].concat())
+    } else {
+        let before = if text.is_empty() || text.ends_with('\n') { text.to_owned() } else { format!("{text}\n") };
+        format!("{before}inputs:\n  labels: {LABELS}\n")
     };
     let root = Path::new("/project");
     let load =

@@ -7,8 +7,8 @@ use crate::{
     exit::Exit,
 };
 
-pub mod bench;
 pub mod alone;
+pub mod bench;
 pub mod bundle;
 pub mod completions;
 pub mod doctor;
@@ -46,7 +46,7 @@ pub fn dispatch(args: Args) -> Result<Exit> {
         Command::Doctor(a) => doctor::doctor(global, &a),
         Command::Stage(a) => stage::stage(global, &a),
         Command::Licenses => licenses::licenses(global),
-        Command::Completions(a) => completions::completions(&a),
+        Command::Completions(a) => Ok(completions::completions(&a)),
         Command::Bench(a) => bench::bench(global, &a),
     }
 }

@@ -1,6 +1,9 @@
 //! `pipeline review report` and `pipeline review apply`.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use artifacts::Annotations;
 use clap::Subcommand;
@@ -70,7 +73,7 @@ fn labels(project: &Project) -> Result<engine::Digest> {
         .ok_or_else(|| Usage::new("there are no labels to decide about", "`pipeline run --until review` makes them"))
 }
 
-fn apply(global: &Global, project: &Project, file: &std::path::Path) -> Result<Exit> {
+fn apply(global: &Global, project: &Project, file: &Path) -> Result<Exit> {
     let bytes = fs::read(file).map_err(|e| Usage::new(format!("`{}`: {e}", file.display()), "check the path"))?;
     let digest = labels(project)?;
     let set = Annotations::read(&ArtifactReader::open(&project.store, digest).map_err(Report::from_err)?)
@@ -84,7 +87,7 @@ fn apply(global: &Global, project: &Project, file: &std::path::Path) -> Result<E
         )
     })?;
     let (name, default) = DECISIONS;
-    let folder = project.input(name).map_or_else(|| project.dir().join(default), |p| p.to_owned());
+    let folder = project.input(name).map_or_else(|| project.dir().join(default), Path::to_owned);
     if folder.is_file() {
         return Err(Usage::new(
             format!("`inputs.{name}` is the file `{}`, and decisions of several days need a folder", folder.display()),
@@ -95,7 +98,7 @@ fn apply(global: &Global, project: &Project, file: &std::path::Path) -> Result<E
     let approval = match &applied.approval {
         Approval::Given { by } => format!("the labels are approved by {by}"),
         Approval::Stale { .. } => "the approval is for other labels than the newest, and does not count".into(),
-        _ => "the labels as a whole are not approved".into(),
+        Approval::Missing => "the labels as a whole are not approved".into(),
     };
     for problem in &applied.problems {
         say(format_args!("warning: {problem}"));
@@ -118,7 +121,7 @@ fn apply(global: &Global, project: &Project, file: &std::path::Path) -> Result<E
 }
 
 /// Copies the file into the folder of decisions, behind all others; one that is there already stays as it is.
-fn keep(project: &Project, folder: &std::path::Path, file: &std::path::Path, bytes: &[u8]) -> Result<PathBuf> {
+fn keep(project: &Project, folder: &Path, file: &Path, bytes: &[u8]) -> Result<PathBuf> {
     fs::create_dir_all(folder).into_diagnostic().wrap_err_with(|| format!("creating `{}`", folder.display()))?;
     let mut names: Vec<PathBuf> = fs::read_dir(folder).into_diagnostic()?.flatten().map(|f| f.path()).collect();
     names.sort();

@@ -1,6 +1,7 @@
 //! `pipeline run` and `pipeline plan`.
 
 use std::{
+    fmt::Write as _,
     sync::{
         Arc,
         atomic::{AtomicI32, Ordering},
@@ -116,7 +117,7 @@ fn plan_text(plan: &Plan) -> String {
             0 => String::new(),
             n => format!(", {n} left out (such as `{}`: {})", i.left_out[0].0, i.left_out[0].1),
         };
-        text.push_str(&format!("inputs.{}: {} files in {}{left_out}\n", i.name, i.files, i.path.display()));
+        let _ = write!(text, "inputs.{}: {} files in {}{left_out}\n", i.name, i.files, i.path.display());
     }
     let mut rows = Vec::new();
     for s in &plan.stages {
@@ -241,18 +242,18 @@ fn summary(record: &RunRecord, dir: &str, page: Option<&std::path::Path>, second
     let rows: Vec<Vec<String>> = shown.iter().map(row).collect();
     // Words that are too long for a column stand below their row.
     for (line, (_, s)) in table(&rows).lines().zip(&shown) {
-        text.push_str(&format!("\n{line}"));
+        let _ = write!(text, "\n{line}");
         if !s.detail.is_empty() {
-            text.push_str(&format!("\n  {}", s.detail));
+            let _ = write!(text, "\n  {}", s.detail);
         }
     }
     if quarantined > 0 {
-        text.push_str(&format!("\n{quarantined} image(s) were left out; the report lists them with the reasons"));
+        let _ = write!(text, "\n{quarantined} image(s) were left out; the report lists them with the reasons");
     }
     if let Some(page) = page {
-        text.push_str(&format!("\nlook at  {}", page.display()));
+        let _ = write!(text, "\nlook at  {}", page.display());
     }
-    text.push_str(&format!("\nfiles in {dir}"));
+    let _ = write!(text, "\nfiles in {dir}");
     if record.status == Status::Waiting {
         text.push_str("\nthe run waits for a person; the same command goes on afterwards");
     }

@@ -49,7 +49,9 @@ pub fn stage(global: &Global, args: &Stage) -> Result<Exit> {
         ..global.clone()
     };
     let project = Project::at(global, project.file, project.runs, false)?;
-    unpacked.warnings.iter().for_each(|w| say(format_args!("warning: {w}")));
+    for w in &unpacked.warnings {
+        say(format_args!("warning: {w}"));
+    }
     let until = unpacked.until.ok_or_else(|| {
         Usage::new(
             "the bundle does not say which stage is wanted",
