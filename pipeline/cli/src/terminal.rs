@@ -49,13 +49,13 @@ struct Shown {
     bar: Option<ProgressBar>,
     /// When the count began, and from where: a resumed stage does not begin at nothing.
     started: Instant,
-    base: u64,
+    base: Option<u64>,
     said: Instant,
 }
 
 impl Shown {
-    fn new(base: u64) -> Self {
-        Self { bar: None, started: Instant::now(), base, said: Instant::now() }
+    fn new() -> Self {
+        Self { bar: None, started: Instant::now(), base: None, said: Instant::now() }
     }
 }
 
@@ -93,7 +93,15 @@ impl Progress {
 
     fn progress(&self, stage: &str, done: u64, total: u64, unit: &str, detail: &str) {
         let mut state = self.lock();
-        let shown = state.entry(stage.to_owned()).or_insert_with(|| Shown::new(done.saturating_sub(1)));
+        let shown = state.entry(stage.to_owned()).or_insert_with(Shown::new);
+        let base = *shown.base.get_or_insert_with(|| {
+            if done > 1 {
+                shown.started = Instant::now();
+                done
+            } else {
+                0
+            }
+        });
         if let Some(bars) = &self.bars {
             let bar = shown.bar.get_or_insert_with(|| {
                 let bar = bars.add(ProgressBar::new(total));
@@ -107,7 +115,7 @@ impl Progress {
             bar.set_message(detail.to_owned());
         } else if !self.quiet && shown.said.elapsed() >= PLAIN_EVERY {
             shown.said = Instant::now();
-            let rate = (done - shown.base.min(done)) as f64 / shown.started.elapsed().as_secs_f64();
+            let rate = done.saturating_sub(base) as f64 / shown.started.elapsed().as_secs_f64().max(1e-3);
             let left = (total.saturating_sub(done)) as f64 / rate.max(1e-9);
             let left = if done < total { format!(", {} left", duration(left)) } else { String::new() };
             say(format_args!("{stage:>9}  {done}/{total} {unit}, {}{left}  {detail}", rate_words(rate, unit)));
@@ -162,7 +170,7 @@ impl EventSink for Progress {
         match event {
             Event::Progress { stage, done, total, unit, detail } => self.progress(stage, *done, *total, unit, detail),
             Event::StageStarted { stage, reasons, executor, .. } => {
-                self.lock().remove(stage);
+                self.lock().insert(stage.clone(), Shown::new());
                 let place = if executor == "local" { String::new() } else { format!(" on {executor}") };
                 let why = if reasons.is_empty() { String::new() } else { format!(" because {}", reasons.join("; ")) };
                 self.note(Level::Info, stage, &format!("runs{place}{why}"));

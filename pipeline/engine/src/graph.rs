@@ -186,6 +186,14 @@ impl Graph {
         Ok(found)
     }
 
+    /// `name`, everything it reads from, and the stages before it that read nothing (setup, say).
+    pub fn before(&self, name: &str) -> Result<Vec<String>, GraphError> {
+        let mut found = self.ancestors(name)?;
+        let earlier = self.nodes.iter().take_while(|n| n.spec.name != name).filter(|n| n.edges.is_empty());
+        found.extend(earlier.map(|n| n.spec.name.clone()));
+        Ok(found)
+    }
+
     /// `name` and everything that reads from it, directly or not.
     pub fn descendants(&self, name: &str) -> Result<Vec<String>, GraphError> {
         let mut found = vec![self.node(name)?.spec.name.clone()];

@@ -148,7 +148,7 @@ pub(crate) fn roles(graph: &Graph, selection: &Selection) -> Result<BTreeMap<Str
     }
     let all: BTreeSet<String> = graph.nodes.iter().map(|n| n.spec.name.clone()).collect();
     let mut selected = match &selection.until {
-        Some(until) => graph.ancestors(until)?.into_iter().collect(),
+        Some(until) => graph.before(until)?.into_iter().collect(),
         None => all.clone(),
     };
     if let Some(from) = &selection.from {

@@ -42,14 +42,13 @@ struct Display<'a>(&'a Context, usize);
 impl Observer for Display<'_> {
     fn batch(&self, t: &Tick) -> Result<(), StageError> {
         let detail = format!(
-            "epoch {}/{} box {:.2} cls {:.2} dfl {:.2}, {:.1} images/s, {} left",
+            "epoch {}/{} box {:.2} cls {:.2} dfl {:.2}, {:.1} images/s",
             t.epoch + 1,
             self.1,
             t.loss.bbox,
             t.loss.cls,
             t.loss.dfl,
-            t.images_per_s,
-            report::number::duration(t.left_s)
+            t.images_per_s
         );
         self.0.progress((t.epoch * t.batches + t.batch) as u64, (self.1 * t.batches) as u64, "batches", detail);
         self.0.check()

@@ -64,8 +64,6 @@ pub struct Tick {
     pub loss: LossTerms,
     /// Pictures a second since this program took the training up.
     pub images_per_s: f64,
-    /// Seconds left, by that rate.
-    pub left_s: f64,
 }
 
 /// Sees the training happen; its errors stop it at a safe point.
@@ -220,14 +218,12 @@ impl Job<'_> {
             sum = LossTerms { bbox: sum.bbox + terms.bbox, cls: sum.cls + terms.cls, dfl: sum.dfl + terms.dfl };
             let done = (number - first) * batches + i + 1;
             let seconds = start.elapsed().as_secs_f64();
-            let left = (config.epochs - first) * batches - done;
             observer.batch(&Tick {
                 epoch: number,
                 batch: i + 1,
                 batches,
                 loss: sum.scaled(1.0 / (i + 1) as f64),
                 images_per_s: (done * config.batch) as f64 / seconds,
-                left_s: seconds / done as f64 * left as f64,
             })?;
             Ok(())
         })?;

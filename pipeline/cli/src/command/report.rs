@@ -8,7 +8,7 @@ use engine::{
     record::{RunRecord, Status},
 };
 use miette::{IntoDiagnostic, Report, Result, WrapErr};
-use report::{RunHeader, Section, StageRow, Tone};
+use report::{Headline, RunHeader, Section, StageRow, Tone};
 
 use crate::{project::Project, terminal::duration};
 
@@ -33,7 +33,7 @@ pub fn write(project: &Project, record: &RunRecord, dir: &Path) -> Result<Option
     if sections.is_empty() {
         return Ok(None);
     }
-    let html = report::page(&format!("Run {}", record.id), Some(&header(project, record)), &sections);
+    let html = report::page(&format!("Run {}", record.id), Some(&header(project, record, &sections)), &sections);
     let path = dir.join("report").join("index.html");
     project.store.write_file(&path, html.as_bytes()).map_err(Report::from_err)?;
     Ok(Some(path))
@@ -48,7 +48,7 @@ fn tone(status: Status) -> Tone {
     }
 }
 
-fn header(project: &Project, record: &RunRecord) -> RunHeader {
+fn header(project: &Project, record: &RunRecord, sections: &[Section]) -> RunHeader {
     let title = if project.sample {
         "Built-in sample".to_owned()
     } else {
@@ -95,8 +95,14 @@ fn header(project: &Project, record: &RunRecord) -> RunHeader {
         status: record.status.word().into(),
         tone: tone(record.status),
         summary,
-        headline: Vec::new(),
+        headline: sections.iter().filter_map(first_number).collect(),
         stages,
         facts,
     }
+}
+
+/// The number that a section puts first, with the section's title.
+fn first_number(section: &Section) -> Option<Headline> {
+    let first = section.headline.first()?;
+    Some(Headline { label: format!("{}: {}", section.title, first.label), ..first.clone() })
 }
