@@ -237,7 +237,7 @@ fn summary(record: &RunRecord, dir: &str, page: Option<&std::path::Path>, second
         let time = if s.status == Status::Done { duration(s.seconds) } else { String::new() };
         vec![(*name).clone(), s.status.word().into(), time, metrics_line(s)]
     };
-    let left_out = shown.iter().map(|(_, s)| s.notes.quarantined).max().unwrap_or(0);
+    let quarantined: u64 = shown.iter().map(|(_, s)| s.notes.quarantined).max().unwrap_or(0);
     let mut text = format!("\nrun {} {} in {}", record.id, record.status.word(), duration(seconds));
     let rows: Vec<Vec<String>> = shown.iter().map(row).collect();
     // Words that are too long for a column stand below their row.
