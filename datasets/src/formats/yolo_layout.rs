@@ -78,7 +78,8 @@ impl Layout {
     /// Looks at a `data.yaml`, at a folder that holds one, or at a folder of images and labels with a list of classes.
     pub fn open(source: &Path) -> Result<Self, FormatError> {
         let root = if source.is_dir() { source } else { source.parent().unwrap_or(source) };
-        let root = std::path::absolute(root).map_err(|e| FormatError::io(root, e))?;
+        // Without `..`, as everything below it is named.
+        let root = std::path::absolute(root).map(|r| tidy(&r)).map_err(|e| FormatError::io(root, e))?;
         let Some(yaml) = yaml_of(source) else { return Self::without_yaml(source, root) };
         let (data, names) = parse_yaml(&yaml)?;
         let names = match names {
