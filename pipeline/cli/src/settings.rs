@@ -205,7 +205,9 @@ impl Tree {
         for part in path {
             let next = match &tree.raw {
                 Raw::Map(entries) => entries.iter().find(|(k, ..)| k == part).map(|(_, o, t)| (o.clone(), t)),
-                Raw::List(items) => part.parse::<usize>().ok().and_then(|i| items.get(i)).map(|t| (t.origin.clone(), t)),
+                Raw::List(items) => {
+                    part.parse::<usize>().ok().and_then(|i| items.get(i)).map(|t| (t.origin.clone(), t))
+                }
                 Raw::Scalar(_) => None,
             };
             let Some((origin, next)) = next else { break };
@@ -261,7 +263,8 @@ pub fn load(
         let Some(profile) = profiles.get(name) else {
             let known: Vec<&str> = profiles.entries().iter().map(|(k, ..)| k.as_str()).collect();
             let at = Origin::Words(format!("--profile {name}"));
-            let help = if known.is_empty() { "the file has no `profiles:`".into() } else { unknown_key_help(name, &known) };
+            let help =
+                if known.is_empty() { "the file has no `profiles:`".into() } else { unknown_key_help(name, &known) };
             return Err(source.error(&at, format!("there is no profile `{name}`"), Some(help)).into());
         };
         tree.merge(profile.clone());
@@ -282,11 +285,16 @@ pub fn load(
     spec(&source, &tree, dir, registry).map_err(Box::new)
 }
 
+/// Reads YAML 1.2: `off`, `on`, `yes` and `no` are words, not truth values, so that `tile: off` needs no quotes.
+fn yaml<T: de::DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
+    serde_saphyr::from_str_with_options(text, serde_saphyr::options! { strict_booleans: true })
+}
+
 fn parse(source: &Source) -> Result<Tree, Box<SettingsError>> {
     if source.text.trim().is_empty() {
         return Ok(Tree::empty());
     }
-    match serde_saphyr::from_str::<Spanned<Raw>>(&source.text) {
+    match yaml::<Spanned<Raw>>(&source.text) {
         Ok(Spanned { value, referenced, .. }) => {
             let tree = Tree { raw: value, origin: origin(&referenced) };
             match tree.raw {
@@ -310,7 +318,7 @@ fn apply(source: &Source, tree: &mut Tree, path: &str, value: &str, words: &str)
     let raw = if value.trim().is_empty() {
         Raw::Scalar(Value::String(String::new()))
     } else {
-        serde_saphyr::from_str::<Raw>(value)
+        yaml::<Raw>(value)
             .map_err(|e| source.error(&origin, format!("`{value}` is no YAML value: {}", e.without_snippet()), None))?
     };
     let mut parts: Vec<&str> = path.split('.').collect();
@@ -371,9 +379,9 @@ fn string(source: &Source, tree: &Tree, what: &str) -> Result<String, SettingsEr
 }
 
 fn number(source: &Source, tree: &Tree, what: &str) -> Result<u64, SettingsError> {
-    tree.json()
-        .as_u64()
-        .ok_or_else(|| source.error(&tree.origin, format!("{what} must be a whole number, and is {}", tree.json()), None))
+    tree.json().as_u64().ok_or_else(|| {
+        source.error(&tree.origin, format!("{what} must be a whole number, and is {}", tree.json()), None)
+    })
 }
 
 fn spec(source: &Source, tree: &Tree, dir: &Path, registry: &Registry) -> Result<PipelineSpec, SettingsError> {
@@ -392,10 +400,7 @@ fn spec(source: &Source, tree: &Tree, dir: &Path, registry: &Registry) -> Result
     } else {
         for (key, at, _) in stages.entries() {
             if !DEFAULT_STAGES.contains(&key.as_str()) && key != IMPORT {
-                let help = format!(
-                    "{}; a stage of your own says `uses:`",
-                    unknown_key_help(key, &DEFAULT_STAGES)
-                );
+                let help = format!("{}; a stage of your own says `uses:`", unknown_key_help(key, &DEFAULT_STAGES));
                 return Err(source.error(at, format!("unknown stage `{key}`"), Some(help)));
             }
         }
@@ -429,7 +434,11 @@ fn input(source: &Source, name: &str, at: &Origin, value: &Tree, dir: &Path) -> 
                 None => true,
                 Some((_, Value::Bool(b))) => b,
                 Some((r, v)) => {
-                    return Err(source.error(&r.origin, format!("{what}.recursive must be true or false, and is {v}"), None));
+                    return Err(source.error(
+                        &r.origin,
+                        format!("{what}.recursive must be true or false, and is {v}"),
+                        None,
+                    ));
                 }
             };
             (string(source, path, &format!("{what}.path"))?, kind, recursive)
@@ -484,7 +493,11 @@ fn node(
                 }
                 Raw::Scalar(_) => {
                     let help = Some("write `needs: [label]`, or `needs: { annotations: label.annotations }`".into());
-                    return Err(source.error(&value.origin, format!("{what} must name stages or connect inputs"), help));
+                    return Err(source.error(
+                        &value.origin,
+                        format!("{what} must name stages or connect inputs"),
+                        help,
+                    ));
                 }
             },
             _ => {
@@ -496,7 +509,11 @@ fn node(
     let Some(stage) = registry.get(&node.uses) else {
         let known: Vec<&str> = registry.names().collect();
         let at = settings.get("uses").map_or(at, |t| &t.origin);
-        return Err(source.error(at, format!("there is no stage `{}`", node.uses), Some(unknown_key_help(&node.uses, &known))));
+        return Err(source.error(
+            at,
+            format!("there is no stage `{}`", node.uses),
+            Some(unknown_key_help(&node.uses, &known)),
+        ));
     };
     if let Err(engine::StageError::Config { key, message }) = stage.parse(&node.config) {
         return Err(config_error(source, name, settings, &key, &message));
@@ -591,5 +608,12 @@ mod tests {
         assert_eq!(spec.inputs[0].path, Path::new("/p/a b"));
         assert_eq!(spec.inputs[0].kind, "images");
         assert_eq!((spec.inputs[1].kind.as_str(), spec.inputs[1].recursive), ("files", false));
+    }
+
+    #[test]
+    fn off_is_a_word_and_no_truth_value() {
+        let spec = try_load("stages: { train: { tile: off } }", &["infer.tile=off"]).unwrap();
+        let tile = |name: &str| &spec.nodes.iter().find(|n| n.name == name).unwrap().config["tile"];
+        assert_eq!((tile("train"), tile("infer")), (&Value::from("off"), &Value::from("off")));
     }
 }
