@@ -117,7 +117,7 @@ fn plan_text(plan: &Plan) -> String {
             0 => String::new(),
             n => format!(", {n} left out (such as `{}`: {})", i.left_out[0].0, i.left_out[0].1),
         };
-        let _ = write!(text, "inputs.{}: {} files in {}{left_out}\n", i.name, i.files, i.path.display());
+        let _ = writeln!(text, "inputs.{}: {} files in {}{left_out}", i.name, i.files, i.path.display());
     }
     let mut rows = Vec::new();
     for s in &plan.stages {
