@@ -99,6 +99,8 @@ fn killed_at_any_instant_it_goes_on_and_ends_the_same() {
             statuses_seen.push(statuses(&record));
         }
     }
+    // Nobody takes a killed run for one that is going on.
+    p.ok(&["status"]).says(&["killed"]);
     p.ok(&RUN);
     assert_eq!(outputs(&p.record(), &COMPARED), expected, "after {killed} kills");
     // No finished item was computed a second time: each key is in its log once.

@@ -154,12 +154,37 @@ fn new_drawings_cost_their_own_labels_only() {
 }
 
 #[test]
-fn the_gate_waits_for_a_person() {
+fn the_gate_waits_for_a_person_and_for_these_labels() {
     let p = Project::new(2);
-    p.call(&["run", "--set", "review.gate=approve"]).exits(3).says(&["waits for a person"]);
+    p.write("pipeline.yaml", support::YAML.replace("gate: auto", "gate: approve").as_bytes());
+    p.call(&["run", "--until", "train"]).exits(3).says(&["waits for a person", "review apply"]);
     let record = p.record();
     assert_eq!((statuses(&record)["review"].as_str(), statuses(&record)["train"].as_str()), ("waiting", "blocked"));
-    assert!(p.path("runs/latest/report/index.html").is_file(), "there is something to look at");
+    let page = p.ok(&["review", "report"]).out;
+    assert_self_contained(&fs::read_to_string(page.trim()).unwrap());
+    p.call(&["run", "--until", "train"]).exits(3);
+
+    // What the report's folder offers, and a box that is not wanted.
+    let mut decisions: Value =
+        serde_json::from_slice(&fs::read(p.path("runs/latest/report/DECISIONS.json")).unwrap()).unwrap();
+    assert_eq!(decisions["approve"], true);
+    decisions["reviewer"] = "Ann".into();
+    decisions["boxes"] = serde_json::json!([
+        { "decision": "add", "image": "sheet_0000.png", "class": "ball valve", "bbox": [5, 5, 45, 40] },
+    ]);
+    p.write("mine.json", decisions.to_string().as_bytes());
+    p.ok(&["review", "apply", "mine.json"]).says(&["1 added", "approved by Ann"]);
+    p.ok(&["run", "--until", "train"]);
+    let text = fs::read_to_string(p.path("runs/latest/review/annotations/annotations.jsonl")).unwrap();
+    let reviewed: usize = text.lines().map(|l| l.matches("\"class\"").count()).sum();
+    assert_eq!(reviewed, p.labels().values().sum::<usize>() + 1);
+
+    // Approval is for the labels that were looked at, not for those that come later.
+    p.add_sheets(2..3);
+    p.call(&["run", "--until", "train"]).exits(3);
+    decisions["approve"] = "perhaps".into();
+    p.write("mine.json", decisions.to_string().as_bytes());
+    p.call(&["review", "apply", "mine.json"]).exits(2).says(&["mine.json", "nothing was applied"]);
 }
 
 #[test]
