@@ -145,13 +145,17 @@ fn bar_style(unit: &str) -> ProgressStyle {
         })
 }
 
-/// `3.2 images/s`, or `12 s an epoch` for slow work.
+/// `3.2 images/s`, or `12 s per epoch` for slow work.
 fn rate_words(rate: f64, unit: &str) -> String {
     if unit == "bytes" {
         return format!("{}/s", bytes(rate as u64));
     }
     let one = unit.strip_suffix('s').unwrap_or(unit);
-    if rate >= 0.5 || rate <= 0.0 { format!("{rate:.1} {unit}/s") } else { format!("{} a {one}", duration(1.0 / rate)) }
+    if rate >= 0.5 || rate <= 0.0 {
+        format!("{rate:.1} {unit}/s")
+    } else {
+        format!("{} per {one}", duration(1.0 / rate))
+    }
 }
 
 /// Seconds in words: `0.4 s`, `12 s`, `3 min 05 s`, `2 h 10 min`.

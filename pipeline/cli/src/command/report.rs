@@ -75,16 +75,27 @@ fn header(project: &Project, record: &RunRecord, sections: &[Section]) -> RunHea
             tone: tone(s.status),
             seconds: (s.status == Status::Done).then_some(s.seconds),
             device: s.notes.devices.iter().map(|d| d.used.clone()).collect::<Vec<_>>().join(", "),
-            note: if s.detail.is_empty() { s.reasons.join("; ") } else { s.detail.clone() },
+            note: match (s.detail.is_empty(), s.reasons.is_empty()) {
+                (false, _) => s.detail.clone(),
+                (true, false) => format!("because {}", s.reasons.join("; ")),
+                (true, true) => String::new(),
+            },
         })
         .collect();
-    let seconds: f64 = record.stages.values().filter(|s| s.status == Status::Done).map(|s| s.seconds).sum();
+    let seconds = record.stages.values().filter(|s| s.status == Status::Done).fold(0.0, |sum, s| sum + s.seconds);
     let facts = vec![
         ("Started".to_owned(), record.started_at.clone()),
-        ("Work in this run".to_owned(), duration(seconds)),
+        (
+            "Work in this run".to_owned(),
+            if seconds > 0.0 { duration(seconds) } else { "none, everything was up to date".into() },
+        ),
         (
             "Machine".to_owned(),
-            format!("{} cores, {:.0} GiB memory", record.machine.cores, record.machine.memory_bytes as f64 / 2f64.powi(30)),
+            format!(
+                "{} cores, {:.0} GiB memory",
+                record.machine.cores,
+                record.machine.memory_bytes as f64 / 2f64.powi(30)
+            ),
         ),
         ("Program".to_owned(), format!("pipeline {}", record.program)),
         ("Project file".to_owned(), project.file.display().to_string()),
