@@ -1,5 +1,12 @@
 //! What is wrong with input is said with its name, its place and the fix; what can go on goes on.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test stops where it is wrong, and says what it skipped"
+)]
+
 #[path = "support/mod.rs"]
 mod support;
 
@@ -20,8 +27,8 @@ fn picture(index: u64) -> DynamicImage {
 }
 
 /// A chunk of a PNG file.
-fn chunk(name: &[u8; 4], body: &[u8]) -> Vec<u8> {
-    let named = [name.as_slice(), body].concat();
+fn chunk(name: [u8; 4], body: &[u8]) -> Vec<u8> {
+    let named = [&name, body].concat();
     let mut crc = u32::MAX;
     for &byte in &named {
         crc ^= u32::from(byte);
@@ -37,7 +44,7 @@ fn bomb() -> Vec<u8> {
     let side = 60_000u32.to_be_bytes();
     let header = [&side[..], &side, &[8, 2, 0, 0, 0]].concat();
     let data = [0x78, 0x9c, 0x63, 0x60, 0x18, 0x05, 0xa3, 0x60, 0x14, 0x00];
-    [b"\x89PNG\r\n\x1a\n".to_vec(), chunk(b"IHDR", &header), chunk(b"IDAT", &data), chunk(b"IEND", &[])].concat()
+    [b"\x89PNG\r\n\x1a\n".to_vec(), chunk(*b"IHDR", &header), chunk(*b"IDAT", &data), chunk(*b"IEND", &[])].concat()
 }
 
 /// A BMP file with one bit a pixel.

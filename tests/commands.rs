@@ -1,6 +1,13 @@
 //! The commands beside the main job: data sets drawn with truth, single stages without a project, evaluation, what a
 //! person decides about labels, work carried out from a bundle, and what the program says about itself.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test stops where it is wrong, and says what it skipped"
+)]
+
 #[path = "support/mod.rs"]
 mod support;
 

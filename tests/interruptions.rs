@@ -1,6 +1,13 @@
 //! The program killed and stopped at many instants, and run twice at once: finished work is kept, and what comes out is
 //! equal, byte for byte, to what an uninterrupted run gives.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test stops where it is wrong, and says what it skipped"
+)]
+
 #[path = "support/mod.rs"]
 mod support;
 

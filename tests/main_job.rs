@@ -1,6 +1,13 @@
 //! The main job in small: from drawings and templates to a trained detector and what it finds, with every way to look
 //! at it, to run a part of it, and to run it again.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test stops where it is wrong, and says what it skipped"
+)]
+
 #[path = "support/mod.rs"]
 mod support;
 

@@ -1,5 +1,12 @@
 //! From one machine to another: labels in every format and whole bundles, everything checked on arrival.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test stops where it is wrong, and says what it skipped"
+)]
+
 #[path = "support/mod.rs"]
 mod support;
 
