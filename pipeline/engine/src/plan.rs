@@ -195,7 +195,11 @@ pub(crate) fn scan_inputs(
             if let Edge::Input(name) = edge
                 && !scans.contains_key(name)
             {
-                scans.insert(name.clone(), scan(store, &graph.inputs[name], cancel, sink)?);
+                let found = scan(store, &graph.inputs[name], cancel, sink).map_err(|e| match e {
+                    SourceError::Cancelled => PlanError::Cancelled,
+                    e => e.into(),
+                })?;
+                scans.insert(name.clone(), found);
             }
         }
     }

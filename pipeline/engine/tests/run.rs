@@ -384,6 +384,16 @@ fn a_stopped_run_keeps_its_items() {
 }
 
 #[test]
+fn a_run_stopped_while_its_inputs_are_read_is_cancelled_and_not_failed() {
+    let mut w = World::new(&[("a", "one"), ("b/c", "two")]);
+    w.cancel.cancel();
+    assert!(matches!(w.plan(&Selection::default()), Err(PlanError::Cancelled)));
+    assert_eq!(w.run().status, Status::Cancelled);
+    w.cancel = CancelToken::new();
+    assert_eq!(w.run().status, Status::Done);
+}
+
+#[test]
 fn selections_take_earlier_results_as_they_are() {
     let mut w = World::new(&[("a", "one")]);
     let from = |n: &str| Selection { from: Some(n.into()), ..Selection::default() };
