@@ -130,7 +130,5 @@ pub type Polygon = Vec<[f64; 2]>;
 pub fn polygon_bounds(polygons: &[Polygon]) -> Option<BBox<Pixels>> {
     let mut points = polygons.iter().flatten();
     let &[x, y] = points.next()?;
-    Some(points.fold(BBox::new(x, y, x, y), |b, &[x, y]| {
-        BBox::new(b.x0.min(x), b.y0.min(y), b.x1.max(x), b.y1.max(y))
-    }))
+    Some(points.fold(BBox::new(x, y, x, y), |b, &[x, y]| BBox::new(b.x0.min(x), b.y0.min(y), b.x1.max(x), b.y1.max(y))))
 }

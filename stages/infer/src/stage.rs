@@ -89,7 +89,11 @@ impl ItemStage for Infer {
             name: "infer".into(),
             version: VERSION,
             about: "Finds the trained classes on every image, and measures the result where there is truth.".into(),
-            inputs: vec![Port::new("images", IMAGES), Port::new("model", Model::NAME), Port::optional("truth", FILES).only_at_finish()],
+            inputs: vec![
+                Port::new("images", IMAGES),
+                Port::new("model", Model::NAME),
+                Port::optional("truth", FILES).only_at_finish(),
+            ],
             outputs: vec![Port::new("predictions", Predictions::NAME), Port::new("report", Report::NAME)],
             items: Some("images".into()),
         }

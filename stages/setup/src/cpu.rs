@@ -31,7 +31,8 @@ pub struct Cpu {
 /// Name of the processor.
 pub fn model() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let line = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": ").map(|(_, m)| m.trim().to_owned()));
+    let line =
+        info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": ").map(|(_, m)| m.trim().to_owned()));
     line.unwrap_or_else(|| std::env::consts::ARCH.to_owned())
 }
 

@@ -63,7 +63,9 @@ pub fn probe() -> Result<Vec<Gpu>, String> {
         return Err(if driver.is_empty() {
             "no NVIDIA driver on this machine (libcuda was not found)".into()
         } else {
-            format!("the driver is loaded ({driver}) and its library libcuda.so.1 is not found; in a container, start it with access to the GPU")
+            format!(
+                "the driver is loaded ({driver}) and its library libcuda.so.1 is not found; in a container, start it with access to the GPU"
+            )
         });
     }
     // The bindings panic when a function is missing from an old library.
@@ -106,7 +108,9 @@ fn one(index: usize) -> Result<Gpu, DriverError> {
     };
     match saxpy(&context) {
         Ok((rate, true)) => gpu.gigabytes_per_s = rate,
-        Ok((_, false)) => gpu.problem = Some("the kernel ran and its result is wrong; the card or its driver is faulty".into()),
+        Ok((_, false)) => {
+            gpu.problem = Some("the kernel ran and its result is wrong; the card or its driver is faulty".into())
+        }
         Err(e) => {
             let (major, minor) = gpu.compute_capability;
             gpu.problem = Some(format!(

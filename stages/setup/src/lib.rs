@@ -57,7 +57,8 @@ impl Found {
 
     /// One sentence on what the stages will run on, and why.
     pub fn verdict(&self) -> String {
-        let cpu = format!("processor {} ({} cores, {:.0} GFLOP/s measured)", self.cpu.model, self.cpu.cores, self.cpu.gflops);
+        let cpu =
+            format!("processor {} ({} cores, {:.0} GFLOP/s measured)", self.cpu.model, self.cpu.cores, self.cpu.gflops);
         match (self.usable_gpus().next(), self.gpus.first(), &self.no_gpu) {
             (Some(g), _, _) => format!("{cpu} and GPU {} (kernel ran, {:.0} GB/s measured)", g.name, g.gigabytes_per_s),
             (None, Some(g), _) => {
@@ -156,7 +157,8 @@ fn section(found: &Found) -> Section {
         rows.push(["GPU".into(), "none".into(), why.clone()]);
     }
     rows.extend(found.libraries.iter().map(|l| [l.name.clone(), l.version.clone(), l.note.clone()]));
-    let mut table = Table::new("What was found", [Column::text("What"), Column::text("Found"), Column::text("How it was proven")]);
+    let mut table =
+        Table::new("What was found", [Column::text("What"), Column::text("Found"), Column::text("How it was proven")]);
     for row in rows {
         table.row(row.map(Cell::of));
     }

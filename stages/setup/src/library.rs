@@ -49,10 +49,11 @@ struct OrtApiBase {
 #[expect(unsafe_code, reason = "the library is asked through its C interface")]
 fn onnx_runtime() -> Library {
     const NAME: &str = "ONNX Runtime";
-    let (library, file) = match load(&["libonnxruntime.so.1", "libonnxruntime.so", "libonnxruntime.dylib", "onnxruntime.dll"]) {
-        Ok(found) => found,
-        Err(why) => return missing(NAME, &why),
-    };
+    let (library, file) =
+        match load(&["libonnxruntime.so.1", "libonnxruntime.so", "libonnxruntime.dylib", "onnxruntime.dll"]) {
+            Ok(found) => found,
+            Err(why) => return missing(NAME, &why),
+        };
     // SAFETY: OrtGetApiBase is the documented entry point, stable since version 1.0; it returns a static table.
     let version = unsafe {
         library.get::<unsafe extern "C" fn() -> *const OrtApiBase>(b"OrtGetApiBase\0").ok().and_then(|base| {

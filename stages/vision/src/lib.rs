@@ -3,9 +3,9 @@
 //! Owns models and numerics. Refuses to know stages, artifacts, runs or the command line.
 
 pub mod detector;
+mod kernels;
 pub mod letterbox;
 pub mod matcher;
 pub mod nms;
 pub mod tiles;
-mod kernels;
 pub mod yolov8;
