@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use engine::{SourceError, plan::PlanError};
+use engine::{SourceError, StageError, plan::PlanError};
 use miette::{Diagnostic, Report};
 
 use crate::settings::SettingsError;
@@ -57,9 +57,31 @@ impl Usage {
 }
 
 /// Why no plan could be made; kept as it is, so that its exit code can be told from it.
-#[derive(Debug, thiserror::Error, Diagnostic)]
-#[error(transparent)]
-pub struct Planning(#[from] PlanError);
+#[derive(Debug)]
+pub struct Planning(PlanError);
+
+impl std::fmt::Display for Planning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Planning {
+    /// A cause whose words are in the message already is not said twice.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        let cause = self.0.source()?;
+        if self.to_string().contains(&cause.to_string()) { cause.source() } else { Some(cause) }
+    }
+}
+
+impl Diagnostic for Planning {
+    fn help<'a>(&'a self) -> Option<Box<dyn std::fmt::Display + 'a>> {
+        match &self.0 {
+            PlanError::Stage { source: StageError::Input { help, .. }, .. } if !help.is_empty() => Some(Box::new(help)),
+            _ => None,
+        }
+    }
+}
 
 impl Planning {
     /// For `map_err`.
@@ -84,7 +106,7 @@ pub fn code_of(e: &Report) -> Exit {
             )
             | PlanError::NothingGiven { .. }
             | PlanError::EmptySelection { .. }
-            | PlanError::Stage { source: engine::StageError::Config { .. }, .. },
+            | PlanError::Stage { source: StageError::Config { .. }, .. },
         ) => Exit::Usage,
         _ => Exit::Failed,
     }
