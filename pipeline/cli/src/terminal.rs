@@ -150,7 +150,7 @@ fn rate_words(rate: f64, unit: &str) -> String {
     if unit == "bytes" {
         return format!("{}/s", bytes(rate as u64));
     }
-    let one = unit.strip_suffix('s').unwrap_or(unit);
+    let one = unit.strip_suffix("es").filter(|u| u.ends_with("ch")).or(unit.strip_suffix('s')).unwrap_or(unit);
     if rate >= 0.5 || rate <= 0.0 {
         format!("{rate:.1} {unit}/s")
     } else {

@@ -75,7 +75,7 @@ pub fn probe() -> Result<Vec<Gpu>, String> {
     if devices == 0 {
         return Err("the CUDA driver is there and lists no GPU; check CUDA_VISIBLE_DEVICES".into());
     }
-    Ok((0..devices as usize).map(|i| one(i).unwrap_or_else(|e| unusable(i, &e))).collect())
+    Ok((0..devices as usize).map(|i| one(i).unwrap_or_else(|e| unusable(i, e))).collect())
 }
 
 #[expect(unsafe_code, reason = "loading a shared library runs its initialisers")]
@@ -84,7 +84,7 @@ fn driver_library_loads() -> bool {
     unsafe { cudarc::driver::sys::is_culib_present() }
 }
 
-fn unusable(index: usize, e: &DriverError) -> Gpu {
+fn unusable(index: usize, e: DriverError) -> Gpu {
     Gpu {
         name: format!("GPU {index}"),
         compute_capability: (0, 0),
@@ -109,7 +109,7 @@ fn one(index: usize) -> Result<Gpu, DriverError> {
     match saxpy(&context) {
         Ok((rate, true)) => gpu.gigabytes_per_s = rate,
         Ok((_, false)) => {
-            gpu.problem = Some("the kernel ran and its result is wrong; the card or its driver is faulty".into())
+            gpu.problem = Some("the kernel ran and its result is wrong; the card or its driver is faulty".into());
         }
         Err(e) => {
             let (major, minor) = gpu.compute_capability;
