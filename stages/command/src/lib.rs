@@ -13,13 +13,14 @@
 //! ```
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fs,
     io::{BufRead, BufReader, Read},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::Mutex,
-    time::Duration,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel},
+    time::{Duration, Instant},
 };
 
 use engine::{
@@ -28,6 +29,7 @@ use engine::{
     item::{ErasedItems, ItemIdentity},
     view::{InputFiles, materialise},
 };
+use rustix::process::{Pid, Signal, kill_process_group};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -36,6 +38,12 @@ use serde_json::{Value, json};
 const TREE_KINDS: [&str; 4] = [artifacts::FILES, artifacts::IMAGES, "model", "predictions"];
 /// Lines of the program's own words that a failure repeats.
 const TAIL_LINES: usize = 15;
+/// Lines that wait to be logged before the program has to wait too.
+const LINES_WAITING: usize = 1000;
+/// How often it is looked whether the program ended or has to.
+const POLL: Duration = Duration::from_millis(20);
+/// How long the lines of a program that ended are read on; streams that something else holds open never end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Settings of a command.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -174,59 +182,85 @@ fn fill(arg: &str, folders: &BTreeMap<String, PathBuf>) -> Result<String, StageE
     }
 }
 
-/// Ends the program when the stage is left early.
-struct Guard(Child);
+/// A program with everything it started: one process group. Nothing of it outlives the stage.
+struct Group(Child);
 
-impl Drop for Guard {
+impl Group {
+    fn kill(&self) {
+        if let Some(id) = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw) {
+            // A group without processes cannot be signalled, and need not be.
+            let _ = kill_process_group(id, Signal::KILL);
+        }
+    }
+}
+
+impl Drop for Group {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        self.kill();
         let _ = self.0.wait();
     }
 }
 
+/// Sends on every line of a stream, until it ends or nobody listens. The thread may stay behind: a process that left
+/// the group can hold the stream open for as long as it likes.
+fn listen(stream: Option<impl Read + Send + 'static>, lines: SyncSender<String>) {
+    std::thread::spawn(move || {
+        for line in stream.map(BufReader::new).into_iter().flat_map(|s| s.split(b'\n')).map_while(Result::ok) {
+            if lines.send(String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned()).is_err() {
+                return;
+            }
+        }
+    });
+}
+
 fn execute(args: &[String], ctx: &Context) -> Result<(), StageError> {
-    let mut child = Command::new(&args[0])
+    let mut group = Command::new(&args[0])
         .args(&args[1..])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        .process_group(0)
         .spawn()
-        .map(Guard)
+        .map(Group)
         .map_err(|e| StageError::failed(format!("starting `{}`", args[0]), e))?;
-    let tail = Mutex::new(Vec::<String>::new());
-    let listen = |stream: Option<&mut dyn Read>| {
-        for line in stream.map(BufReader::new).into_iter().flat_map(BufRead::lines).map_while(Result::ok) {
-            ctx.message(Level::Debug, line.clone());
-            let mut tail = tail.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if tail.len() == TAIL_LINES {
-                tail.remove(0);
+    let (send, lines) = sync_channel(LINES_WAITING);
+    listen(group.0.stdout.take(), send.clone());
+    listen(group.0.stderr.take(), send);
+    let mut tail = VecDeque::new();
+    let mut ended: Option<(ExitStatus, Instant)> = None;
+    let status = loop {
+        match lines.recv_timeout(POLL) {
+            Ok(line) => {
+                ctx.message(Level::Debug, line.clone());
+                if tail.len() == TAIL_LINES {
+                    tail.pop_front();
+                }
+                tail.push_back(line);
             }
-            tail.push(line);
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => match ended {
+                Some((status, _)) => break status,
+                None => std::thread::sleep(POLL),
+            },
         }
+        match ended {
+            Some((status, at)) if at.elapsed() >= LAST_WORDS => break status,
+            Some(_) => {}
+            None => {
+                let status = group.0.try_wait();
+                if let Some(status) = status.map_err(|e| StageError::failed(format!("waiting for `{}`", args[0]), e))? {
+                    // What it left running in the background would go on writing while its outputs are read.
+                    group.kill();
+                    ended = Some((status, Instant::now()));
+                }
+            }
+        }
+        ctx.check()?;
     };
-    let (mut stdout, mut stderr) = (child.0.stdout.take(), child.0.stderr.take());
-    let status = std::thread::scope(|scope| {
-        scope.spawn(|| listen(stdout.as_mut().map(|s| s as &mut dyn Read)));
-        scope.spawn(|| listen(stderr.as_mut().map(|s| s as &mut dyn Read)));
-        loop {
-            match child.0.try_wait() {
-                Ok(Some(status)) => return Ok(status),
-                Ok(None) => {}
-                Err(e) => return Err(StageError::failed(format!("waiting for `{}`", args[0]), e)),
-            }
-            if let Err(e) = ctx.check() {
-                // Its streams end with it, and with them the threads that listen.
-                let _ = child.0.kill();
-                let _ = child.0.wait();
-                return Err(e);
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    })?;
     if status.success() {
         return Ok(());
     }
-    let tail = tail.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).join("\n");
+    let tail = Vec::from(tail).join("\n");
     Err(StageError::message(format!("`{}` ended with {status}; its last words:\n{tail}", args[0])))
 }
 
@@ -337,5 +371,53 @@ mod tests {
         assert!(e(json!({ "run": ["true", "{in.y}"], "outputs": { "x": "files" } })).contains("no `{in.y}`"));
         assert!(e(json!({ "run": ["true"], "outputs": { "x": "files" } })).contains("wrote no file"));
         assert!(e(json!({ "run": ["no-such-program"], "outputs": { "x": "files" } })).contains("starting"));
+    }
+
+    #[test]
+    fn a_stopped_program_ends_with_all_that_it_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let pid_file = dir.path().join("pid");
+        // The grandchild inherits both streams and outlives the program that is waited for.
+        let script = format!("sleep 60 & echo $! > {}; wait", pid_file.display());
+        let config = json!({ "run": ["sh", "-c", script], "outputs": { "all": "files" } });
+        let harness = Harness::new(dir.path()).unwrap();
+        let cancel = harness.cancel.clone();
+        let seen = pid_file.clone();
+        let canceller = std::thread::spawn(move || {
+            while !fs::read_to_string(&seen).is_ok_and(|t| t.ends_with('\n')) {
+                std::thread::sleep(POLL);
+            }
+            cancel.cancel();
+        });
+        let started = Instant::now();
+        let e = harness.run(&Registry::new().add_any(Arc::new(CommandStage)), config).err().unwrap();
+        assert!(matches!(e, StageError::Cancelled), "{e}");
+        canceller.join().unwrap();
+        assert!(started.elapsed() < Duration::from_secs(20), "it waited for the grandchild");
+        assert!(ends(&pid_file), "the grandchild goes on");
+    }
+
+    #[test]
+    fn what_a_program_leaves_in_the_background_is_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let pid_file = dir.path().join("pid");
+        let script = format!("sleep 60 & echo $! > {}; echo x > {{out.all}}/x; echo bye", pid_file.display());
+        let started = Instant::now();
+        try_run(json!({ "run": ["sh", "-c", script], "outputs": { "all": "files" } })).unwrap();
+        assert!(started.elapsed() < Duration::from_secs(20), "it waited for the background");
+        assert!(ends(&pid_file), "the background goes on");
+    }
+
+    /// True when the process whose id is in the file is gone, or soon is.
+    fn ends(pid_file: &Path) -> bool {
+        let stat = PathBuf::from(format!("/proc/{}/stat", fs::read_to_string(pid_file).unwrap().trim()));
+        (0..250).any(|_| {
+            // A process that nobody waits for stays in the table as a zombie.
+            let gone = fs::read_to_string(&stat).map_or(true, |t| t.contains(") Z"));
+            if !gone {
+                std::thread::sleep(POLL);
+            }
+            gone
+        })
     }
 }
