@@ -114,11 +114,6 @@ impl Folder {
         Ok(Self { target, scratch, files: BTreeMap::new() })
     }
 
-    /// The folder's final place.
-    pub fn target(&self) -> &Path {
-        &self.target
-    }
-
     /// Makes a folder, also when nothing will be put in it.
     pub fn folder(&self, rel: &str) -> Result<(), FormatError> {
         fs::create_dir_all(self.scratch.path().join("new").join(rel))

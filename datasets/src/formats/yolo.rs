@@ -104,7 +104,7 @@ impl LabelFormat for Yolo {
             let why = "no image is for validation: `val` names the training images, as trainers want one";
             account.note(Effect::Noted, "split", "val: images/train", why);
         }
-        let yaml = data_yaml(&set, folder.target(), &parts);
+        let yaml = data_yaml(&set, &parts);
         folder.put("data.yaml", &yaml)?;
         folder.commit(sidecar)?;
         Ok(account)
@@ -301,9 +301,9 @@ fn line(a: &Annotation, class: usize, i: &ImageAnnotations, shape: Shape, accoun
     text
 }
 
-fn data_yaml(set: &AnnotationSet, target: &Path, parts: &[Split]) -> String {
-    let mut out = String::from("# After moving this folder, correct `path`.\n");
-    let _ = writeln!(out, "path: {}", to_json(&target.to_string_lossy()));
+/// Without `path`, places count from the file's own folder, which may be moved.
+fn data_yaml(set: &AnnotationSet, parts: &[Split]) -> String {
+    let mut out = String::from("# The places below are relative to this file.\n");
     let val = if parts.contains(&Split::Val) { "val" } else { "train" };
     let _ = write!(out, "train: images/train\nval: images/{val}\n");
     if parts.contains(&Split::Test) {

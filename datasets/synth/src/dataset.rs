@@ -7,7 +7,7 @@
 //! | `drawings/sheet_0000.png` | the sheets |
 //! | `templates/ball_valve.png` | one template a class, at the sheets' nominal scale |
 //! | `truth.json` | the truth as COCO |
-//! | `labels/yolo/` | the truth as YOLO text |
+//! | `labels/yolo/` | the truth as a YOLO data set: label files and a copy of the sheets |
 //! | `synth.json` | settings and seed: the same again gives the same files |
 
 use std::fs;
@@ -91,7 +91,9 @@ pub fn write_dataset(
     Format::Coco.write(&truth, &out.join("truth.json"), &WriteOptions::default())?;
     let labels = out.join("labels");
     fs::create_dir_all(&labels).map_err(fail(&labels))?;
-    Format::Yolo.write(&truth, &labels.join("yolo"), &WriteOptions::default())?;
+    let bytes = |name: &str| fs::read(drawings.join(name));
+    let with_images = WriteOptions { images: Some(&bytes), ..WriteOptions::default() };
+    Format::Yolo.write(&truth, &labels.join("yolo"), &with_images)?;
     let record = serde_json::json!({ "seed": seed, "sheets": sheets, "settings": settings });
     put(&out.join("synth.json"), format!("{record:#}\n").as_bytes())?;
     Ok(truth)
