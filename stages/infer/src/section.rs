@@ -3,16 +3,14 @@
 use std::collections::BTreeMap;
 
 use datasets::eval::{Evaluation, Mistakes, Why};
-use datasets::picture::{Limits, decode};
-use datasets::{AnnotationSet, ImageAnnotations, Score};
+use datasets::{Annotation, AnnotationSet, ImageAnnotations, Score};
 use engine::{Context, StageError};
 use report::draw::{self, Mark};
 use report::html::{Cell, Column, Figure, Grid, Table, class_name, details, facts, figures, h3, list, note};
 use report::plot::matrix;
-use report::{Headline, Html, Section, Tone, number};
+use report::{Headline, Html, Legend, Section, Tone, el, number};
 use vision::detector::DetectorInfo;
 
-use crate::outputs::Written;
 use crate::settings::Settings;
 use crate::stage::pixels;
 
@@ -35,11 +33,11 @@ pub struct Told<'a> {
     pub info: &'a DetectorInfo,
     pub evaluation: Option<&'a Evaluation>,
     pub tiles: usize,
-    pub written: &'a Written,
 }
 
 pub fn section(told: &Told<'_>, ctx: &Context) -> Result<Section, StageError> {
     let set = told.set;
+    let legend = Legend::new(set.classes.iter().map(|c| (c.name.as_str(), c.color)));
     let mut s = Section::new("infer", "Predictions");
     if let Some(e) = told.evaluation {
         s.headline = vec![
@@ -65,13 +63,13 @@ pub fn section(told: &Told<'_>, ctx: &Context) -> Result<Section, StageError> {
     ]));
     s.push(classes(told));
     if let Some(e) = told.evaluation {
-        measured(&mut s, e, told, ctx)?;
+        measured(&mut s, e, told, &legend, ctx)?;
     }
     if !set.skipped.is_empty() {
         s.push(h3("Images left out"));
         s.push(list(set.skipped.iter().take(LINES).map(|k| format!("{}: {}", k.image, k.reason))));
     }
-    let shown = drawings(told, ctx)?;
+    let shown = drawings(told, &legend, ctx)?;
     if !shown.is_empty() {
         s.push(h3("Drawings with the most objects"));
         s.push(figures(Grid::Wide, shown));
@@ -105,7 +103,13 @@ fn classes(told: &Told<'_>) -> Html {
     table.into()
 }
 
-fn measured(s: &mut Section, e: &Evaluation, told: &Told<'_>, ctx: &Context) -> Result<(), StageError> {
+fn measured(
+    s: &mut Section,
+    e: &Evaluation,
+    told: &Told<'_>,
+    legend: &Legend,
+    ctx: &Context,
+) -> Result<(), StageError> {
     s.push(h3("Against the truth"));
     s.push(note(format!(
         "{}, {}. AP as COCO defines it (equal to pycocotools). Precision, recall and F1 at confidence {} and IoU {}.",
@@ -145,18 +149,21 @@ fn measured(s: &mut Section, e: &Evaluation, told: &Told<'_>, ctx: &Context) -> 
     worst.sort_by_key(|m| std::cmp::Reverse(m.false_positives.len() + m.false_negatives.len()));
     s.push(h3("Mistakes"));
     s.push(mistakes(&e.mistakes));
-    s.push(note("Red: hits nothing. Blue, broken: missed."));
+    s.push(note("Red: hits nothing. Blue, broken: missed. The number at a box is its class, named below the picture."));
     let images = ctx.manifest("images")?;
     let mut shown = Vec::new();
     for m in worst.into_iter().take(WRONG_SHEETS) {
         ctx.check()?;
         let Some(blob) = images.blob(&m.image) else { continue };
         let (mut small, scale) = draw::thumbnail(&pixels(blob, told.settings, ctx)?, SHEET_PX);
-        let wrong = m.false_positives.iter().map(|f| Mark::new(f.bbox, WRONG, &f.class));
-        let missed = m.false_negatives.iter().map(|f| Mark::new(f.bbox, MISSED, &f.class).dashed());
+        let wrong = m.false_positives.iter().map(|f| Mark::new(f.bbox, WRONG, legend.tag(&f.class)));
+        let missed = m.false_negatives.iter().map(|f| Mark::new(f.bbox, MISSED, legend.tag(&f.class)).dashed());
         draw::marks(&mut small, &wrong.chain(missed).map(|mark| mark.scaled(scale)).collect::<Vec<_>>());
-        let caption =
-            format!("{}: {} hit nothing, {} missed", m.image, m.false_positives.len(), m.false_negatives.len());
+        let mut caption = Html::new();
+        caption.push(el("b").child(&m.image));
+        caption.push(format!(" · {} hit nothing, {} missed", m.false_positives.len(), m.false_negatives.len()));
+        let all = m.false_positives.iter().map(|f| &f.class).chain(m.false_negatives.iter().map(|f| &f.class));
+        caption.push(legend.below(all.map(String::as_str)));
         shown.push(figure(&small, &m.image, caption)?);
     }
     s.push(figures(Grid::Wide, shown));
@@ -202,24 +209,25 @@ fn reason(why: &Why) -> String {
     }
 }
 
-fn drawings(told: &Told<'_>, ctx: &Context) -> Result<Vec<Figure>, StageError> {
-    let pictures: BTreeMap<&str, _> = told.written.pictures.iter().map(|(n, b)| (n.as_str(), b)).collect();
+fn drawings(told: &Told<'_>, legend: &Legend, ctx: &Context) -> Result<Vec<Figure>, StageError> {
+    let images = ctx.manifest("images")?;
     let mut order: Vec<&ImageAnnotations> = told.set.images.iter().filter(|i| !i.annotations.is_empty()).collect();
     order.sort_by(|a, b| b.annotations.len().cmp(&a.annotations.len()).then_with(|| a.image.cmp(&b.image)));
     let mut shown = Vec::new();
     for image in order.into_iter().take(SHEETS) {
         ctx.check()?;
-        let Some(blob) = pictures.get(image.image.as_str()) else { continue };
-        let picture = decode(&ctx.bytes(blob)?, &Limits::default())
-            .map_err(|e| StageError::failed(format!("decoding the annotated `{}`", image.image), e))?;
-        let (small, _) = draw::thumbnail(&picture.rgb, SHEET_PX);
-        let caption = format!("{}: {}", image.image, number::counted(image.annotations.len(), "object", "objects"));
+        let Some(blob) = images.blob(&image.image) else { continue };
+        let (mut small, scale) = draw::thumbnail(&pixels(blob, told.settings, ctx)?, SHEET_PX);
+        let mark = |a: &Annotation| Mark::new(a.bbox, legend.color(&a.class), legend.tag(&a.class)).scaled(scale);
+        draw::marks(&mut small, &image.annotations.iter().map(mark).collect::<Vec<_>>());
+        let classes = image.annotations.iter().map(|a| a.class.as_str());
+        let caption = legend.caption(&image.image, ["object", "objects"], classes);
         shown.push(figure(&small, &image.image, caption)?);
     }
     Ok(shown)
 }
 
-fn figure(picture: &image::RgbImage, name: &str, caption: String) -> Result<Figure, StageError> {
+fn figure(picture: &image::RgbImage, name: &str, caption: Html) -> Result<Figure, StageError> {
     let encoded = draw::jpeg(picture).map_err(|e| StageError::failed(format!("encoding `{name}`"), e))?;
     Ok(Figure::new(encoded, format!("{name} with boxes"), caption))
 }

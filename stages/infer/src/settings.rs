@@ -141,9 +141,6 @@ impl Default for Settings {
     }
 }
 
-/// Below this share of the scale that the model was trained at, `auto` cuts tiles although training did not.
-const SHRUNK: f64 = 0.5;
-
 impl Settings {
     /// The first setting that is out of range, with the range.
     pub fn fault(&self) -> Option<(&'static str, String)> {
@@ -163,16 +160,13 @@ impl Settings {
 
     /// How a picture of this size is shown to the model.
     pub fn cut(&self, model: &DetectorInfo, picture: (u32, u32)) -> Cut {
-        let overlap = (f64::from(model.input) * self.tile_overlap).round() as u32;
-        let fit = f64::from(model.input) / f64::from(picture.0.max(picture.1));
-        match (self.tile, model.cut) {
-            (Tile::Off, _) => Cut::Whole,
-            (Tile::Side(side), _) => Cut::Tiles { scale: f64::from(model.input) / f64::from(side), overlap },
-            (Tile::Auto, Cut::Whole) => match model.scale {
-                Some(scale) if fit < scale * SHRUNK => Cut::Tiles { scale, overlap },
-                _ => Cut::Whole,
-            },
-            (Tile::Auto, tiles @ Cut::Tiles { .. }) => tiles,
+        let input = f64::from(model.input);
+        match self.tile {
+            Tile::Off => Cut::Whole,
+            Tile::Side(side) => {
+                Cut::Tiles { scale: input / f64::from(side), overlap: (input * self.tile_overlap).round() as u32 }
+            }
+            Tile::Auto => model.cut_for(picture, self.tile_overlap),
         }
     }
 }

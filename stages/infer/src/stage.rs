@@ -18,8 +18,10 @@ use crate::section::{Told, section};
 use crate::settings::{Settings, Weights};
 use crate::truth;
 
+/// Version of the stage's outputs.
+const VERSION: u32 = 2;
 /// Version of the way from pictures to boxes, in every box's provenance.
-const VERSION: u32 = 1;
+const BOXES_VERSION: u32 = 1;
 
 /// The infer stage. Inputs `images` (the items), `model` and, to be measured, `truth` (a COCO file); outputs
 /// `predictions` and `report`.
@@ -200,8 +202,7 @@ impl ItemStage for Infer {
         }
         let evaluation = low.map(|low| truth::measured(&low, config, ctx)).transpose()?;
         tell(&set, evaluation.as_ref(), tiles, ctx);
-        let told =
-            Told { set: &set, settings: config, info, evaluation: evaluation.as_ref(), tiles, written: &written };
+        let told = Told { set: &set, settings: config, info, evaluation: evaluation.as_ref(), tiles };
         let report = Files::from([("section.json".to_owned(), section(&told, ctx)?.to_json())]);
         ctx.write::<Report>("report", &report)?;
         written.write(&set, evaluation.as_ref(), ctx)?;
@@ -270,7 +271,7 @@ fn annotation(kept: &Kept, classes: &[ClassInfo], info: &DetectorInfo, conf: f64
         score: Score::new(score).ok(),
         provenance: Provenance {
             labeller: "detector".into(),
-            version: Some(VERSION.to_string()),
+            version: Some(BOXES_VERSION.to_string()),
             source: Some(info.network.clone()),
             threshold: Some(conf),
             model: Some(info.model.clone()),
@@ -335,10 +336,10 @@ fn tell(set: &AnnotationSet, evaluation: Option<&datasets::eval::Evaluation>, ti
     }
     let point = &e.operating_point.all;
     for (name, value) in [
-        ("coco_ap", e.coco.ap),
-        ("coco_ap50", e.coco.ap50),
-        ("map50", e.curves.map50),
-        ("map50_95", e.curves.map),
+        ("COCO_AP", e.coco.ap),
+        ("COCO_AP50", e.coco.ap50),
+        ("mAP50", e.curves.map50),
+        ("mAP50-95", e.curves.map),
         ("precision", point.precision),
         ("recall", point.recall),
         ("f1", point.f1),

@@ -149,7 +149,7 @@ fn predictions_measured_against_themselves_are_perfect() {
     }
     let (harness, ran) = run(dir.path(), &[], Some(&serde_json::to_vec(&truth).unwrap()), config());
     let ran = ran.unwrap();
-    assert!((ran.notes.metrics["coco_ap"] - 1.0).abs() < 1e-9, "{:?}", ran.notes.metrics);
+    assert!((ran.notes.metrics["COCO_AP"] - 1.0).abs() < 1e-9, "{:?}", ran.notes.metrics);
     assert_eq!(ran.notes.metrics["f1"], 1.0);
     // One box more in the truth: it is listed as missed.
     let mut more = truth["annotations"][0].clone();

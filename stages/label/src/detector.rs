@@ -7,8 +7,8 @@ use datasets::{Annotation, Provenance, Score};
 use engine::artifact::Kind;
 use engine::{DeviceUse, StageError};
 use image::RgbImage;
-use vision::detector::{DetectSettings, Detection, Detector, DetectorInfo, YoloV8};
-use vision::tiles::{Cut, TilePlan, merge};
+use vision::detector::{DetectSettings, Detection, Detector, YoloV8};
+use vision::tiles::{TilePlan, merge};
 
 use crate::labeller::{Job, LabelError, Labelled, Labeller, Parts};
 use crate::settings::Thresholds;
@@ -19,9 +19,7 @@ const VERSION: &str = "1";
 const AUTO_THRESHOLD: f64 = 0.25;
 /// File of the model that is used.
 const WEIGHTS: &str = "best.safetensors";
-/// Share of the scale that the model was trained at under which a drawing is cut into tiles.
-const SHRUNK: f64 = 0.5;
-/// Share of the network's input by which tiles overlap.
+/// Share of a tile that neighbours have in common, where the model does not tell its own.
 const OVERLAP: f64 = 0.2;
 
 struct DetectorLabeller {
@@ -54,17 +52,6 @@ pub fn build(parts: &Parts<'_>) -> Result<Box<dyn Labeller>, StageError> {
     Ok(Box::new(DetectorLabeller { detector, thresholds, nms_iou, wanted }))
 }
 
-/// How a drawing is shown to the network: as it was trained.
-fn cut(model: &DetectorInfo, (w, h): (u32, u32)) -> Cut {
-    let fit = f64::from(model.input) / f64::from(w.max(h));
-    match (model.cut, model.scale) {
-        (Cut::Whole, Some(scale)) if fit < scale * SHRUNK => {
-            Cut::Tiles { scale, overlap: (f64::from(model.input) * OVERLAP) as u32 }
-        }
-        (cut, _) => cut,
-    }
-}
-
 impl DetectorLabeller {
     fn threshold(&self, detection: &Detection) -> f64 {
         self.thresholds.of(&self.detector.classes()[detection.class].name, AUTO_THRESHOLD)
@@ -75,7 +62,7 @@ impl DetectorLabeller {
         let lowest = classes.iter().map(|c| self.thresholds.of(&c.name, AUTO_THRESHOLD)).fold(1.0, f64::min);
         let settings = DetectSettings { conf: lowest, ..DetectSettings::default() };
         let model = self.detector.describe();
-        let plan = TilePlan::new(picture.dimensions(), cut(model, picture.dimensions()), model.input);
+        let plan = TilePlan::new(picture.dimensions(), model.cut_for(picture.dimensions(), OVERLAP), model.input);
         let mut found = Vec::with_capacity(plan.tiles.len());
         for tile in &plan.tiles {
             let part = plan.render(picture, tile);

@@ -3,15 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use artifacts::Annotations;
-use datasets::{Annotation, AnnotationSet, BBox, ImageAnnotations};
+use datasets::{Annotation, AnnotationSet, BBox, ImageAnnotations, Skipped};
 use engine::{DeviceUse, StageError};
 use ontologies::Ontology;
 
-use crate::labeller::{Job, LabelError, Labelled, Labeller, Parts};
+use crate::labeller::{Job, LabelError, Labelled, Labeller, Parts, nearest};
 use crate::settings::Thresholds;
 
 /// Version of the matching of labels to images.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
+/// Why an image that the label files do not name is left out.
+const UNNAMED: &str = "no label file names it, so what is on it is not known; an empty label file says that nothing is";
 /// Relative difference of width over height from which labels belong to another picture.
 const SAME_ASPECT: f64 = 0.01;
 
@@ -21,15 +23,25 @@ struct Imported {
     stems: BTreeMap<String, String>,
     /// The ontology's class of every name that labels may use.
     classes: BTreeMap<String, String>,
+    /// What is said of every class that the ontology lacks.
+    strange: BTreeMap<String, String>,
     thresholds: Thresholds,
 }
 
 /// Reads the labels at the input `labels`.
 pub fn build(parts: &Parts<'_>) -> Result<Box<dyn Labeller>, StageError> {
     let set = parts.ctx.read::<Annotations>("labels")?;
+    let classes = class_names(&parts.ontology.ontology);
+    let mut strange = BTreeMap::new();
+    for a in set.images.iter().flat_map(|i| &i.annotations) {
+        if class_of(&classes, &a.class).is_none() && !strange.contains_key(&a.class) {
+            strange.insert(a.class.clone(), said_of(&a.class, &parts.ontology.ontology));
+        }
+    }
     Ok(Box::new(Imported {
         stems: unique_stems(set.images.iter().map(|i| i.image.as_str())),
-        classes: class_names(&parts.ontology.ontology),
+        classes,
+        strange,
         labels: set.images.into_iter().map(|i| (i.image.clone(), i)).collect(),
         thresholds: parts.settings.thresholds.clone(),
     }))
@@ -47,6 +59,19 @@ fn class_names(ontology: &Ontology) -> BTreeMap<String, String> {
         names.insert(class.name.clone(), class.name.clone());
     }
     names
+}
+
+fn class_of<'a>(classes: &'a BTreeMap<String, String>, name: &str) -> Option<&'a String> {
+    classes.get(name).or_else(|| classes.get(&name.to_lowercase()))
+}
+
+/// A class that the ontology lacks, in words.
+fn said_of(name: &str, ontology: &Ontology) -> String {
+    let fix = nearest(ontology, name).map_or_else(
+        || "add a class, or an alias of one".to_owned(),
+        |class| format!("if `{class}` is meant, make it an alias of that"),
+    );
+    format!("boxes of class `{name}`, which the ontology does not have, were left out; {fix}")
 }
 
 /// The file name without folders and extension.
@@ -85,7 +110,7 @@ impl Labeller for Imported {
     fn label(&self, job: &Job<'_>) -> Result<Labelled, LabelError> {
         let mut out = Labelled::default();
         let Some(from) = source(|n| self.labels.contains_key(n), &self.stems, job.name) else {
-            out.remark("images without imported labels");
+            out.unknown = Some(UNNAMED.to_owned());
             return Ok(out);
         };
         let labels = &self.labels[from];
@@ -98,8 +123,8 @@ impl Labeller for Imported {
             out.remark("images that were resized since they were labelled; their boxes were resized too");
         }
         for a in &labels.annotations {
-            let Some(class) = self.classes.get(&a.class).or_else(|| self.classes.get(&a.class.to_lowercase())) else {
-                out.remark(format!("boxes of class `{}`, which the ontology does not have, were left out", a.class));
+            let Some(class) = class_of(&self.classes, &a.class) else {
+                out.remark(&self.strange[&a.class]);
                 continue;
             };
             let threshold = self.thresholds.of(class, 0.0);
@@ -159,7 +184,7 @@ fn adopt(a: &Annotation, class: &str, from: &str, [x, y]: [f64; 2], [w, h]: [u32
 }
 
 /// Looks at all images together: labels that several images would take by their stem are taken from all of them but
-/// one of the very name, and what was not used or not sure is put in words.
+/// one of the very name, which are left out, and what was not used or not sure is put in words.
 pub fn settle(set: &mut AnnotationSet, labels: &AnnotationSet) -> Vec<String> {
     let names: BTreeSet<&str> = labels.images.iter().map(|i| i.image.as_str()).collect();
     let stems = unique_stems(names.iter().copied());
@@ -170,20 +195,22 @@ pub fn settle(set: &mut AnnotationSet, labels: &AnnotationSet) -> Vec<String> {
         }
     }
     let mut words = Vec::new();
-    let skipped: BTreeSet<&str> = set.skipped.iter().map(|s| s.image.as_str()).collect();
+    let mut rivals = BTreeSet::new();
     for (from, images) in takers.iter().filter(|(_, images)| images.len() > 1) {
         for &i in images {
-            let image = &mut set.images[i];
-            if image.image == *from {
+            let image = &set.images[i].image;
+            if image == from {
                 continue;
             }
-            image.annotations.clear();
-            words.push(format!(
-                "`{}` got no labels: `{from}` has the same file name, and so have other images; use the same folders",
-                image.image
-            ));
+            rivals.insert(image.clone());
+            let reason =
+                format!("the labels of `{from}` fit several images by their file name; use the folders of the images");
+            words.push(format!("`{image}` is left out: {reason}"));
+            set.skipped.push(Skipped { image: image.clone(), reason });
         }
     }
+    set.images.retain(|i| !rivals.contains(&i.image));
+    let skipped: BTreeSet<&str> = set.skipped.iter().map(|s| s.image.as_str()).collect();
     let unused: Vec<&str> =
         names.iter().copied().filter(|n| !takers.contains_key(*n) && !skipped.contains(n)).collect();
     if !unused.is_empty() {
@@ -216,13 +243,13 @@ mod tests {
         let images = vec![image("a/s.png", 1), image("b/s.png", 1)];
         let mut set = AnnotationSet { images, ..Default::default() };
         let words = settle(&mut set, &labels);
-        assert_eq!(set.box_count(), 0);
+        assert_eq!((set.images.len(), set.skipped.len()), (0, 2));
         assert_eq!(words.len(), 3);
         assert!(words[2].contains("other.png"));
         let mut set = AnnotationSet { images: vec![image("a/s.png", 1), image("s.png", 1)], ..Default::default() };
         settle(&mut set, &labels);
         assert_eq!(set.box_count(), 1);
-        assert_eq!(set.images[1].annotations.len(), 1);
+        assert_eq!((set.images[0].image.as_str(), set.skipped[0].image.as_str()), ("s.png", "a/s.png"));
     }
 
     #[test]

@@ -6,10 +6,14 @@ use artifacts::OntologyValue;
 use datasets::Annotation;
 use datasets::picture::Picture;
 use engine::{Context, DeviceUse, StageError};
+use ontologies::{Class, Ontology};
 use serde::{Deserialize, Serialize};
 
 use crate::settings::{Choice, Settings};
 use crate::{detector, imported, template};
+
+/// Likeness (Jaro-Winkler) from which a name may be meant for another.
+const ALIKE: f64 = 0.75;
 
 /// One image to label.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +33,9 @@ pub struct Labelled {
     pub annotations: Vec<Annotation>,
     /// What went otherwise than expected, and how often.
     pub remarks: BTreeMap<String, u64>,
+    /// Why nothing is known about the image, which is then left out; absent where no box means that nothing is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<String>,
 }
 
 impl Labelled {
@@ -89,18 +96,41 @@ pub struct Builder {
     pub build: Option<Build>,
     /// Why this build does not have it, and what to use instead.
     pub why_not: &'static str,
+    /// What to look at when it gave not one box.
+    pub no_boxes: &'static str,
 }
 
 /// All labellers.
 pub const LABELLERS: [Builder; 4] = [
-    Builder { choice: Choice::Template, input: None, build: Some(template::build), why_not: "" },
-    Builder { choice: Choice::Detector, input: Some("model"), build: Some(detector::build), why_not: "" },
-    Builder { choice: Choice::Imported, input: Some("labels"), build: Some(imported::build), why_not: "" },
+    Builder {
+        choice: Choice::Template,
+        input: None,
+        build: Some(template::build),
+        why_not: "",
+        no_boxes: "check that the templates are the drawings' symbols at about their size, or set `label.scale` and a \
+                   lower `label.thresholds.default`",
+    },
+    Builder {
+        choice: Choice::Detector,
+        input: Some("model"),
+        build: Some(detector::build),
+        why_not: "",
+        no_boxes: "check the metrics of the model's training, or set a lower `label.thresholds.default`",
+    },
+    Builder {
+        choice: Choice::Imported,
+        input: Some("labels"),
+        build: Some(imported::build),
+        why_not: "",
+        no_boxes: "check that the label files hold boxes of the ontology's classes (names or aliases), and \
+                   `label.thresholds.default`",
+    },
     Builder {
         choice: Choice::GroundedSam2,
         input: None,
         build: None,
         why_not: "grounded-sam-2 is not in this build; use `template`, or import labels that it made elsewhere",
+        no_boxes: "",
     },
 ];
 
@@ -129,6 +159,18 @@ pub fn choose(choice: Choice, connected: &[String]) -> Result<(Choice, Option<St
 /// The builder of a choice that is not `auto`.
 pub fn builder(choice: Choice) -> &'static Builder {
     LABELLERS.iter().find(|b| b.choice == choice).expect("`auto` is settled and every other choice is listed")
+}
+
+/// The class most like `name`, when one is alike enough to be meant.
+pub fn nearest<'a>(ontology: &'a Ontology, name: &str) -> Option<&'a str> {
+    let name = name.to_lowercase();
+    let alike = |c: &'a Class| {
+        let names = c.aliases.iter().chain([&c.name]);
+        let best = names.map(|n| strsim::jaro_winkler(&n.to_lowercase(), &name)).fold(0.0, f64::max);
+        (best, c.name.as_str())
+    };
+    let best = ontology.classes.iter().map(alike).max_by(|a, b| a.0.total_cmp(&b.0))?;
+    (best.0 > ALIKE).then_some(best.1)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use datasets::{AnnotationSet, ImageAnnotations};
 use engine::{Context, StageError};
 use report::draw::{self, Mark};
 use report::html::{Cell, Column, Figure, Grid, Table, class_name, details, figures, h3, list, note};
-use report::{Headline, Html, Section, Tone, el, number};
+use report::{Headline, Html, Legend, Section, Tone, el, number};
 
 use crate::settings::Settings;
 
@@ -109,7 +109,7 @@ fn template(ontology: &OntologyValue, file: &str) -> Option<Html> {
 
 fn drawings(told: &Told<'_>, ctx: &Context) -> Result<Vec<Figure>, StageError> {
     let images = ctx.manifest("images")?;
-    let colors: BTreeMap<&str, [u8; 3]> = told.set.classes.iter().map(|c| (c.name.as_str(), c.color)).collect();
+    let legend = Legend::new(told.set.classes.iter().map(|c| (c.name.as_str(), c.color)));
     let mut order: Vec<&ImageAnnotations> = told.set.images.iter().filter(|i| !i.annotations.is_empty()).collect();
     order.sort_by(|a, b| b.annotations.len().cmp(&a.annotations.len()).then_with(|| a.image.cmp(&b.image)));
     let mut shown = Vec::new();
@@ -123,13 +123,12 @@ fn drawings(told: &Told<'_>, ctx: &Context) -> Result<Vec<Figure>, StageError> {
         let marks: Vec<Mark> = image
             .annotations
             .iter()
-            .map(|a| {
-                Mark::new(a.bbox, colors.get(a.class.as_str()).copied().unwrap_or_default(), &a.class).scaled(scale)
-            })
+            .map(|a| Mark::new(a.bbox, legend.color(&a.class), legend.tag(&a.class)).scaled(scale))
             .collect();
         draw::marks(&mut small, &marks);
         let encoded = draw::jpeg(&small).map_err(|e| StageError::failed(format!("encoding `{}`", image.image), e))?;
-        let caption = format!("{}: {}", image.image, number::counted(image.annotations.len(), "box", "boxes"));
+        let classes = image.annotations.iter().map(|a| a.class.as_str());
+        let caption = legend.caption(&image.image, ["box", "boxes"], classes);
         shown.push(Figure::new(encoded, format!("{} with boxes", image.image), caption));
     }
     Ok(shown)

@@ -14,10 +14,11 @@ use engine::{
     Context, Descriptor, Facts, Item, ItemError, ItemIdentity, ItemOutcome, ItemStage, Needs, Outcome, Port, StageError,
 };
 use ontologies::Ontology;
+use report::number::counted;
 use serde::{Deserialize, Serialize};
 
 use crate::imported;
-use crate::labeller::{Job, LabelError, Labelled, Labeller, Parts, builder, choose};
+use crate::labeller::{Job, LabelError, Labelled, Labeller, Parts, builder, choose, nearest};
 use crate::section::{Told, section};
 use crate::settings::{Choice, Settings};
 
@@ -51,7 +52,7 @@ impl ItemStage for Label {
     fn descriptor(&self) -> Descriptor {
         Descriptor {
             name: "label".into(),
-            version: 1,
+            version: 2,
             about: "Finds the ontology's symbols on every image.".into(),
             inputs: vec![
                 Port::new("images", IMAGES),
@@ -134,6 +135,7 @@ impl ItemStage for Label {
         let classes = ontology.ontology.classes.iter().map(class).collect();
         let mut set = AnnotationSet { classes, ..AnnotationSet::default() };
         let mut remarks: BTreeMap<String, u64> = BTreeMap::new();
+        let mut unknown = Vec::new();
         for result in results.iter() {
             let (item, outcome) = result?;
             let image = item.blob.name.clone();
@@ -144,6 +146,11 @@ impl ItemStage for Label {
                         .map_err(|e| StageError::failed(format!("reading the kept labels of `{image}`"), e))?;
                     for (text, n) in kept.labelled.remarks {
                         *remarks.entry(text).or_default() += n;
+                    }
+                    if let Some(reason) = kept.labelled.unknown {
+                        unknown.push(image.clone());
+                        set.skipped.push(Skipped { image, reason });
+                        continue;
                     }
                     set.images.push(ImageAnnotations {
                         image,
@@ -156,18 +163,20 @@ impl ItemStage for Label {
             }
         }
         set.images.sort_by(|a, b| a.image.cmp(&b.image));
-        set.skipped.sort();
-        if set.images.is_empty() {
-            return Err(nothing_left(&set.skipped));
-        }
         let mut words: Vec<String> = remarks.into_iter().map(|(text, n)| format!("{text} ({n})")).collect();
         if config.labeller == Choice::Imported {
             words.extend(imported::settle(&mut set, &ctx.read::<Annotations>("labels")?));
         }
+        unknown.sort();
+        words.extend(left_out(&unknown));
+        set.skipped.sort();
+        if set.images.is_empty() {
+            return Err(nothing_left(&set.skipped));
+        }
         for w in &words {
             ctx.message(Level::Warn, w);
         }
-        tell(&set, ctx);
+        tell(&set, config.labeller, ctx);
         let told = Told { set: &set, settings: config, ontology: &ontology, words: &words };
         let report = Files::from([("section.json".to_owned(), section(&told, ctx)?.to_json())]);
         ctx.write::<Report>("report", &report)?;
@@ -179,14 +188,16 @@ impl ItemStage for Label {
 /// Refuses thresholds of classes that the ontology does not have.
 fn check_names(config: &Settings, ontology: &Ontology) -> Result<(), StageError> {
     let Some(name) = config.thresholds.classes.keys().find(|n| ontology.class(n).is_none()) else { return Ok(()) };
-    let near = ontology
-        .classes
-        .iter()
-        .map(|c| (strsim::jaro_winkler(&c.name, name), &c.name))
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map_or_else(String::new, |(_, n)| format!("; did you mean `{n}`?"));
+    let near = nearest(ontology, name).map_or_else(String::new, |n| format!("; did you mean `{n}`?"));
     let message = format!("the ontology has no class `{name}`{near}");
     Err(StageError::Config { key: "thresholds.classes".into(), message })
+}
+
+/// Images that no label is known for, in words.
+fn left_out(unknown: &[String]) -> Option<String> {
+    let first = unknown.first()?;
+    let n = counted(unknown.len(), "image that no label file names is", "images that no label file names are");
+    Some(format!("{n} left out, such as `{first}`: label them, or give an empty label file where nothing is"))
 }
 
 fn nothing_left(skipped: &[Skipped]) -> StageError {
@@ -196,13 +207,13 @@ fn nothing_left(skipped: &[Skipped]) -> StageError {
             "put drawings (jpg, png, tiff, bmp, webp) into the folder that `inputs.images` names",
         ),
         Some(s) => StageError::input(
-            format!("none of the {} images can be read; the first is `{}`: {}", skipped.len(), s.image, s.reason),
-            "replace the files that are named",
+            format!("none of the {} images can be used; the first is `{}`: {}", skipped.len(), s.image, s.reason),
+            "replace the files that are named, or give labels with these file names",
         ),
     }
 }
 
-fn tell(set: &AnnotationSet, ctx: &Context) {
+fn tell(set: &AnnotationSet, labeller: Choice, ctx: &Context) {
     let with_boxes = set.images.iter().filter(|i| !i.annotations.is_empty()).count();
     ctx.metric("images", set.images.len() as f64);
     ctx.metric("images_with_boxes", with_boxes as f64);
@@ -213,9 +224,7 @@ fn tell(set: &AnnotationSet, ctx: &Context) {
         ctx.metric("mean_confidence", scores.iter().sum::<f64>() / scores.len() as f64);
     }
     if set.box_count() == 0 {
-        let text = "not one box was found: check that the templates are the drawings' symbols at about their size, or set \
-                    `label.scale` and a lower `label.thresholds.default`";
-        ctx.message(Level::Warn, text);
+        ctx.message(Level::Warn, format!("not one box was found: {}", builder(labeller).no_boxes));
     }
 }
 

@@ -2,14 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a failing step is a failing test")]
 
-use artifacts::{Annotations, IMAGES, OntologyKind, OntologyValue, Report};
+use artifacts::{Annotations, IMAGES, Model, OntologyKind, OntologyValue, Report};
 use datasets::{Annotation, AnnotationSet, BBox, ImageAnnotations, Score};
 use engine::harness::Harness;
-use engine::{Registry, StageError};
+use engine::{Kind, Registry, StageError};
 use image::{Rgb, RgbImage};
 use label::Label;
 use ontologies::{Class, Exemplar, Ontology};
 use serde_json::{Value, json};
+use vision::yolov8::{Backend, Native, Size, Spec};
 
 /// A cross in a box: `side` pixels wide.
 fn symbol(picture: &mut RgbImage, x: u32, y: u32, side: u32) {
@@ -162,22 +163,96 @@ fn imported_labels_by_name_or_stem() {
             imported("a.png", "crossed box", None),
             imported("b.jpg", "XBOX", Some(0.4)),
             imported("gone.png", "crossed box", None),
-            imported("s.png", "pump", None),
+            imported("s.png", "crosed box", None),
+            ImageAnnotations { annotations: vec![], ..imported("empty.png", "", None) },
         ],
         ..AnnotationSet::default()
     };
-    let images: [(&str, &[u8]); 4] =
-        [("a.png", &picture), ("sub/b.png", &picture), ("s.png", &picture), ("z.png", &picture)];
+    let names = ["a.png", "empty.png", "sub/b.png", "s.png", "z.png"];
+    let images = names.map(|n| (n, picture.as_slice()));
     let h = harness(dir.path(), &images).input::<Annotations>("labels", &labels).unwrap();
     let ran = h.run(&registry(), Value::Null).unwrap();
     let set = h.read::<Annotations>(&ran, "annotations").unwrap();
     let counts: Vec<(&str, usize)> = set.images.iter().map(|i| (i.image.as_str(), i.annotations.len())).collect();
-    assert_eq!(counts, [("a.png", 1), ("s.png", 0), ("sub/b.png", 1), ("z.png", 0)]);
-    let b = &set.images[2].annotations[0];
+    assert_eq!(counts, [("a.png", 1), ("empty.png", 0), ("s.png", 0), ("sub/b.png", 1)]);
+    // Nothing is known of an image that no label file names; one that is named without boxes is empty.
+    assert_eq!(set.skipped.iter().map(|s| s.image.as_str()).collect::<Vec<_>>(), ["z.png"]);
+    assert_eq!(ran.notes.metrics["images_left_out"], 1.0);
+    let b = &set.images[3].annotations[0];
     assert_eq!((b.class.as_str(), b.provenance.labeller.as_str()), ("crossed box", "imported"));
     assert_eq!(b.provenance.source.as_deref(), Some("b.jpg"));
     let said: Vec<&str> = ran.notes.messages.iter().map(|m| m.1.as_str()).collect();
     assert!(said.iter().any(|m| m.contains("gone.png")), "{said:?}");
-    assert!(said.iter().any(|m| m.contains("`pump`")), "{said:?}");
-    assert!(said.iter().any(|m| m.starts_with("images without imported labels (1)")), "{said:?}");
+    assert!(said.iter().any(|m| m.contains("`crosed box`") && m.contains("if `crossed box` is meant")), "{said:?}");
+    assert!(said.iter().any(|m| m.contains("no label file names is left out") && m.contains("z.png")), "{said:?}");
+}
+
+/// An untrained network of input 64 that was trained on whole drawings at full size.
+fn weights(classes: [&str; 2]) -> Vec<u8> {
+    let mut state = Native::new(Spec { size: Size::N, classes: 2 }, 3).state();
+    let info = classes.map(|name| json!({ "name": name, "category": "", "color": [0, 0, 0] }));
+    state.metadata.insert("class_info".into(), json!(info).to_string());
+    state.metadata.insert("imgsz".into(), "64".into());
+    state.metadata.insert("scale".into(), "1.0".into());
+    state.to_bytes().unwrap()
+}
+
+fn with_model(dir: &std::path::Path, weights: &[u8]) -> Harness {
+    let (big, small) = (drawing(&[(30, 50)]), png(&RgbImage::from_pixel(64, 64, Rgb([255; 3]))));
+    let images: [(&str, &[u8]); 2] = [("big.png", &big), ("small.png", &small)];
+    harness(dir, &images).files("model", Model::NAME, &[("best.safetensors", weights)]).unwrap()
+}
+
+#[test]
+fn a_detector_labels_with_provenance() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = weights(["pump", "crossed box"]);
+    let config = json!({"labeller": "detector", "thresholds": {"default": 0.0}});
+    let h = with_model(dir.path(), &bytes);
+    let ran = h.run(&registry(), config.clone()).unwrap();
+    let set = h.read::<Annotations>(&ran, "annotations").unwrap();
+    assert!(set.images.iter().all(|i| !i.annotations.is_empty()), "{:?}", ran.notes.metrics);
+    for image in &set.images {
+        for (i, a) in image.annotations.iter().enumerate() {
+            assert_eq!(a.class, "crossed box");
+            let p = &a.provenance;
+            assert_eq!(
+                (p.labeller.as_str(), p.source.as_deref(), p.threshold),
+                ("detector", Some("yolov8n"), Some(0.0))
+            );
+            assert_eq!(p.model, Some(engine::Digest::of(&bytes).to_string()));
+            assert!(image.annotations[..i].iter().all(|b| a.bbox.iou(&b.bbox) <= 0.5));
+        }
+    }
+    // A drawing that would be shrunk far below the size of training is cut: boxes of one input span 64 pixels at most.
+    let widest = set.images[0].annotations.iter().map(|a| a.bbox.x1).fold(0.0, f64::max);
+    assert!(widest > 200.0, "{widest}");
+    let said: Vec<&str> = ran.notes.messages.iter().map(|m| m.1.as_str()).collect();
+    assert!(said.iter().any(|m| m.contains("class `pump` is not in the ontology")), "{said:?}");
+    let again = tempfile::tempdir().unwrap();
+    let ran2 = with_model(again.path(), &bytes).threads(1).run(&registry(), config).unwrap();
+    assert_eq!(ran.outputs, ran2.outputs);
+}
+
+#[test]
+fn what_to_do_without_boxes_depends_on_the_labeller() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = json!({"labeller": "detector", "thresholds": {"default": 1.0}});
+    let ran = with_model(dir.path(), &weights(["pump", "crossed box"])).run(&registry(), config).unwrap();
+    let warned = |ran: &engine::harness::Ran, word: &str| {
+        ran.notes.messages.iter().any(|m| m.1.starts_with("not one box was found") && m.1.contains(word))
+    };
+    assert!(warned(&ran, "training") && !warned(&ran, "templates"), "{:?}", ran.notes.messages);
+    let dir = tempfile::tempdir().unwrap();
+    let picture = drawing(&[]);
+    let ran = harness(dir.path(), &[("a.png", &picture)]).run(&registry(), Value::Null).unwrap();
+    assert!(warned(&ran, "templates"));
+}
+
+#[test]
+fn a_model_of_other_classes_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let e = with_model(dir.path(), &weights(["pump", "fan"])).run(&registry(), json!({"labeller": "detector"}));
+    let e = e.err().unwrap().to_string();
+    assert!(e.contains("none of the ontology's classes"), "{e}");
 }

@@ -65,22 +65,67 @@ impl Mark {
     }
 }
 
-/// Draws boxes, then their labels on top. Line width and letter size grow with the picture (1 up to 2400 pixels).
+/// Draws boxes, then their labels on top. Line width and letter size grow with the picture (1 up to 2400 pixels). A
+/// label stands where it covers no other box and no other label; where there is no such place, it has no ground, so that
+/// what is below stays visible.
 pub fn marks(picture: &mut RgbImage, marks: &[Mark]) {
     let unit = (picture.width().max(picture.height()) / 2400 + 1).min(4);
     for mark in marks {
         rectangle(picture, mark, 2 * unit);
     }
+    let mut labels: Vec<[f64; 4]> = Vec::new();
     for mark in marks.iter().filter(|m| !m.label.is_empty()) {
         let width = text_width(&mark.label, unit) + 4 * unit;
         let height = CELL_H * unit + 2 * unit;
-        let x = clamp(mark.bbox[0], picture.width().saturating_sub(width));
-        let above = mark.bbox[1] - f64::from(height);
-        let y = if above >= 0.0 { above } else { mark.bbox[3] };
-        let y = clamp(y, picture.height().saturating_sub(height));
-        fill(picture, [x, y, x + width, y + height], mark.color);
-        text(picture, x + 2 * unit, y + unit, &mark.label, ink_on(mark.color), unit);
+        let (place, covered) = place(picture.dimensions(), (width, height), mark, marks, &labels);
+        let [x, y] = [place[0] as u32, place[1] as u32];
+        let ink = if covered > 0.0 {
+            mark.color
+        } else {
+            fill(picture, [x, y, x + width, y + height], mark.color);
+            ink_on(mark.color)
+        };
+        text(picture, x + 2 * unit, y + unit, &mark.label, ink, unit);
+        labels.push(place);
     }
+}
+
+/// Where the label of a mark covers least of other boxes and labels, and how many square pixels of them it covers there.
+/// Boxes around the mark do not count: a label inside them hides nothing.
+fn place(
+    (w, h): (u32, u32),
+    (width, height): (u32, u32),
+    mark: &Mark,
+    marks: &[Mark],
+    labels: &[[f64; 4]],
+) -> ([f64; 4], f64) {
+    let [x0, y0, x1, y1] = mark.bbox;
+    let (wide, high) = (f64::from(width), f64::from(height));
+    let corners =
+        [[x0, y0 - high], [x0, y1], [x1 - wide, y0 - high], [x1 - wide, y1], [x1, y0], [x0 - wide, y0], [x0, y0]];
+    let mut best: Option<([f64; 4], f64)> = None;
+    for [x, y] in corners {
+        let x = f64::from(clamp(x, w.saturating_sub(width)));
+        let y = f64::from(clamp(y, h.saturating_sub(height)));
+        let at = [x, y, x + wide, y + high];
+        let around = |b: &[f64; 4]| b[0] <= x0 && b[1] <= y0 && b[2] >= x1 && b[3] >= y1;
+        let boxes = marks.iter().map(|m| &m.bbox).filter(|b| !around(b));
+        // Inside its own box it covers the object itself: the last resort before losing its ground.
+        let own = shared(&at, &mark.bbox) / 1e3;
+        let others: f64 = boxes.chain(labels).map(|b| shared(&at, b)).sum();
+        if best.is_none_or(|b| others + own < b.1) {
+            best = Some((at, others + own));
+        }
+        if others + own <= 0.0 {
+            break;
+        }
+    }
+    best.unwrap_or_default()
+}
+
+/// Square pixels that two boxes share.
+fn shared(a: &[f64; 4], b: &[f64; 4]) -> f64 {
+    (a[2].min(b[2]) - a[0].max(b[0])).max(0.0) * (a[3].min(b[3]) - a[1].max(b[1])).max(0.0)
 }
 
 /// Draws one box line of `width` pixels, outside-aligned: the pixels of the box itself stay visible.
@@ -261,6 +306,28 @@ mod tests {
         // The letter I stands in white on blue above the box.
         let dots = p.enumerate_pixels().filter(|(_, y, c)| (18..30).contains(y) && c.0 == [0, 0, 120]).count();
         assert!(dots > 60, "{dots}");
+    }
+
+    #[test]
+    fn labels_cover_no_neighbour() {
+        let mut p = white(200, 120);
+        let (red, blue) = ([200, 0, 0], [0, 0, 120]);
+        // Above and below the left box stand others, to its right is room.
+        let boxes = [[20.0, 50.0, 40.0, 70.0], [20.0, 28.0, 40.0, 48.0], [20.0, 72.0, 40.0, 92.0]];
+        let all = [Mark::new(boxes[0], red, "12"), Mark::new(boxes[1], blue, ""), Mark::new(boxes[2], blue, "")];
+        marks(&mut p, &all);
+        let inside = |b: [f64; 4], c: [u8; 3]| {
+            let hit = |x: u32, y: u32| {
+                f64::from(x) >= b[0] && f64::from(x) < b[2] && f64::from(y) >= b[1] && f64::from(y) < b[3]
+            };
+            p.enumerate_pixels().filter(|(x, y, k)| hit(*x, *y) && k.0 == c).count()
+        };
+        assert_eq!((inside(boxes[1], red), inside(boxes[2], red), inside(boxes[0], red)), (0, 0, 0));
+        assert!(p.enumerate_pixels().filter(|(x, _, k)| *x >= 42 && k.0 == red).count() > 60);
+        // Without any room the label has no ground.
+        let mut p = white(30, 30);
+        marks(&mut p, &[Mark::new([2.0, 2.0, 28.0, 28.0], red, "1"), Mark::new([3.0, 3.0, 29.0, 29.0], blue, "2")]);
+        assert!(p.pixels().filter(|k| k.0 == [255; 3]).count() > 300);
     }
 
     #[test]

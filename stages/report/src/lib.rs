@@ -7,9 +7,11 @@
 pub mod draw;
 mod font;
 pub mod html;
+pub mod legend;
 pub mod number;
 pub mod page;
 pub mod plot;
 
 pub use html::{Cell, Column, Element, Figure, Html, Picture, Table, el};
+pub use legend::Legend;
 pub use page::{Headline, RunHeader, Section, StageRow, Tone, page};

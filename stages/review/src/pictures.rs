@@ -1,7 +1,7 @@
 //! The pictures of the report: annotated sheets, cut-out boxes, templates. Decodes the selected images only, a few at a
 //! time, and stops at the budget.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use artifacts::OntologyValue;
 use datasets::picture::{Limits, decode};
@@ -9,8 +9,8 @@ use datasets::{AnnotationSet, ImageAnnotations};
 use engine::{Context, Manifest, StageError};
 use image::RgbImage;
 use rayon::prelude::*;
-use report::Picture;
 use report::draw::{self, EncodeError, Mark};
+use report::{Legend, Picture};
 
 use crate::doubt::{Doubtful, Selection, Sheet};
 use crate::settings::Settings;
@@ -30,6 +30,8 @@ pub struct Crop {
     pub doubtful: Doubtful,
     /// The cut-out.
     pub picture: Picture,
+    /// The template that it was found with (file and picture), where the class has several.
+    pub template: Option<(String, Picture)>,
 }
 
 /// All pictures of the report.
@@ -39,7 +41,7 @@ pub struct Pictures {
     pub sheets: Vec<(Sheet, Picture)>,
     /// Cut-out boxes by class, most doubtful first.
     pub crops: BTreeMap<String, Vec<Crop>>,
-    /// Templates by class.
+    /// Templates by class: the first, and those that the cut-out boxes were found with.
     pub templates: BTreeMap<String, Vec<(String, Picture)>>,
     /// Number of pictures left out because the report would get too large.
     pub over_budget: usize,
@@ -47,37 +49,9 @@ pub struct Pictures {
     pub failed: Vec<(String, String)>,
 }
 
-/// Class colours by name, and the number that stands for the class on a sheet.
-pub struct Legend(BTreeMap<String, ([u8; 3], usize)>);
-
-impl Legend {
-    /// Of a set's classes; a class without a colour (black) gets one from a fixed wheel.
-    pub fn of(set: &AnnotationSet) -> Self {
-        const WHEEL: [[u8; 3]; 10] = [
-            [31, 102, 168],
-            [196, 84, 20],
-            [40, 128, 72],
-            [160, 52, 112],
-            [122, 112, 16],
-            [92, 80, 184],
-            [184, 40, 48],
-            [16, 128, 144],
-            [120, 72, 40],
-            [88, 96, 104],
-        ];
-        let color = |i: usize, c: [u8; 3]| if c == [0; 3] { WHEEL[i % WHEEL.len()] } else { c };
-        Self(set.classes.iter().enumerate().map(|(i, c)| (c.name.clone(), (color(i, c.color), i + 1))).collect())
-    }
-
-    /// Colour of a class; grey for one that is not listed.
-    pub fn color(&self, class: &str) -> [u8; 3] {
-        self.0.get(class).map_or([110, 110, 110], |x| x.0)
-    }
-
-    /// Number of a class, from 1 on; `None` for one that is not listed.
-    pub fn number(&self, class: &str) -> Option<usize> {
-        self.0.get(class).map(|x| x.1)
-    }
+/// The legend of a set's classes.
+pub fn legend(set: &AnnotationSet) -> Legend {
+    Legend::new(set.classes.iter().map(|c| (c.name.as_str(), c.color)))
 }
 
 /// What one decoded image gives.
@@ -95,8 +69,8 @@ pub fn make(
     settings: &Settings,
     ctx: &Context,
 ) -> Result<Pictures, StageError> {
-    let legend = Legend::of(set);
-    let mut out = Pictures { templates: templates(ontology)?, ..Pictures::default() };
+    let legend = legend(set);
+    let mut out = Pictures { templates: templates(set, selection, ontology)?, ..Pictures::default() };
     let mut left = (settings.picture_mb * 1e6) as usize;
     for (_, picture) in out.templates.values().flatten() {
         left = left.saturating_sub(picture.page_bytes());
@@ -138,7 +112,12 @@ pub fn make(
             let Some(picture) = crops.remove(&(class.clone(), rank)) else { continue };
             if afford(&picture, &mut out.over_budget) {
                 let doubtful = list[rank].clone();
-                out.crops.entry(class.clone()).or_default().push(Crop { doubtful, picture });
+                let all = out.templates.get(class).map_or(&[][..], Vec::as_slice);
+                let source = &set.images[doubtful.image].annotations[doubtful.annotation].provenance.source;
+                let template = all.iter().find(|(file, _)| all.len() > 1 && Some(file) == source.as_ref());
+                // It stands beside every box that it found.
+                let template = template.filter(|(_, p)| afford(p, &mut 0)).cloned();
+                out.crops.entry(class.clone()).or_default().push(Crop { doubtful, picture, template });
             }
         }
     }
@@ -204,10 +183,7 @@ fn sheet(rgb: &RgbImage, image: &ImageAnnotations, legend: &Legend) -> RgbImage 
         .annotations
         .iter()
         .filter(|a| a.bbox.is_valid())
-        .map(|a| {
-            let number = legend.number(&a.class).map_or_else(|| "?".to_owned(), |n| n.to_string());
-            Mark::new(a.bbox, legend.color(&a.class), number).scaled(scale)
-        })
+        .map(|a| Mark::new(a.bbox, legend.color(&a.class), legend.tag(&a.class)).scaled(scale))
         .collect();
     draw::marks(&mut small, &marks);
     small
@@ -231,12 +207,22 @@ fn crop(rgb: &RgbImage, image: &ImageAnnotations, at: usize, legend: &Legend) ->
     Some(picture)
 }
 
-/// Small pictures of the templates of every class. One that cannot be decoded is left out: the ontology stage has
-/// judged templates already.
-fn templates(ontology: &OntologyValue) -> Result<BTreeMap<String, Vec<(String, Picture)>>, StageError> {
+/// Small pictures of the templates of every class: of the first, and of those that selected boxes were found with. One
+/// that cannot be decoded is left out: the ontology stage has judged templates already.
+fn templates(
+    set: &AnnotationSet,
+    selection: &Selection,
+    ontology: &OntologyValue,
+) -> Result<BTreeMap<String, Vec<(String, Picture)>>, StageError> {
+    let found_with = |d: &Doubtful| set.images[d.image].annotations[d.annotation].provenance.source.as_deref();
     let mut all: BTreeMap<String, Vec<(String, Picture)>> = BTreeMap::new();
     for class in &ontology.ontology.classes {
-        for exemplar in class.exemplars.iter().take(3) {
+        let used: BTreeSet<&str> =
+            selection.boxes.get(&class.name).into_iter().flatten().filter_map(found_with).collect();
+        for (i, exemplar) in class.exemplars.iter().enumerate() {
+            if i > 0 && !used.contains(exemplar.file.as_str()) {
+                continue;
+            }
             let Some(bytes) = ontology.templates.get(&exemplar.file) else { continue };
             let Ok(picture) = decode(bytes, &Limits::default()) else { continue };
             let (small, _) = draw::thumbnail(&picture.rgb, TEMPLATE_PX);

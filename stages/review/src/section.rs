@@ -6,13 +6,13 @@ use datasets::AnnotationSet;
 use report::html::{self, Cell, Column, Figure, Grid, Table, el};
 use report::number::{self, count, counted, fixed, percent};
 use report::plot::{self, Axes, Bar};
-use report::{Headline, Html, Section, Tone};
+use report::{Headline, Html, Legend, Section, Tone};
 
 use crate::checks::{Checks, Warning, box_ids};
 use crate::decisions::Applied;
 use crate::gate::Verdict;
 use crate::metrics::{Metrics, Summary};
-use crate::pictures::{Crop, Legend, Pictures};
+use crate::pictures::{Crop, Pictures, legend};
 use crate::settings::Settings;
 
 const DECIDE: &str = include_str!("decide.js");
@@ -39,7 +39,7 @@ pub struct Told<'a> {
 
 /// Writes the section.
 pub fn section(t: &Told<'_>) -> Section {
-    let legend = Legend::of(t.set);
+    let legend = legend(t.set);
     let mut s = Section::new("review", "Review");
     s.headline = headline(t);
     s.push(Html::trusted(format!("<style>\n{STYLE}</style>")));
@@ -150,12 +150,6 @@ fn sheets(t: &Told<'_>, legend: &Legend) -> Html {
     }));
     let figure = |(sheet, picture): &(crate::doubt::Sheet, report::Picture)| {
         let image = &t.set.images[sheet.image];
-        let mut per_class: BTreeMap<&str, usize> = BTreeMap::new();
-        for a in &image.annotations {
-            *per_class.entry(&a.class).or_default() += 1;
-        }
-        let mut classes: Vec<_> = per_class.into_iter().collect();
-        classes.sort_by_key(|(name, _)| (legend.number(name).unwrap_or(usize::MAX), *name));
         let n = image.annotations.len();
         let mut caption = Html::new();
         caption.push(el("b").child(&image.image)).push(format!(" · {}", counted(n, "box", "boxes")));
@@ -166,12 +160,7 @@ fn sheets(t: &Told<'_>, legend: &Legend) -> Html {
         if !sheet.why.is_empty() && n > 0 {
             caption.push(format!(" · shown {}", sheet.why));
         }
-        let entry = |(name, n): (&str, usize)| {
-            let number = legend.number(name).map_or_else(|| "?".to_owned(), |n| n.to_string());
-            let text = format!("{number} {name} × {n}");
-            el("span").class("entry").child(html::class_name(&text, legend.color(name)))
-        };
-        caption.push(el("span").class("legend").children(classes.into_iter().map(entry)));
+        caption.push(legend.below(image.annotations.iter().map(|a| a.class.as_str())));
         Figure::new(picture.clone(), format!("Sheet {} with {}", image.image, counted(n, "box", "boxes")), caption)
     };
     let grid = if t.pictures.sheets.len() == 1 { Grid::Full } else { Grid::Wide };
@@ -229,6 +218,9 @@ fn crop_figure(t: &Told<'_>, class: &str, crop: &Crop, image: &str, id: &str) ->
     let score = number::maybe(a.score.map(datasets::Score::get), 2);
     let mut caption = Html::new();
     caption.push(el("b").child(&score)).push(" ").push(image);
+    if let Some((file, _)) = &crop.template {
+        caption.push(format!(", found with {file}"));
+    }
     if !crop.doubtful.reasons.is_empty() {
         caption.push(el("span").class("reason").child(crop.doubtful.reasons.join("; ")));
     }
@@ -242,7 +234,10 @@ fn crop_figure(t: &Told<'_>, class: &str, crop: &Crop, image: &str, id: &str) ->
     };
     let buttons = el("span").class("decide").child(button("accept", "right")).child(button("reject", "wrong"));
     caption.push(buttons);
-    let figure = Figure::new(crop.picture.clone(), format!("{class}, confidence {score}, on {image}"), caption);
+    let mut figure = Figure::new(crop.picture.clone(), format!("{class}, confidence {score}, on {image}"), caption);
+    if let Some((file, picture)) = &crop.template {
+        figure = figure.beside(picture.clone(), format!("Template {file}"));
+    }
     el("div").class("crop").attr("data-image", image).attr("data-box", id).child(figure).into()
 }
 

@@ -51,7 +51,7 @@ impl Stage for Review {
     fn descriptor(&self) -> Descriptor {
         Descriptor {
             name: "review".into(),
-            version: 1,
+            version: 2,
             about: "Measures the labels, shows them, and decides whether training may start.".into(),
             inputs: vec![
                 Port::new("images", IMAGES),

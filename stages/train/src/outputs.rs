@@ -8,8 +8,8 @@ use artifacts::Files;
 use datasets::{ClassInfo, eval::Evaluation};
 use engine::StageError;
 use report::{
-    Cell, Column, Figure, Headline, Html, Picture, Section, Table,
-    html::{Grid, details, facts, figures, h3, note, p},
+    Cell, Column, Headline, Html, Section, Table, Tone,
+    html::{Grid, details, facts, figures, h3, note, notice, p},
     number,
     plot::{Axes, Series, lines, matrix, standalone},
 };
@@ -22,7 +22,9 @@ use vision::{
 use crate::{
     config::Config,
     intake::Ignored,
+    pictures::Sample,
     results::{self, Row},
+    stage::UNMEASURED,
 };
 
 /// Everything that the outputs are made of.
@@ -47,8 +49,8 @@ pub struct Outcome<'a> {
     pub ignored: &'a [Ignored],
     /// Counts: training drawings, their views, their objects; drawings held back.
     pub counts: [usize; 4],
-    /// Sample batches: file name, caption, picture.
-    pub samples: Vec<(&'static str, &'static str, Picture)>,
+    /// Sample batches by file name.
+    pub samples: Vec<(&'static str, Sample)>,
 }
 
 #[derive(Serialize)]
@@ -113,8 +115,8 @@ impl Outcome<'_> {
                 put(name, standalone(&plot).into_bytes());
             }
         }
-        for (name, _, picture) in &self.samples {
-            put(name, picture.bytes.clone());
+        for (name, sample) in &self.samples {
+            put(name, sample.picture.bytes.clone());
         }
         Ok(files)
     }
@@ -153,11 +155,14 @@ impl Outcome<'_> {
             let [counts, normalised] = matrices(e);
             section.push(counts.1).push(details("Normalised by true class", normalised.1));
         } else {
-            section.push(p("No drawings were held back (val_fraction), so nothing was measured."));
+            section.push(notice(
+                Tone::Warn,
+                "Not measured",
+                p(format!("In this training {UNMEASURED}: how well the network finds symbols is not known.")),
+            ));
         }
-        section.push(h3("Samples"));
-        let shown = self.samples.iter().map(|(_, caption, picture)| Figure::new(picture.clone(), *caption, *caption));
-        section.push(figures(Grid::Full, shown));
+        section.push(h3("Samples")).push(note("The number at a box is its class, named below the picture."));
+        section.push(figures(Grid::Full, self.samples.iter().map(|(_, sample)| sample.figure.clone())));
         if !self.ignored.is_empty() {
             let mut table = Table::new(
                 format!("{} not trained on", number::counted(self.ignored.len(), "entry", "entries")),
@@ -198,7 +203,7 @@ fn quoted(text: &str) -> String {
 }
 
 fn per_class_csv(e: &Evaluation) -> String {
-    let mut out = String::from("class,objects,precision,recall,f1,AP50,AP50-95,coco_AP50,coco_AP\n");
+    let mut out = String::from("class,objects,precision,recall,f1,AP50,AP50-95,COCO_AP50,COCO_AP\n");
     for c in &e.curves.per_class {
         let coco = e.coco.per_class.iter().find(|k| k.class == c.class);
         let maybe = |x: Option<f64>| x.map_or_else(String::new, |x| format!("{x:.5}"));

@@ -6,7 +6,7 @@ use datasets::ClassInfo;
 use engine::StageError;
 use image::{Rgb, RgbImage, imageops};
 use report::{
-    Picture,
+    Figure, Legend, Picture,
     draw::{Mark, jpeg, marks, thumbnail},
 };
 
@@ -15,26 +15,42 @@ use crate::{assigner::Truth, augment::View};
 /// Views of a batch that are shown.
 const SHOWN: usize = 16;
 /// Longest side of the picture of a batch, in pixels.
-const MAX_SIDE: u32 = 1280;
+const MAX_SIDE: u32 = 1600;
 
-/// Marks of true objects.
-pub fn truth_marks(truths: &[Truth], classes: &[ClassInfo]) -> Vec<Mark> {
-    let mark = |t: &Truth| Mark::new(t.bbox.map(f64::from), classes[t.class].color, classes[t.class].name.as_str());
-    truths.iter().map(mark).collect()
+/// Boxes on a view: class, and edges in its pixels.
+pub type Boxes<'a> = Vec<(&'a str, [f64; 4])>;
+
+/// A batch as a picture with its caption.
+pub struct Sample {
+    /// The views side by side.
+    pub picture: Picture,
+    /// With caption and legend.
+    pub figure: Figure,
 }
 
-/// Up to sixteen views of side `side` in a square grid, each with its marks.
-pub fn grid(views: &[(View, Vec<Mark>)], side: u32) -> Result<Picture, StageError> {
+/// The true objects.
+pub fn truth_boxes<'a>(truths: &[Truth], classes: &'a [ClassInfo]) -> Boxes<'a> {
+    truths.iter().map(|t| (classes[t.class].name.as_str(), t.bbox.map(f64::from))).collect()
+}
+
+/// Up to sixteen views of side `side` in a square grid, each with its boxes and the numbers of their classes.
+pub fn grid(title: &str, views: &[(View, Boxes<'_>)], side: u32, classes: &[ClassInfo]) -> Result<Sample, StageError> {
+    let legend = Legend::new(classes.iter().map(|c| (c.name.as_str(), c.color)));
     let shown = &views[..views.len().min(SHOWN)];
     let columns = (shown.len().max(1) as f64).sqrt().ceil() as u32;
     let rows = (shown.len() as u32).div_ceil(columns);
-    let mut sheet = RgbImage::from_pixel(columns * side, rows.max(1) * side, Rgb([255; 3]));
-    for (i, (view, list)) in shown.iter().enumerate() {
-        let mut rgb = view.rgb.clone();
-        marks(&mut rgb, list);
-        let (x, y) = (i as u32 % columns * side, i as u32 / columns * side);
-        imageops::replace(&mut sheet, &rgb, i64::from(x), i64::from(y));
+    let cell = side.min(MAX_SIDE / columns);
+    let mut sheet = RgbImage::from_pixel(columns * cell, rows.max(1) * cell, Rgb([255; 3]));
+    for (i, (view, boxes)) in shown.iter().enumerate() {
+        // Shrunk first: the numbers stay readable.
+        let (mut small, scale) = thumbnail(&view.rgb, cell);
+        let mark = |(class, b): &(&str, [f64; 4])| Mark::new(*b, legend.color(class), legend.tag(class)).scaled(scale);
+        marks(&mut small, &boxes.iter().map(mark).collect::<Vec<_>>());
+        let (x, y) = (i as u32 % columns * cell, i as u32 / columns * cell);
+        imageops::replace(&mut sheet, &small, i64::from(x), i64::from(y));
     }
-    let (small, _) = thumbnail(&sheet, MAX_SIDE);
-    jpeg(&small).map_err(|e| StageError::failed("drawing a sample batch", e))
+    let picture = jpeg(&sheet).map_err(|e| StageError::failed("drawing a sample batch", e))?;
+    let names = shown.iter().flat_map(|(_, boxes)| boxes.iter().map(|b| b.0));
+    let figure = Figure::new(picture.clone(), title, legend.caption(title, ["object", "objects"], names));
+    Ok(Sample { picture, figure })
 }

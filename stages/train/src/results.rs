@@ -55,7 +55,7 @@ pub struct Row {
 pub fn csv(rows: &[Row]) -> String {
     let mut out = String::from(
         "epoch,train/box_loss,train/cls_loss,train/dfl_loss,metrics/precision,metrics/recall,metrics/mAP50,\
-         metrics/mAP50-95,metrics/coco_AP50,metrics/coco_AP,val/box_loss,val/cls_loss,val/dfl_loss,lr\n",
+         metrics/mAP50-95,metrics/COCO_AP50,metrics/COCO_AP,val/box_loss,val/cls_loss,val/dfl_loss,lr\n",
     );
     for r in rows {
         let _ = write!(out, "{},{:.5},{:.5},{:.5}", r.epoch, r.loss.bbox, r.loss.cls, r.loss.dfl);

@@ -23,7 +23,7 @@ use crate::{
     intake::{Ignored, Intake, Labelled},
     loader::Epoch,
     outputs::{self, describe},
-    pictures::{grid, truth_marks},
+    pictures::{Sample, grid, truth_boxes},
     results::Row,
     trainer::{Finished, Job, Observer, Tick},
     validate::{HeldBack, to_input},
@@ -31,6 +31,8 @@ use crate::{
 
 /// Boxes below this confidence are not drawn on sample pictures.
 const SHOWN_CONF: f32 = 0.25;
+/// Said when no drawing is held back.
+pub const UNMEASURED: &str = "no drawing is held back, so nothing is measured and the last epoch counts as the best";
 /// Ignored entries that are said one by one; the rest is counted, and all are in `ignored.json`.
 const SAID: usize = 10;
 
@@ -67,7 +69,7 @@ impl Observer for Display<'_> {
                 ("mAP50-95", m.map50_95),
                 ("precision", m.precision),
                 ("recall", m.recall),
-                ("coco_AP", m.coco_ap),
+                ("COCO_AP", m.coco_ap),
             ] {
                 self.0.series(name, value, step);
             }
@@ -100,7 +102,7 @@ impl Stage for Train {
     fn descriptor(&self) -> Descriptor {
         Descriptor {
             name: "train".into(),
-            version: 1,
+            version: 2,
             about: "Trains a YOLOv8 detector on the reviewed labels.".into(),
             inputs: vec![
                 Port::new("images", IMAGES),
@@ -191,6 +193,14 @@ fn prepare(config: &Config, ctx: &Context, set: &AnnotationSet, classes: &[Class
     });
     let (train, val): (Vec<Labelled>, Vec<Labelled>) =
         images.into_iter().partition(|i| partition.as_ref().is_none_or(|p| p.of(&i.blob.name) == Split::Train));
+    if val.is_empty() {
+        let why = match train.len() {
+            1 => "there is one labelled drawing only: add drawings",
+            _ if config.val_fraction == 0.0 => "train.val_fraction is 0",
+            _ => "all drawings show the same: add others",
+        };
+        ctx.message(Level::Warn, format!("{UNMEASURED}: {why}, or give `inputs.truth` to be measured there"));
+    }
     if train.iter().all(|i| i.objects.is_empty()) {
         say(ctx, &ignored);
         return Err(StageError::input(
@@ -251,13 +261,13 @@ fn write(
     finished: Finished,
 ) -> Result<(), StageError> {
     let Finished { rows, mut best, mut last, best_epoch } = finished;
-    let mut samples = vec![("train_batch0.jpg", "first training batch", train_sample(config, data, classes)?)];
+    let mut samples = vec![("train_batch0.jpg", train_sample(config, data, classes)?)];
     let evaluation = if data.val.is_empty() {
         None
     } else {
         let (evaluation, truth, found) = evaluate_best(config, classes, spec, &best, held_back)?;
-        samples.push(("val_batch0_labels.jpg", "held back: labels", truth));
-        samples.push(("val_batch0_pred.jpg", "held back: found", found));
+        samples.push(("val_batch0_labels.jpg", truth));
+        samples.push(("val_batch0_pred.jpg", found));
         Some(evaluation)
     };
     // The usual size at which the network saw drawings: the median over the training pictures.
@@ -268,7 +278,7 @@ fn write(
     describe(&mut last, config, spec, classes, how, rows.len());
     if let Some(e) = &evaluation {
         let metrics =
-            [("mAP50", e.curves.map50), ("mAP50-95", e.curves.map), ("coco_AP", e.coco.ap), ("coco_AP50", e.coco.ap50)];
+            [("mAP50", e.curves.map50), ("mAP50-95", e.curves.map), ("COCO_AP", e.coco.ap), ("COCO_AP50", e.coco.ap50)];
         for (name, value) in metrics {
             ctx.metric(name, value.unwrap_or(0.0));
         }
@@ -295,7 +305,7 @@ fn write(
     Ok(())
 }
 
-fn train_sample(config: &Config, data: &Data, classes: &[ClassInfo]) -> Result<report::Picture, StageError> {
+fn train_sample(config: &Config, data: &Data, classes: &[ClassInfo]) -> Result<Sample, StageError> {
     let epoch = Epoch {
         source: &data.train_views,
         size: config.imgsz,
@@ -308,8 +318,8 @@ fn train_sample(config: &Config, data: &Data, classes: &[ClassInfo]) -> Result<r
     let order = epoch.order();
     let views = epoch.views(&order[..config.batch.min(16).min(order.len())]);
     let marked: Vec<_> =
-        views.into_iter().map(|v| (truth_marks(&v.objects, classes), v)).map(|(m, v)| (v, m)).collect();
-    grid(&marked, config.imgsz)
+        views.into_iter().map(|v| (truth_boxes(&v.objects, classes), v)).map(|(m, v)| (v, m)).collect();
+    grid("first training batch", &marked, config.imgsz, classes)
 }
 
 /// The best weights measured, with pictures of the first views: labels, and what is found.
@@ -319,7 +329,7 @@ fn evaluate_best(
     spec: Spec,
     best: &State,
     held_back: &HeldBack,
-) -> Result<(Evaluation, report::Picture, report::Picture), StageError> {
+) -> Result<(Evaluation, Sample, Sample), StageError> {
     let mut net = Native::from_state(spec, best).map_err(|e| StageError::failed("loading the best weights", e))?;
     let predictions = held_back.predict(&mut net)?;
     let evaluation = evaluate(&held_back.compared(&predictions.found), &EvalSettings::default());
@@ -330,17 +340,19 @@ fn evaluate_best(
         let (image, tile) = held_back.views.places[i];
         let plan = &held_back.views.plans[image];
         let view = centred(held_back.views.view(i), config.imgsz);
-        let marks = predictions.found[image]
+        let boxes = predictions.found[image]
             .iter()
             .filter(|c| c.score >= SHOWN_CONF)
             .filter_map(|c| {
-                let b = to_input(plan, &plan.tiles[tile], &c.bbox)?;
+                let b: [f64; 4] = to_input(plan, &plan.tiles[tile], &c.bbox)?.into();
                 let class = &classes[c.class];
-                Some(report::draw::Mark::new(b, class.color, format!("{} {:.2}", class.name, c.score)))
+                Some((class.name.as_str(), b))
             })
             .collect();
-        truth.push((view.clone(), truth_marks(&view.objects, classes)));
-        found.push((view, marks));
+        truth.push((view.clone(), truth_boxes(&view.objects, classes)));
+        found.push((view, boxes));
     }
-    Ok((evaluation, grid(&truth, config.imgsz)?, grid(&found, config.imgsz)?))
+    let truth = grid("held back: labels", &truth, config.imgsz, classes)?;
+    let found = grid("held back: found", &found, config.imgsz, classes)?;
+    Ok((evaluation, truth, found))
 }

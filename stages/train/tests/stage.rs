@@ -109,13 +109,31 @@ fn a_training_leaves_everything_and_names_what_it_left_out() {
         let said = |(level, text): &(Level, String)| *level == Level::Warn && text.contains(part);
         assert!(ran.notes.messages.iter().any(said), "{part}: {:?}", ran.notes.messages);
     }
-    assert!(ran.notes.metrics.contains_key("mAP50"));
+    for name in ["mAP50", "mAP50-95", "COCO_AP", "COCO_AP50"] {
+        assert!(ran.notes.metrics.contains_key(name), "{name}");
+    }
     let section = report::Section::from_json(&harness.read::<Report>(&ran, "report").unwrap()["section.json"]).unwrap();
     assert_eq!(section.headline[0].label, "mAP50");
     // What inference needs to know travels with the weights.
     let detector = vision::detector::YoloV8::from_bytes(&model["best.safetensors"], "").unwrap();
     let names: Vec<&str> = vision::detector::Detector::classes(&detector).iter().map(|c| c.name.as_str()).collect();
     assert_eq!(names, NAMES);
+}
+
+#[test]
+fn one_drawing_is_trained_on_and_said_not_to_be_measured() {
+    let (mut files, mut set) = drawings();
+    files.truncate(1);
+    set.images.truncate(1);
+    let dir = tempfile::tempdir().unwrap();
+    let harness = harness(dir.path(), &files, &set);
+    let ran = train(&harness).unwrap();
+    assert!(!ran.notes.metrics.contains_key("mAP50"));
+    let said =
+        |m: &(Level, String)| m.0 == Level::Warn && m.1.contains("nothing is measured") && m.1.contains("one labelled");
+    assert!(ran.notes.messages.iter().any(said), "{:?}", ran.notes.messages);
+    let section = report::Section::from_json(&harness.read::<Report>(&ran, "report").unwrap()["section.json"]).unwrap();
+    assert!(section.body.as_str().contains("Not measured"));
 }
 
 #[test]

@@ -55,6 +55,23 @@ pub struct DetectorInfo {
     pub scale: Option<f64>,
 }
 
+/// Below this share of the scale that a network was trained at, pictures are cut into tiles although training did not.
+const SHRUNK: f64 = 0.5;
+
+impl DetectorInfo {
+    /// How a picture (width, height) is shown to the network: as in training, but never shrunk far below the size that
+    /// it was trained at. `overlap` is the share of a tile that neighbours have in common where training had no tiles.
+    pub fn cut_for(&self, (w, h): (u32, u32), overlap: f64) -> Cut {
+        let input = f64::from(self.input);
+        match (self.cut, self.scale) {
+            (Cut::Whole, Some(scale)) if input / f64::from(w.max(h)) < scale * SHRUNK => {
+                Cut::Tiles { scale, overlap: (input * overlap).round() as u32 }
+            }
+            (cut, _) => cut,
+        }
+    }
+}
+
 /// Why nothing could be detected.
 #[derive(Debug, thiserror::Error)]
 pub enum DetectError {
