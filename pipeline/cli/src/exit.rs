@@ -78,8 +78,26 @@ impl Diagnostic for Planning {
     fn help<'a>(&'a self) -> Option<Box<dyn std::fmt::Display + 'a>> {
         match &self.0 {
             PlanError::Stage { source: StageError::Input { help, .. }, .. } if !help.is_empty() => Some(Box::new(help)),
+            PlanError::Source(SourceError::NotFound { input, .. } | SourceError::Empty { input, .. }) => {
+                wanted(input).map(|w| Box::new(format!("{w} there")) as Box<dyn std::fmt::Display>)
+            }
+            PlanError::Source(SourceError::SeveralNotFound { inputs }) => {
+                let all: Vec<String> =
+                    inputs.iter().filter_map(|(i, p)| Some(format!("{} into `{}`", wanted(i)?, p.display()))).collect();
+                (!all.is_empty()).then(|| Box::new(all.join("; ")) as Box<dyn std::fmt::Display>)
+            }
             _ => None,
         }
+    }
+}
+
+/// What belongs into an input.
+fn wanted(input: &str) -> Option<&'static str> {
+    match input {
+        "images" | "heldout" => Some("put drawings (.png, .jpg, .tif)"),
+        "templates" => Some("put one picture a symbol, named after its class, such as ball_valve.png,"),
+        "labels" => Some("put label files (YOLO, COCO, VOC, CVAT, Label Studio or LabelMe)"),
+        _ => None,
     }
 }
 
@@ -100,6 +118,7 @@ pub fn code_of(e: &Report) -> Exit {
             PlanError::Graph(_)
             | PlanError::Source(
                 SourceError::NotFound { .. }
+                | SourceError::SeveralNotFound { .. }
                 | SourceError::Empty { .. }
                 | SourceError::Pattern { .. }
                 | SourceError::List { .. },

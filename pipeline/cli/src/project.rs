@@ -10,8 +10,9 @@ use miette::{IntoDiagnostic, Report, Result, WrapErr};
 
 use crate::{
     args::Global,
+    command::alone::ALONE,
     exit::{Planning, Usage},
-    settings::{self, Layers},
+    settings::{self, Layers, Places},
     stages,
     terminal::say,
 };
@@ -33,6 +34,10 @@ pub struct Project {
     pub store: Store,
     /// All settings, merged.
     pub spec: PipelineSpec,
+    /// Where they were written.
+    places: Places,
+    /// True for work beside the project's pipeline: `latest` is not for it.
+    pub one_off: bool,
     /// The stages.
     pub registry: Registry,
     /// This machine.
@@ -88,7 +93,11 @@ impl Project {
     fn with_text(global: &Global, file: PathBuf, text: &str, runs: PathBuf, sample: bool) -> Result<Self> {
         let registry = stages::registry();
         let layers = Layers { profile: global.profile.clone(), environment: environment(), set: global.set.clone() };
-        let mut spec = settings::load(&file, text, folder(&file), &layers, &registry).map_err(|e| Report::new(*e))?;
+        let (mut spec, places) =
+            settings::load_with_places(&file, text, folder(&file), &layers, &registry).map_err(|e| Report::new(*e))?;
+        if runs.exists() && !runs.is_dir() {
+            return Err(Usage::new(format!("`{}` is no folder", runs.display()), "name a folder for runs with --runs"));
+        }
         if force_cpu() {
             for node in spec.nodes.iter_mut().filter(|n| n.uses == "setup") {
                 node.config["force_cpu"] = true.into();
@@ -96,7 +105,7 @@ impl Project {
         }
         connect_decisions(&mut spec, folder(&file));
         let store = Store::open(runs.join(".store")).map_err(Report::from_err)?;
-        Ok(Self { file, sample, runs, store, spec, registry, machine: Machine::probe() })
+        Ok(Self { file, sample, runs, store, spec, places, one_off: false, registry, machine: Machine::probe() })
     }
 
     /// The folder that the project file lies in.
@@ -116,7 +125,10 @@ impl Project {
 
     /// The checked graph.
     pub fn graph(&self) -> Result<Graph> {
-        Graph::build(&self.spec, &self.registry, &self.machine).map_err(Planning::report)
+        Graph::build(&self.spec, &self.registry, &self.machine).map_err(|e| match self.places.of(&e, ALONE) {
+            Some(placed) => Report::new(placed),
+            None => Planning::report(e),
+        })
     }
 }
 

@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use engine::{
-    InputSpec, Registry,
-    graph::{NodeSpec, PipelineSpec},
+    InputSpec, Registry, StageError,
+    graph::{GraphError, NodeSpec, PipelineSpec},
 };
 use miette::{Diagnostic, LabeledSpan, NamedSource, SourceCode};
 use serde::{Deserialize, de};
@@ -18,6 +18,7 @@ pub const DEFAULT_STAGES: [&str; 6] = ["setup", "ontology", "label", "review", "
 const IMPORT: &str = "import";
 /// Settings that every stage has beside its own.
 const NODE_KEYS: [&str; 5] = ["uses", "needs", "executor", "retries", "timeout_s"];
+const ONLY_HERE: &str = "this version runs stages on this machine only: `local`";
 const TOP_KEYS: [&str; 5] = ["version", "inputs", "stages", "executors", "profiles"];
 const INPUT_KEYS: [&str; 3] = ["path", "kind", "recursive"];
 /// Names under which an input is a set of pictures without saying so.
@@ -245,6 +246,56 @@ pub struct Layers {
     pub set: Vec<String>,
 }
 
+/// Where the settings were written, for mistakes that show only when the graph is made.
+pub struct Places {
+    source: Source,
+    tree: Tree,
+}
+
+impl Places {
+    /// The error with its place; `None` when it has none in the settings. Nodes made on the fly end in `suffix`.
+    pub fn of(&self, e: &GraphError, suffix: &str) -> Option<SettingsError> {
+        let stage = |node: &str| self.tree.get("stages").and_then(|s| s.get(node));
+        let place = |path: &[&str]| match self.tree.origin_of(path) {
+            file @ Origin::File { .. } => file,
+            Origin::Words(_) => Origin::Words(self.source.path.display().to_string()),
+        };
+        match e {
+            GraphError::Config { node, source: StageError::Config { key, message } } => {
+                if let Some(settings) = stage(node) {
+                    let mut error = config_error(&self.source, node, settings, key, message);
+                    if settings.get(key.split('.').next().unwrap_or(key)).is_none() {
+                        let (text, help) = config_words(key, message);
+                        let at = place(&["stages", node]);
+                        error = self.source.error(&at, format!("stage `{node}`: {text}"), help);
+                    }
+                    return Some(error);
+                }
+                let name = node.strip_suffix(suffix)?;
+                let settings = stage(name)?;
+                settings.get(key.split('.').next()?)?;
+                Some(config_error(&self.source, name, settings, key, message))
+            }
+            GraphError::Unconnected { .. } => {
+                let written: Vec<&str> =
+                    self.tree.get("inputs").map(Tree::entries).unwrap_or_default().iter().map(|(k, ..)| &**k).collect();
+                let help = if written.is_empty() {
+                    "the file names no inputs; `pipeline init` writes one that does".into()
+                } else {
+                    format!("inputs that are written: {}", written.join(", "))
+                };
+                Some(self.source.error(&place(&["inputs"]), e.to_string(), Some(help)))
+            }
+            GraphError::UnknownPort { node, port, .. }
+            | GraphError::UnknownSource { node, port, .. }
+            | GraphError::KindMismatch { node, port, .. } => {
+                Some(self.source.error(&place(&["stages", node, "needs", port]), e.to_string(), None))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Reads the project file's text and all layers over it.
 ///
 /// `dir` is the project's folder; relative input paths start there.
@@ -255,9 +306,26 @@ pub fn load(
     layers: &Layers,
     registry: &Registry,
 ) -> Result<PipelineSpec, Box<SettingsError>> {
+    load_with_places(path, text, dir, layers, registry).map(|(spec, _)| spec)
+}
+
+/// Like [`load`], with the places of all settings.
+pub fn load_with_places(
+    path: &Path,
+    text: &str,
+    dir: &Path,
+    layers: &Layers,
+    registry: &Registry,
+) -> Result<(PipelineSpec, Places), Box<SettingsError>> {
     let source = Source { path: path.to_owned(), text: text.to_owned() };
     let mut tree = parse(&source)?;
     check_keys(&source, &tree)?;
+    // Profiles that are not chosen are checked all the same: a mistake in them should not wait for its day.
+    for (_, _, profile) in tree.get("profiles").map(Tree::entries).unwrap_or_default() {
+        let mut with_profile = tree.clone();
+        with_profile.merge(profile.clone());
+        spec(&source, &with_profile, dir, registry)?;
+    }
     if let Some(name) = &layers.profile {
         let profiles = tree.get("profiles").cloned().unwrap_or_else(Tree::empty);
         let Some(profile) = profiles.get(name) else {
@@ -282,7 +350,8 @@ pub fn load(
         apply(&source, &mut tree, path.trim(), value, &words)?;
     }
     check_keys(&source, &tree)?;
-    spec(&source, &tree, dir, registry).map_err(Box::new)
+    let spec = spec(&source, &tree, dir, registry)?;
+    Ok((spec, Places { source, tree }))
 }
 
 /// Reads YAML 1.2: `off`, `on`, `yes` and `no` are words, not truth values, so that `tile: off` needs no quotes.
@@ -306,7 +375,13 @@ fn parse(source: &Source) -> Result<Tree, Box<SettingsError>> {
         Err(e) => {
             let at = e.location().map_or(Origin::Words(source.path.display().to_string()), |l| origin(&l));
             let message = e.without_snippet().to_string();
-            let message = message.split(" at line ").next().unwrap_or(&message).to_owned();
+            let mut message = message.split(" at line ").next().unwrap_or(&message).to_owned();
+            if message.contains("duplicate")
+                && let Origin::File { offset, .. } = at
+                && let Some((key, _)) = source.text.get(offset..).and_then(|t| t.split_once(':'))
+            {
+                message = format!("key `{}` is written twice; keep one of them", key.trim());
+            }
             Err(source.error(&at, message, None).into())
         }
     }
@@ -420,7 +495,65 @@ fn spec(source: &Source, tree: &Tree, dir: &Path, registry: &Registry) -> Result
         }
         nodes.push(node);
     }
+    check_executors(source, tree)?;
+    for (input, (name, at, _)) in inputs.iter().zip(tree.get("inputs").map(Tree::entries).unwrap_or_default()) {
+        check_is_read(input, &nodes, own, registry)
+            .map_err(|(message, help)| source.error(at, format!("inputs.{name}: {message}"), Some(help)))?;
+    }
     Ok(PipelineSpec { inputs, nodes })
+}
+
+/// An input that nothing reads is a slip of the pen.
+fn check_is_read(
+    input: &InputSpec,
+    nodes: &[NodeSpec],
+    own: bool,
+    registry: &Registry,
+) -> Result<(), (String, String)> {
+    let by_name = format!("inputs.{}", input.name);
+    if nodes.iter().any(|n| n.connect.values().any(|from| *from == by_name)) {
+        return Ok(());
+    }
+    let mut known: Vec<String> = Vec::new();
+    if !own {
+        known.extend(["heldout", "labels"].map(str::to_owned));
+    }
+    let mut other_kind = None;
+    for node in nodes {
+        let descriptor = registry.get(&node.uses).and_then(|s| s.describe(&s.parse(&node.config).ok()?).ok());
+        for port in descriptor.into_iter().flat_map(|d| d.inputs) {
+            if port.name == input.name {
+                if port.kind == input.kind {
+                    return Ok(());
+                }
+                other_kind = Some((node.name.clone(), port.kind.clone()));
+            }
+            // What only stages write is not offered.
+            if [artifacts::FILES, artifacts::IMAGES].contains(&port.kind.as_str()) && !known.contains(&port.name) {
+                known.push(port.name);
+            }
+        }
+    }
+    if let Some((node, kind)) = other_kind {
+        let message = format!("it is of kind {}, and stage `{node}` reads {kind} under this name", input.kind);
+        return Err((message, format!("write `{}: {{ path: ..., kind: {kind} }}`, or rename it", input.name)));
+    }
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    Err((format!("no stage reads an input `{}`", input.name), unknown_key_help(&input.name, &known)))
+}
+
+/// Where stages can run is built in, without settings.
+fn check_executors(source: &Source, tree: &Tree) -> Result<(), SettingsError> {
+    let Some(executors) = tree.get("executors") else { return Ok(()) };
+    let known = executors::builtin();
+    let known: Vec<&str> = known.keys().map(String::as_str).collect();
+    check_map(source, executors, "`executors`", &known)
+        .map_err(|e| SettingsError { help: Some(ONLY_HERE.into()), ..*e })?;
+    for (name, _, value) in executors.entries() {
+        check_map(source, value, &format!("executor `{name}`"), &[])
+            .map_err(|e| SettingsError { help: Some("it has no settings".into()), ..*e })?;
+    }
+    Ok(())
 }
 
 fn input(source: &Source, name: &str, at: &Origin, value: &Tree, dir: &Path) -> Result<InputSpec, SettingsError> {
@@ -479,7 +612,14 @@ fn node(
         let what = format!("{name}.{key}");
         match key.as_str() {
             "uses" => node.uses = string(source, value, &what)?,
-            "executor" => node.executor = Some(string(source, value, &what)?),
+            "executor" => {
+                let executor = string(source, value, &what)?;
+                if !executors::builtin().contains_key(&executor) {
+                    let message = format!("{what}: there is no executor `{executor}`");
+                    return Err(source.error(&value.origin, message, Some(ONLY_HERE.into())));
+                }
+                node.executor = Some(executor);
+            }
             "retries" => node.retries = u32::try_from(number(source, value, &what)?).unwrap_or(u32::MAX),
             "timeout_s" => node.timeout_s = Some(number(source, value, &what)?),
             "needs" => match &value.raw {
@@ -541,7 +681,36 @@ pub fn config_words(key: &str, message: &str) -> (String, Option<String>) {
             return (format!("`{key}` cannot be `{word}`"), Some(unknown_key_help(word, &known)));
         }
     }
+    let wrong = message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "));
+    if let Some((found, expected)) = wrong.and_then(|m| m.split_once(", expected ")) {
+        return (format!("`{key}` must be {}, and is {}", expected_words(expected), found_words(found)), None);
+    }
     (format!("`{key}`: {message}"), None)
+}
+
+/// What serde expected, for people.
+fn expected_words(expected: &str) -> &str {
+    match expected {
+        "f32" | "f64" => "a number",
+        "usize" | "u64" | "u32" | "u16" | "u8" => "a whole number from 0",
+        "isize" | "i64" | "i32" => "a whole number",
+        "a boolean" => "true or false",
+        "a string" | "str" => "a text",
+        "a sequence" => "a list",
+        "a map" => "`key: value` lines",
+        e if e.starts_with("struct ") => "`key: value` lines",
+        e => e,
+    }
+}
+
+/// What serde found, for people: the value without its type.
+fn found_words(found: &str) -> &str {
+    match found {
+        "map" => "`key: value` lines",
+        "sequence" => "a list",
+        "null" | "unit value" => "empty",
+        f => f.find(['"', '`']).map_or(f, |at| &f[at..]),
+    }
 }
 
 fn config_error(source: &Source, name: &str, settings: &Tree, key: &str, message: &str) -> SettingsError {
@@ -587,9 +756,11 @@ mod tests {
     #[test]
     fn wrong_types_and_duplicates_name_their_line() {
         let e = try_load("stages:\n  label:\n    nms_iou: high\n", &[]).unwrap_err();
-        assert!(e.contains("pipeline.yaml:3:") && e.contains("nms_iou"), "{e}");
+        assert!(e.contains("pipeline.yaml:3:5: stage `label`: `nms_iou` must be a number, and is \"high\""), "{e}");
+        let e = try_load("stages: { train: { epochs: -3 } }", &[]).unwrap_err();
+        assert!(e.contains("`epochs` must be a whole number from 0, and is `-3`"), "{e}");
         let e = try_load("stages:\n  label: {}\n  label: {}\n", &[]).unwrap_err();
-        assert!(e.contains("pipeline.yaml:3:3") && e.contains("duplicate"), "{e}");
+        assert!(e.contains("pipeline.yaml:3:3: key `label` is written twice"), "{e}");
         let e = try_load("stages: [a\n", &[]).unwrap_err();
         assert!(e.contains("pipeline.yaml:"), "{e}");
     }
@@ -615,5 +786,52 @@ mod tests {
         let spec = try_load("stages: { train: { tile: off } }", &["infer.tile=off"]).unwrap();
         let tile = |name: &str| &spec.nodes.iter().find(|n| n.name == name).unwrap().config["tile"];
         assert_eq!((tile("train"), tile("infer")), (&Value::from("off"), &Value::from("off")));
+    }
+
+    #[test]
+    fn an_input_that_nothing_reads_is_an_error() {
+        let e = try_load("inputs:\n  images: a\n  heldot: b\n", &[]).unwrap_err();
+        assert!(e.contains("pipeline.yaml:3:3: inputs.heldot: no stage reads") && e.contains("`heldout`"), "{e}");
+        let e = try_load("inputs:\n  images: { path: a, kind: files }\n", &[]).unwrap_err();
+        assert!(e.contains("of kind files") && e.contains("reads images"), "{e}");
+        let all = "inputs: { images: a, heldout: a, templates: a, labels: a, decisions: a, truth: a }";
+        assert!(try_load(all, &[]).is_ok());
+        let own = "inputs: { more: { path: a, kind: images }, templates: t }\nstages:\n  ontology: { uses: ontology }\n  label: { uses: label, needs: { images: inputs.more } }";
+        assert!(try_load(own, &[]).is_ok());
+    }
+
+    #[test]
+    fn executors_that_are_not_there_are_named() {
+        let e = try_load("executors:\n  slurm: { queue: long }\n", &[]).unwrap_err();
+        assert!(e.contains("pipeline.yaml:2:3") && e.contains("slurm") && e.contains("this machine only"), "{e}");
+        let e = try_load("stages:\n  train:\n    executor: slurm\n", &[]).unwrap_err();
+        assert!(e.contains("pipeline.yaml:3:15") && e.contains("this machine only"), "{e}");
+        assert!(try_load("executors: { local: {} }\nstages: { train: { executor: local } }", &[]).is_ok());
+        assert!(try_load("executors: { local: { cores: 2 } }", &[]).unwrap_err().contains("no settings"));
+    }
+
+    #[test]
+    fn profiles_that_are_not_chosen_are_checked() {
+        let e = try_load("profiles:\n  fast:\n    stages: { label: { nms_iuo: 1 } }\n", &[]).unwrap_err();
+        assert!(e.contains("pipeline.yaml:3:") && e.contains("nms_iou"), "{e}");
+    }
+
+    #[test]
+    fn mistakes_that_only_the_graph_shows_have_their_place() {
+        let place = |text: &str| {
+            let registry = crate::stages::registry();
+            let (spec, places) =
+                load_with_places(Path::new("pipeline.yaml"), text, Path::new("/p"), &Layers::default(), &registry)
+                    .unwrap();
+            let e = engine::graph::Graph::build(&spec, &registry, &engine::Machine::probe()).err().unwrap();
+            places.of(&e, "-only").unwrap().to_string()
+        };
+        let inputs = "inputs: { images: a, templates: b }\n";
+        let e = place(&format!("{inputs}stages:\n  train:\n    epochs: 0\n"));
+        assert!(e.starts_with("pipeline.yaml:4:") && e.contains("epochs"), "{e}");
+        let e = place(&format!("{inputs}stages: {{ label: {{ nms_iou: 5 }} }}\n"));
+        assert!(e.starts_with("pipeline.yaml:2:") && e.contains("nms_iou"), "{e}");
+        assert!(place("inputs: { images: a }").starts_with("pipeline.yaml:1:1: stage `ontology` needs files"));
+        assert!(place("").starts_with("pipeline.yaml: stage `ontology` needs files"));
     }
 }

@@ -275,7 +275,7 @@ pub fn read_bundle(
     let index = read_index(path, &mut entries)?;
     let mut left = check_index(&index).map_err(|(entry, message)| damaged(&entry, message))?;
 
-    let tmp_dir = store.root().join("tmp");
+    let tmp_dir = store.tmp_dir()?;
     let stage = tempfile::Builder::new().prefix("import-").tempdir_in(&tmp_dir).map_err(StoreError::io(
         "creating folder in",
         &tmp_dir,
@@ -424,6 +424,8 @@ fn take_in(index: &Index, stage: &Path, store: &Store) -> Result<(), BundleError
     for file in blobs {
         store.adopt(&stage.join(&file.path), file.digest, file.size)?;
     }
+    let keys = store.root().join("keys");
+    fs::create_dir_all(&keys).map_err(StoreError::io("creating folder", &keys, 0))?;
     for file in results {
         let to = store.root().join(&file.path);
         if !to.exists() {

@@ -135,6 +135,9 @@ impl ItemLog {
 
     fn append(&self, state: &mut State, record: &[u8]) -> std::io::Result<()> {
         if state.file.is_none() || state.end == 0 {
+            if let Some(dir) = self.path.parent() {
+                std::fs::create_dir_all(dir)?;
+            }
             let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&self.path)?;
             if state.end == 0 {
                 file.set_len(0)?;

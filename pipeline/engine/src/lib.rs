@@ -19,6 +19,7 @@ pub mod harness;
 pub mod item;
 pub mod itemlog;
 pub mod lock;
+mod log;
 pub mod machine;
 pub mod plan;
 pub mod record;

@@ -36,6 +36,7 @@ impl ProjectLock {
     ) -> Result<Option<Self>, StoreError> {
         let path = store.root().join("lock");
         let holder_path = store.root().join("lock.holder");
+        fs::create_dir_all(store.root()).map_err(StoreError::io("creating folder", store.root(), 0))?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)

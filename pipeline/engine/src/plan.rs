@@ -12,7 +12,8 @@ use crate::{
     graph::{Edge, Graph, GraphError, Node},
     itemlog::ItemLog,
     result::{Reason, StageResult, UnhashedKey, differences, manifest_change},
-    sources::{Scan, SourceError, scan},
+    run::{chain, with_causes},
+    sources::{Scan, SourceError, all_there, scan},
     stage::StageError,
     store::{Store, StoreError},
 };
@@ -61,6 +62,16 @@ pub enum PlanError {
     EmptySelection { until: String, from: String },
     #[error("stopped on request")]
     Cancelled,
+}
+
+impl PlanError {
+    /// The error with its causes and, where there is one, the fix.
+    pub(crate) fn words(&self) -> String {
+        match self {
+            Self::Stage { node, source } => format!("stage `{node}`: {}", chain(source)),
+            e => with_causes(e),
+        }
+    }
 }
 
 /// What will happen to a stage.
@@ -189,6 +200,9 @@ pub(crate) fn scan_inputs(
     cancel: &CancelToken,
     sink: &dyn EventSink,
 ) -> Result<Scans, PlanError> {
+    let selected = graph.nodes.iter().filter(|n| roles[&n.spec.name] == Role::Selected);
+    let edges: BTreeSet<&Edge> = selected.flat_map(|n| n.edges.values()).collect();
+    all_there(graph.inputs.values().filter(|i| edges.contains(&Edge::Input(i.name.clone()))))?;
     let mut scans = Scans::new();
     for node in graph.nodes.iter().filter(|n| roles[&n.spec.name] == Role::Selected) {
         for edge in node.edges.values() {
@@ -358,7 +372,12 @@ pub fn plan(
                 None => {
                     let upstream = node.upstream().into_iter().filter(|u| !outputs.contains_key(*u));
                     stage.reasons = upstream.map(|u| Reason::Upstream { node: u.to_owned() }).collect();
-                    stage.verdict = if force { Verdict::WillRun } else { Verdict::MayRun };
+                    // Without any result there is none that could still fit.
+                    if StageResult::latest(store, name).is_none() {
+                        stage.reasons = vec![Reason::NeverRan];
+                    }
+                    let sure = force || stage.reasons == [Reason::NeverRan];
+                    stage.verdict = if sure { Verdict::WillRun } else { Verdict::MayRun };
                 }
                 Some(inputs) => match judge(store, node, inputs, force)? {
                     Judgement::Cached(result) => {

@@ -132,6 +132,9 @@ pub struct RunRecord {
     pub id: String,
     /// How it stands.
     pub status: Status,
+    /// Why the run as a whole ended early, when no stage says it: an input that is not there, say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
     /// Version of the program.
     pub program: String,
     /// Process id of the program, on the machine it ran on.

@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::Write,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
@@ -15,8 +14,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::Serialize;
-
 use crate::{
     cancel::CancelToken,
     context::{Context, Notes},
@@ -25,6 +22,7 @@ use crate::{
     executor::{Executors, Job},
     graph::{Graph, Node},
     itemlog::{ItemLog, panic_text},
+    log::Log,
     machine::Machine,
     plan::{Judgement, PlanError, Role, Selection, given, item_source, judge, node_inputs, roles, scan_inputs},
     record::{InputRecord, RunRecord, StageRecord, Status, new_run_dir, now},
@@ -61,29 +59,8 @@ pub struct RunRequest<'a> {
     pub sink: Arc<dyn EventSink>,
     /// Stops the run.
     pub cancel: CancelToken,
-}
-
-/// Events with their time, one JSON line each, and on to whoever shows progress.
-struct Log {
-    file: Mutex<fs::File>,
-    next: Arc<dyn EventSink>,
-}
-
-#[derive(Serialize)]
-struct Line<'a> {
-    at: String,
-    #[serde(flatten)]
-    event: &'a Event,
-}
-
-impl EventSink for Log {
-    fn emit(&self, event: &Event) {
-        let mut line = serde_json::to_vec(&Line { at: now(), event }).expect("events are plain data");
-        line.push(b'\n');
-        // A log that cannot be written (a full disk) must not stop the work; the work's own writes will say so.
-        let _ = self.file.lock().unwrap_or_else(PoisonError::into_inner).write_all(&line);
-        self.next.emit(event);
-    }
+    /// True for work beside the project's pipeline: it is recorded, and `latest` stays where it is, if it is there.
+    pub one_off: bool,
 }
 
 /// A finished execution on its way back to the scheduler.
@@ -116,15 +93,14 @@ pub fn run(req: &RunRequest<'_>) -> Result<(RunRecord, PathBuf), PlanError> {
     let started = Instant::now();
     let roles = roles(req.graph, &req.selection)?;
     let (id, dir) = new_run_dir(req.runs)?;
-    let events = dir.join("events.jsonl");
-    let file = fs::File::create(&events).map_err(StoreError::io("creating", &events, 0))?;
-    let sink: Arc<dyn EventSink> = Arc::new(Log { file: Mutex::new(file), next: req.sink.clone() });
+    let sink: Arc<dyn EventSink> = Arc::new(Log::create(&dir, req.sink.clone())?);
     let order: Vec<String> = req.graph.nodes.iter().map(|n| n.spec.name.clone()).collect();
     let stages = req.graph.nodes.iter().map(|n| (n.spec.name.clone(), pending(n, roles[&n.spec.name]))).collect();
     let record = RunRecord {
         format: 1,
         id: id.clone(),
         status: Status::Running,
+        detail: String::new(),
         program: req.program.clone(),
         pid: std::process::id(),
         started_at: now(),
@@ -146,7 +122,9 @@ pub fn run(req: &RunRequest<'_>) -> Result<(RunRecord, PathBuf), PlanError> {
         unhashed: BTreeMap::new(),
     };
     scheduler.record.save(req.store, &scheduler.dir)?;
-    view::link_into(req.runs, "latest", &scheduler.dir)?;
+    if !req.one_off || !req.runs.join("latest").exists() {
+        view::link_into(req.runs, "latest", &scheduler.dir)?;
+    }
     sink.emit(&Event::RunStarted { run: id.clone(), stages: order });
     let ended = scheduler.all();
     let Scheduler { mut record, dir, .. } = scheduler;
@@ -156,6 +134,11 @@ pub fn run(req: &RunRequest<'_>) -> Result<(RunRecord, PathBuf), PlanError> {
         Err(_) => Status::Failed,
         Ok(()) => overall(&record),
     };
+    if let Err(e) = &ended
+        && !matches!(e, PlanError::Cancelled)
+    {
+        record.detail = e.words();
+    }
     record.save(req.store, &dir)?;
     let seconds = started.elapsed().as_secs_f64();
     sink.emit(&Event::RunFinished { run: id, status: record.status.word().into(), seconds });
@@ -476,8 +459,20 @@ impl Scheduler<'_> {
 
 /// An error with its causes and, where there is one, the fix.
 pub fn chain(e: &StageError) -> String {
+    let mut text = with_causes(e);
+    if let StageError::Input { help, .. } = e
+        && !help.is_empty()
+    {
+        text.push_str("; ");
+        text.push_str(help);
+    }
+    text
+}
+
+/// An error and its causes, none of them twice.
+pub(crate) fn with_causes(e: &dyn std::error::Error) -> String {
     let mut text = e.to_string();
-    let mut source = std::error::Error::source(e);
+    let mut source = e.source();
     while let Some(cause) = source {
         let cause_text = cause.to_string();
         if !text.ends_with(&cause_text) {
@@ -485,12 +480,6 @@ pub fn chain(e: &StageError) -> String {
             text.push_str(&cause_text);
         }
         source = cause.source();
-    }
-    if let StageError::Input { help, .. } = e
-        && !help.is_empty()
-    {
-        text.push_str("; ");
-        text.push_str(help);
     }
     text
 }

@@ -72,6 +72,8 @@ pub enum SourceError {
     Cancelled,
     #[error("input `{input}`: there is no `{path}`; check the path in the project file")]
     NotFound { input: String, path: PathBuf },
+    #[error("these inputs are not there: {}; check the paths in the project file", list(inputs))]
+    SeveralNotFound { inputs: Vec<(String, PathBuf)> },
     #[error("input `{input}`: no {wanted} in `{path}`{hint}")]
     Empty { input: String, path: PathBuf, wanted: String, hint: String },
     #[error("input `{input}`: `{path}` is no pattern: {message}")]
@@ -82,6 +84,24 @@ pub enum SourceError {
     Io { input: String, path: PathBuf, source: io::Error },
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+fn list(inputs: &[(String, PathBuf)]) -> String {
+    inputs.iter().map(|(name, path)| format!("`{name}` (`{}`)", path.display())).collect::<Vec<_>>().join(", ")
+}
+
+/// An error that names every input that is not there, so that they can be mended together.
+pub(crate) fn all_there<'a>(specs: impl Iterator<Item = &'a InputSpec>) -> Result<(), SourceError> {
+    let is_there = |s: &&InputSpec| s.path.exists() || split_glob(&s.path).is_some();
+    let mut missing: Vec<_> = specs.filter(|s| !is_there(s)).map(|s| (s.name.clone(), s.path.clone())).collect();
+    match missing.len() {
+        0 => Ok(()),
+        1 => {
+            let (input, path) = missing.remove(0);
+            Err(SourceError::NotFound { input, path })
+        }
+        _ => Err(SourceError::SeveralNotFound { inputs: missing }),
+    }
 }
 
 /// Scans an input: finds its files, reads those that changed, stores the manifest, and tells the store where the
@@ -125,8 +145,11 @@ pub fn scan(store: &Store, spec: &InputSpec, cancel: &CancelToken, sink: &dyn Ev
         };
         let blobs = found.iter().map(blob).collect();
         let manifest = Manifest::new(&spec.kind, FORMAT, serde_json::Value::Null, blobs);
-        let artifact = store.put(&manifest.to_bytes())?;
-        save(artifact)?;
+        let artifact = store.put_or_remember(&manifest.to_bytes())?;
+        match save(artifact) {
+            Ok(()) | Err(StoreError::ReadOnly { .. }) => {}
+            Err(e) => return Err(e.into()),
+        }
         (artifact, hashed)
     };
     for f in &found {

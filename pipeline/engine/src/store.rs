@@ -71,6 +71,8 @@ impl StoreError {
 pub struct Store {
     root: PathBuf,
     sources: Arc<RwLock<Sources>>,
+    /// Bytes that a command which only reads could not write.
+    unwritten: Arc<RwLock<BTreeMap<Digest, Vec<u8>>>>,
 }
 
 /// Input files that lie outside the store.
@@ -106,14 +108,18 @@ enum Access {
 const STALE: Duration = Duration::from_secs(24 * 3600);
 
 impl Store {
-    /// Opens the store at `root`, making its folders and removing what killed processes left in `tmp/`.
+    /// Opens the store at `root`, removing what killed processes left in `tmp/`. Folders are made when something is
+    /// written, so that who only reads leaves nothing behind and needs no permission to write.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let root = root.into();
-        for dir in ["cas", "keys", "items", "scratch", "tmp"] {
-            let dir = root.join(dir);
-            fs::create_dir_all(&dir).map_err(StoreError::io("creating folder", &dir, 0))?;
+        match fs::metadata(&root) {
+            Ok(meta) if !meta.is_dir() => {
+                return Err(StoreError::Invalid(format!("`{}` is no folder", root.display())));
+            }
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(StoreError::io("opening", &root, 0)(e)),
+            _ => {}
         }
-        let store = Self { root, sources: Arc::default() };
+        let store = Self { root, sources: Arc::default(), unwritten: Arc::default() };
         store.clean_tmp(STALE);
         Ok(store)
     }
@@ -259,6 +265,25 @@ impl Store {
         Ok(digest)
     }
 
+    /// Stores bytes; where nothing can be written they are known until the program ends.
+    pub(crate) fn put_or_remember(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
+        match self.put(bytes) {
+            Err(StoreError::ReadOnly { .. }) => {
+                let digest = Digest::of(bytes);
+                self.unwritten.write().expect("no holder of this lock panics").insert(digest, bytes.to_vec());
+                Ok(digest)
+            }
+            other => other,
+        }
+    }
+
+    /// The folder `tmp/`, made when it is not there.
+    pub(crate) fn tmp_dir(&self) -> Result<PathBuf, StoreError> {
+        let dir = self.root.join("tmp");
+        fs::create_dir_all(&dir).map_err(StoreError::io("creating folder", &dir, 0))?;
+        Ok(dir)
+    }
+
     /// Writes a file beside, flushes it to disk and renames it into place: it is there whole or not at all.
     pub fn write_file(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         self.write(path, bytes, Access::Writable)
@@ -273,7 +298,7 @@ impl Store {
 
     /// A file in `tmp/`, to be given its place by [`Store::persist`].
     fn tmp_file(&self, needed: u64) -> Result<tempfile::NamedTempFile, StoreError> {
-        let dir = self.root.join("tmp");
+        let dir = self.tmp_dir()?;
         let mut builder = tempfile::Builder::new();
         #[cfg(unix)]
         let open_to_all = std::os::unix::fs::PermissionsExt::from_mode(0o666);
@@ -304,6 +329,9 @@ impl Store {
     pub fn read(&self, digest: Digest) -> Result<Vec<u8>, StoreError> {
         if let Some(bytes) = self.read_cas(digest)? {
             return Ok(bytes);
+        }
+        if let Some(bytes) = self.unwritten.read().expect("no holder of this lock panics").get(&digest) {
+            return Ok(bytes.clone());
         }
         let path = self.source(digest).ok_or(StoreError::Missing { digest })?;
         let bytes = fs::read(&path).map_err(StoreError::io("reading", &path, 0))?;
@@ -417,6 +445,15 @@ mod tests {
     }
 
     #[test]
+    fn opening_and_reading_write_nothing() {
+        let (_dir, store) = store();
+        assert!(matches!(store.read(Digest::of(b"x")).unwrap_err(), StoreError::Missing { .. }));
+        assert!(!store.root().exists());
+        fs::write(store.root(), "a file").unwrap();
+        assert!(Store::open(store.root()).unwrap_err().to_string().contains("no folder"));
+    }
+
+    #[test]
     fn blobs_are_read_only() {
         let (_dir, store) = store();
         let blob = store.put(b"x").unwrap();
@@ -426,7 +463,7 @@ mod tests {
     #[test]
     fn opening_removes_old_leftovers_only() {
         let (_dir, store) = store();
-        let tmp = store.root().join("tmp");
+        let tmp = store.tmp_dir().unwrap();
         fs::write(tmp.join("new"), "x").unwrap();
         fs::write(tmp.join("old"), "x").unwrap();
         let two_days_ago = SystemTime::now() - 2 * STALE;
@@ -481,7 +518,8 @@ mod tests {
     fn a_read_only_folder_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let Some(_mounted) = mount(dir.path(), "size=1m,ro") else { return };
-        let e = Store::open(dir.path().join("store")).unwrap_err();
+        let store = Store::open(dir.path().join("store")).unwrap();
+        let e = store.put(b"x").unwrap_err();
         assert!(matches!(&e, StoreError::ReadOnly { .. }) && e.to_string().contains("permissions"), "{e}");
     }
 }

@@ -37,8 +37,7 @@ pub fn materialise(store: &Store, artifact: Digest, input_files: InputFiles) -> 
         return Ok(view);
     }
     let manifest = store.manifest(artifact)?;
-    let tmp =
-        tempfile::tempdir_in(store.root().join("tmp")).map_err(StoreError::io("creating folder in", &views, 0))?;
+    let tmp = tempfile::tempdir_in(store.tmp_dir()?).map_err(StoreError::io("creating folder in", &views, 0))?;
     let made = tmp.path().join("view");
     fs::create_dir(&made).map_err(StoreError::io("creating folder", &made, 0))?;
     let mut list = String::new();

@@ -171,6 +171,7 @@ struct World {
     spec: PipelineSpec,
     events: Arc<Recorder>,
     cancel: CancelToken,
+    one_off: bool,
 }
 
 fn node(name: &str, uses: &str, config: Value) -> NodeSpec {
@@ -199,6 +200,7 @@ impl World {
             spec,
             events: Arc::default(),
             cancel: CancelToken::new(),
+            one_off: false,
         };
         files.iter().for_each(|(name, text)| world.write(name, text));
         world
@@ -236,6 +238,7 @@ impl World {
             program: "test".into(),
             sink: self.events.clone(),
             cancel: self.cancel.clone(),
+            one_off: self.one_off,
         })
     }
 
@@ -502,4 +505,49 @@ fn an_empty_input_is_an_error_and_no_run_pretends() {
     std::fs::create_dir_all(w.dir.path().join("in")).unwrap();
     assert!(matches!(w.plan(&Selection::default()), Err(PlanError::Source(_))));
     assert!(!Path::new(&w.runs().join("latest/shout")).exists());
+}
+
+#[test]
+fn every_stage_leaves_a_log() {
+    let mut w = World::new(&[("a.txt", "bad"), ("b.txt", "good")]);
+    w.spec.nodes[1].config = json!({ "behave": "fail" });
+    let (_, dir) = w.run_with(Selection::default(), 2).unwrap();
+    let log = |name: &str| std::fs::read_to_string(dir.join("logs").join(name)).unwrap();
+    let shout = log("shout.log");
+    assert!(shout.contains("info  started, because it has not run yet"), "{shout}");
+    assert!(shout.contains("warn  left out `a.txt`: it says `bad`"), "{shout}");
+    assert!(shout.lines().all(|l| l.starts_with("20") && l.contains("Z ")), "{shout}");
+    assert!(log("count.log").contains("error failed after"), "{}", log("count.log"));
+    let (_, dir) = w.run_with(Selection::default(), 2).unwrap();
+    let again = std::fs::read_to_string(dir.join("logs/shout.log")).unwrap();
+    assert!(again.contains("nothing to do: the result of run"), "{again}");
+}
+
+#[test]
+fn all_missing_inputs_are_named_and_the_record_says_it() {
+    let mut w = World::new(&[]);
+    let again = InputSpec { name: "more".into(), path: w.dir.path().join("nowhere"), ..w.spec.inputs[0].clone() };
+    w.spec.inputs.push(again);
+    w.spec.nodes.push(node("second", "shout", json!({})));
+    w.spec.nodes[2].connect.insert("images".into(), "inputs.more".into());
+    let e = w.run_with(Selection::default(), 2).unwrap_err().to_string();
+    assert!(e.contains("`images`") && e.contains("`more`") && e.contains("nowhere"), "{e}");
+    let record = RunRecord::load(&w.runs().join("latest")).unwrap();
+    assert_eq!((record.status, &record.detail), (Status::Failed, &e));
+}
+
+#[test]
+fn work_beside_the_pipeline_leaves_latest_alone() {
+    let mut w = World::new(&[("a.txt", "one")]);
+    let first = w.run();
+    w.one_off = true;
+    assert_ne!(w.run().id, first.id);
+    assert_eq!(RunRecord::load(&w.runs().join("latest")).unwrap().id, first.id);
+}
+
+#[test]
+fn before_the_first_run_every_stage_is_sure_to_run() {
+    let w = World::new(&[("a.txt", "one")]);
+    let p = w.plan(&Selection::default()).unwrap();
+    assert_eq!(why(&p, "count"), (Verdict::WillRun, "it has not run yet".into()));
 }

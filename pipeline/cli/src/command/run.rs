@@ -2,6 +2,7 @@
 
 use std::{
     fmt::Write as _,
+    num::NonZeroUsize,
     sync::{
         Arc,
         atomic::{AtomicI32, Ordering},
@@ -9,6 +10,7 @@ use std::{
     time::Instant,
 };
 
+use ::report::number::counted;
 use clap::Args;
 use engine::{
     CancelToken, ProjectLock,
@@ -70,9 +72,9 @@ pub struct Run {
     /// Only say what would run.
     #[arg(long)]
     dry_run: bool,
-    /// Cores to use; all when not given.
+    /// Cores to use, from 1; all when not given.
     #[arg(long, value_name = "N")]
-    jobs: Option<usize>,
+    jobs: Option<NonZeroUsize>,
 }
 
 /// Turns SIGINT and SIGTERM into a request to stop; a second signal ends the program at once, which loses nothing
@@ -142,7 +144,7 @@ pub fn run(global: &Global, args: &Run) -> Result<Exit> {
         return plan(global, &args.select);
     }
     let project = Project::open(global)?;
-    execute(global, &project, args.select.selection(), args.jobs)
+    execute(global, &project, args.select.selection(), args.jobs.map(NonZeroUsize::get))
 }
 
 /// What a run came to.
@@ -204,6 +206,7 @@ pub fn perform(global: &Global, project: &Project, selection: Selection, jobs: O
         program: env!("CARGO_PKG_VERSION").into(),
         sink: progress.clone(),
         cancel: cancel.clone(),
+        one_off: project.one_off,
     };
     let (record, dir) = engine::run::run(&request).map_err(Planning::report)?;
     let page = report::write(project, &record, &dir)?;
@@ -218,10 +221,10 @@ pub fn perform(global: &Global, project: &Project, selection: Selection, jobs: O
     Ok(Ran { exit, record: Some(record), summary })
 }
 
-/// Puts the file that approves the labels beside the report of a run that waits for a person.
+/// Puts the file that approves the labels beside the report.
 fn decisions_beside(project: &Project, record: &RunRecord, dir: &std::path::Path) -> Result<()> {
     const FILE: &str = "DECISIONS.json";
-    for artifact in record.stages.values().filter(|s| s.status == Status::Waiting).flat_map(|s| s.outputs.values()) {
+    for artifact in record.stages.values().filter(|s| s.uses == "review").flat_map(|s| s.outputs.values()) {
         if let Some(blob) = project.store.manifest(*artifact).map_err(Report::from_err)?.blob(FILE) {
             let bytes = project.store.read_blob(blob).map_err(Report::from_err)?;
             project.store.write_file(&dir.join("report").join(FILE), &bytes).map_err(Report::from_err)?;
@@ -248,7 +251,8 @@ fn summary(record: &RunRecord, dir: &str, page: Option<&std::path::Path>, second
         }
     }
     if quarantined > 0 {
-        let _ = write!(text, "\n{quarantined} image(s) were left out; the report lists them with the reasons");
+        let left_out = counted(quarantined as usize, "image was", "images were");
+        let _ = write!(text, "\n{left_out} left out; the report lists them with the reasons");
     }
     if let Some(page) = page {
         let _ = write!(text, "\nlook at  {}", page.display());
@@ -260,11 +264,15 @@ fn summary(record: &RunRecord, dir: &str, page: Option<&std::path::Path>, second
     text
 }
 
+/// Metrics that differ from run to run and say nothing about the work.
+pub const NOISE: [&str; 1] = ["gflops"];
+
 /// The metrics of a stage on one line.
 fn metrics_line(s: &engine::record::StageRecord) -> String {
     s.notes
         .metrics
         .iter()
+        .filter(|(name, _)| !NOISE.contains(&name.as_str()))
         .map(|(name, value)| format!("{name} {}", terminal::number(*value)))
         .collect::<Vec<_>>()
         .join("  ")

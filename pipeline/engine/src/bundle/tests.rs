@@ -78,7 +78,7 @@ fn read(bytes: &[u8]) -> (tempfile::TempDir, Store, Result<BundleSpec, BundleErr
     if result.is_err() {
         assert_eq!(files(store.root()).len(), 0);
     }
-    assert_eq!(fs::read_dir(store.root().join("tmp")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(store.root().join("tmp")).map_or(0, Iterator::count), 0);
     (dir, store, result)
 }
 

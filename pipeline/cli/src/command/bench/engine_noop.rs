@@ -181,6 +181,7 @@ fn child(dir: &Path) -> Result<Exit> {
         cores: machine.cores,
         machine,
         program: env!("CARGO_PKG_VERSION").into(),
+        one_off: false,
         sink: Arc::new(NoSink),
         cancel: CancelToken::new(),
     })

@@ -134,6 +134,7 @@ fn label(dir: &Path, config: Value) -> Result<(datasets::AnnotationSet, f64)> {
         cores: machine.cores,
         machine,
         program: env!("CARGO_PKG_VERSION").into(),
+        one_off: false,
         sink: Arc::new(NoSink),
         cancel: CancelToken::new(),
     })
