@@ -35,6 +35,12 @@ fn drawn_sheets_are_the_same_for_the_same_seed_and_are_labelled_trained_on_and_m
     assert_eq!(sheet("a"), sheet("b"));
     assert_ne!(sheet("a"), sheet("c"));
     assert_eq!(json(&p.path("a/truth.json")), json(&p.path("b/truth.json")));
+    // The record of a data set draws it again, the whole of it.
+    p.ok(&["synth", "--out", "d", "--settings", "a/synth.json"]);
+    for file in ["synth.json", "truth.json", "labels/yolo/data.yaml", "labels/yolo/provenance.json"] {
+        assert_eq!(fs::read(p.path("d").join(file)).unwrap(), fs::read(p.path("a").join(file)).unwrap(), "{file}");
+    }
+    assert_eq!(sheet("d"), sheet("a"));
     let small = ["synth", "--out", "a", "--sheets", "1"];
     assert_ne!(p.call(&small).code, Some(0), "nobody's files are overwritten");
 
@@ -57,6 +63,44 @@ fn drawn_sheets_are_the_same_for_the_same_seed_and_are_labelled_trained_on_and_m
     assert!(json(&p.path("seen/predictions.json"))["images"].as_array().unwrap().len() == 3);
     p.call(&["infer", "a/drawings", "--model", "none.safetensors", "--out", "x"]).exits(2).says(&["none.safetensors"]);
     p.call(&["eval", "--pred", "none.json", "--truth", "a/truth.json"]).says(&["none.json"]);
+}
+
+#[test]
+fn earlier_runs_are_listed_compared_explained_and_cleaned_up() {
+    let p = Project::new(2);
+    p.call(&["run", "--until", "label", "--jobs", "0"]).exits(2);
+    p.ok(&["run", "--until", "review"]);
+    let first = p.record()["id"].as_str().unwrap().to_owned();
+    assert!(p.path("runs/latest/report/DECISIONS.json").is_file(), "also where the gate is open");
+    p.ok(&["run", "--until", "review", "--set", "label.nms_iou=0.3"]);
+    let second = p.record()["id"].as_str().unwrap().to_owned();
+    p.ok(&["status"]).says(&[&second]);
+    // Work on other files leaves the newest run of the project what it is.
+    p.ok(&["label", "drawings/sheet_0000.png"]);
+    assert_eq!(p.record()["id"], second.as_str());
+    p.ok(&["status"]).says(&[&second]);
+
+    let list = p.ok(&["runs", "list", "--json"]).json();
+    assert_eq!(list.as_array().unwrap().len(), 3);
+    assert_eq!((&list[1]["of_project"], &list[2]["of_project"]), (&true.into(), &false.into()));
+    assert_eq!(list[0]["stages"]["label"], "done");
+    assert!(list[0]["metrics"]["label.boxes"].as_f64().is_some_and(|n| n > 0.0), "{list:#}");
+    p.ok(&["runs", "list"]).says(&["label.boxes", "review.mean_confidence"]);
+    let compared = p.ok(&["runs", "compare", &first, &second]).out;
+    assert!(compared.contains("label.nms_iou") && !compared.contains(".status") && !compared.contains("gflops"));
+    p.ok(&["runs", "provenance", "latest", "sheet_0000.png", "1"]).says(&["template", "blake3"]);
+
+    p.call(&["runs", "gc", "--keep", "0"]).exits(2).says(&["--keep 1"]);
+    let plan = p.ok(&["runs", "gc", "--keep", "1", "--json"]).json();
+    assert_eq!((&plan["removed"], &plan["freed"]), (&serde_json::json!([first]), &0.into()));
+    assert!(
+        plan["run_folders_bytes"].as_u64().unwrap() > 0 && plan["bytes"].as_u64() > plan["run_folders_bytes"].as_u64()
+    );
+    p.ok(&["runs", "gc", "--keep", "1"]).says(&["1 is removed", "run folders", "add --yes"]);
+    let done = p.ok(&["runs", "gc", "--keep", "1", "--yes", "--json"]).json();
+    assert_eq!(done["freed"], plan["bytes"]);
+    assert!(!p.path("runs").join(&first).exists() && p.path("runs/latest/run.json").is_file());
+    p.ok(&["runs", "gc"]).says(&["there is nothing to remove"]);
 }
 
 #[test]

@@ -192,6 +192,19 @@ fn the_gate_waits_for_a_person_and_for_these_labels() {
     decisions["approve"] = "perhaps".into();
     p.write("mine.json", decisions.to_string().as_bytes());
     p.call(&["review", "apply", "mine.json"]).exits(2).says(&["mine.json", "nothing was applied"]);
+
+    // What cannot be used is refused and not kept.
+    let kept = || fs::read_dir(p.path("reviews")).unwrap().count();
+    let before = kept();
+    decisions["approve"] = true.into();
+    p.write("mine.json", decisions.to_string().as_bytes());
+    p.call(&["review", "apply", "mine.json"]).exits(2).says(&["other labels than the newest"]);
+    decisions["approve"] = false.into();
+    decisions["boxes"] =
+        serde_json::json!([{ "decision": "reject", "image": "sheet_0000.png", "box": "000000000000" }]);
+    p.write("mine.json", decisions.to_string().as_bytes());
+    p.call(&["review", "apply", "mine.json"]).exits(2).says(&["nothing in `mine.json` can be used"]);
+    assert_eq!(kept(), before);
 }
 
 #[test]
@@ -203,6 +216,8 @@ fn init_makes_a_project_that_says_what_it_lacks() {
     inside(&["run"]).exits(2).says(&["input `templates`", "ontologies/templates"]);
     assert!(!p.path("a new one/runs/latest/label").exists());
     p.call(&["init", "a new one"]).exits(2).says(&["there is a project"]);
+    p.call(&["init", "pipeline.yaml"]).exits(2).says(&["no folder"]);
+    assert_eq!(p.ok(&["--json", "init", "another"]).json()["project"], "another");
     let template = support::templates().remove(0);
     p.write(&format!("a new one/ontologies/templates/{}", template.0), &template.1);
     inside(&["run"]).exits(2).says(&["input `images`", "datasets/drawings"]);

@@ -101,6 +101,16 @@ fn label_files_that_are_wrong_are_named_with_line_and_reason() {
     p.call(&["import", "nowhere.json"]).exits(2).says(&["there is no `nowhere.json`"]);
     p.write("words.json", b"words");
     p.call(&["import", "words.json", "--format", "coco"]).exits(2).says(&["words.json"]);
+    // The one good label is there now; a file of which nothing can be used takes its place never.
+    let imported = p.path("datasets/labels/imported.json");
+    let before = fs::read(&imported).unwrap();
+    p.write("labels/labels/sheet_0000.txt", b"9 0.2 0.2 0.1 0.1\n");
+    p.call(&["import", "labels", "--format", "yolo"]).exits(2).says(&["nothing was imported"]);
+    assert_eq!(fs::read(&imported).unwrap(), before);
+    p.write("labels/classes.txt", b"ball valve\nglobe valv\n");
+    p.write("labels/labels/sheet_0000.txt", b"0 0.2 0.2 0.1 0.1\n1 0.5 0.5 0.1 0.1\n");
+    let said = ["replaces 1 label of 1 image", "lost 1 x class", "the nearest is `globe valve`"];
+    p.call(&["import", "labels", "--format", "yolo"]).says(&said);
 }
 
 /// Calls the program in any folder.

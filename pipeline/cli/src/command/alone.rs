@@ -16,6 +16,7 @@ use engine::{
     artifact::{ArtifactReader, Kind},
     graph::{NodeSpec, PipelineSpec},
     plan::Selection,
+    record::RunRecord,
     result::StageResult,
     view::{InputFiles, materialise},
 };
@@ -93,6 +94,14 @@ pub struct Infer {
     out: Option<PathBuf>,
 }
 
+/// How the names of these nodes end.
+pub const ALONE: &str = "-only";
+
+/// True for a run of one of these commands, which is no run of the project.
+pub fn is_alone(record: &RunRecord) -> bool {
+    !record.order.is_empty() && record.order.iter().all(|name| name.ends_with(ALONE))
+}
+
 /// A graph in the making.
 struct Alone {
     project: Project,
@@ -128,7 +137,7 @@ impl Alone {
             }
         }
         self.spec.nodes.push(NodeSpec {
-            name: format!("{uses}-only"),
+            name: format!("{uses}{ALONE}"),
             uses: uses.into(),
             config,
             ..NodeSpec::default()
@@ -143,9 +152,10 @@ impl Alone {
         write: impl FnOnce(&Project, Digest) -> Result<Option<PathBuf>>,
     ) -> Result<Exit> {
         self.project.spec = self.spec;
+        self.project.one_off = true;
         let ran = perform(global, &self.project, Selection::default(), None)?;
         let record = ran.record.as_ref();
-        let artifact = record.and_then(|r| r.stages[&format!("{stage}-only")].outputs.get(port).copied());
+        let artifact = record.and_then(|r| r.stages[&format!("{stage}{ALONE}")].outputs.get(port).copied());
         let written = match artifact.filter(|_| ran.exit == Exit::Done) {
             Some(artifact) => write(&self.project, artifact)?,
             None => None,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use datasets::eval::{EvalSettings, Evaluation, Mistakes, Why, evaluate, from_coco};
+use datasets::eval::{EvalInput, EvalSettings, Evaluation, Mistakes, Why, evaluate, from_coco};
 use miette::{IntoDiagnostic, Report, Result, WrapErr};
 use report::{
     Cell, Column, Headline, Html, Section, Table,
@@ -24,6 +24,9 @@ use crate::{
 
 /// Pictures with mistakes that the terminal shows.
 const SHOWN: usize = 10;
+
+/// Predictions whose lowest score is above this were cut off at a confidence.
+const LOW_SCORE: f64 = 0.05;
 
 /// `pipeline eval`.
 #[derive(Args, Debug)]
@@ -58,10 +61,15 @@ pub fn eval(global: &Global, args: &Eval) -> Result<Exit> {
     let read =
         |path: &Path| fs::read(path).map_err(|e| Usage::new(format!("`{}`: {e}", path.display()), "check the path"));
     let input = from_coco(&read(&args.truth)?, &read(&args.pred)?).map_err(|e| {
-        Usage::new(e.to_string(), "--pred and --truth take COCO files; `pipeline export` and `import` convert")
+        let files = format!("--pred `{}`, --truth `{}`", args.pred.display(), args.truth.display());
+        Usage::new(
+            format!("{files}: {e}"),
+            "--pred and --truth take COCO files; `pipeline export` and `import` convert",
+        )
     })?;
     let settings = EvalSettings { conf: args.conf, iou: args.iou, ..EvalSettings::default() };
-    let e = evaluate(&input, &settings);
+    let mut e = evaluate(&input, &settings);
+    e.notes.extend(cut_off(&input));
     if let Some(dir) = &args.out {
         write(dir, &e)
             .map_err(|e| Report::msg(format!("`{}`: {e}", dir.display())))
@@ -76,6 +84,15 @@ pub fn eval(global: &Global, args: &Eval) -> Result<Exit> {
         }
     }
     Ok(Exit::Done)
+}
+
+/// What to know about predictions that were cut off at a confidence.
+fn cut_off(input: &EvalInput) -> Option<String> {
+    let scores = input.pictures.iter().flat_map(|p| &p.found).map(|f| f.score);
+    let lowest = scores.min_by(f64::total_cmp).filter(|s| *s > LOW_SCORE)?;
+    Some(format!(
+        "the lowest score is {lowest:.2}: AP is cut off there, and lower than with all predictions (a run measures with those of lower confidence too)"
+    ))
 }
 
 fn text(e: &Evaluation) -> String {

@@ -21,6 +21,7 @@ use engine::{
     sources::scan,
 };
 use miette::{IntoDiagnostic, Report, Result, WrapErr};
+use report::number::counted;
 use serde_json::json;
 
 use crate::{
@@ -81,8 +82,6 @@ pub enum As {
     Labelme,
     /// One line a box (predictions).
     Csv,
-    /// Weights for ONNX runtimes (models).
-    Onnx,
     /// Weights as trained (models).
     Safetensors,
 }
@@ -97,7 +96,7 @@ impl As {
             Self::Cvat => Format::Cvat,
             Self::LabelStudio => Format::LabelStudio,
             Self::Labelme => Format::LabelMe,
-            Self::Csv | Self::Onnx | Self::Safetensors => return None,
+            Self::Csv | Self::Safetensors => return None,
         })
     }
 }
@@ -117,9 +116,14 @@ pub fn export(global: &Global, args: &Export) -> Result<Exit> {
         let written = bundle::pack(global, &project, until, out)?;
         let text = {
             let or_none = |list: &[String]| if list.is_empty() { "none".into() } else { list.join(", ") };
-            let inputs: Vec<String> = written.inputs.iter().map(|(n, c)| format!("{n} ({c} files)")).collect();
+            let file = out.file_name().unwrap_or_default().to_string_lossy();
+            let inputs: Vec<String> = written
+                .inputs
+                .iter()
+                .map(|(n, c)| format!("{n} ({})", counted(*c as usize, "file", "files")))
+                .collect();
             format!(
-                "bundle {}\ninputs: {}\nresults: {}\nto be run on the other machine: {}\nthere: {}",
+                "bundle {}\ninputs: {}\nresults: {}\nto be run on the other machine: {}\nthere: {}\nor there without a project: pipeline stage exec --bundle {file}, and here again: pipeline import {file}.done",
                 out.display(),
                 or_none(&inputs),
                 or_none(&written.results),
@@ -139,10 +143,6 @@ pub fn export(global: &Global, args: &Export) -> Result<Exit> {
         }
         What::Model => match args.format.unwrap_or(As::Safetensors) {
             As::Safetensors => model(global, &project, out),
-            As::Onnx => Err(Usage::new(
-                "models cannot be written as ONNX in this version",
-                "use --format safetensors; the file carries network, classes and input size in its metadata",
-            )),
             _ => Err(no_such("a model", "safetensors")),
         },
         What::Predictions => predictions(global, &project, args.format.unwrap_or(As::Coco), out),
@@ -266,7 +266,7 @@ fn predictions(global: &Global, project: &Project, format: As, out: &Path) -> Re
                 put(project, &out.join(&blob.name), &reader.get(&blob.name).map_err(Report::from_err)?)?;
             }
         }
-        As::Onnx | As::Safetensors => {
+        As::Safetensors => {
             return Err(no_such("predictions", "coco, csv, yolo, voc, cvat, label-studio, labelme"));
         }
         other => {

@@ -1,22 +1,25 @@
 //! `pipeline import`: labels made elsewhere, or a bundle from another machine.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
 
 use clap::{Args, ValueEnum};
 use datasets::{
-    formats::{Account, Format, FormatError, ImageSizes, Imported, ReadOptions, WriteOptions},
+    AnnotationSet,
+    formats::{Account, Change, Effect, Format, FormatError, ImageSizes, Imported, ReadOptions, WriteOptions},
     picture::is_image_name,
 };
 use engine::plan::Selection;
 use miette::{IntoDiagnostic, Report, Result, WrapErr};
+use report::number::counted;
 use serde_json::json;
 
 use crate::{
     args::Global,
-    command::{bundle, export, run::perform},
+    command::{bundle, run::perform},
     exit::{Exit, Usage},
     project::{FILE, Project},
     settings::{self, Layers},
@@ -38,10 +41,40 @@ pub struct Import {
     path: PathBuf,
     /// Format of the labels.
     #[arg(long, value_enum)]
-    format: Option<export::As>,
+    format: Option<Labels>,
     /// Take it as this; told by looking at it when not given.
     #[arg(long = "as", value_enum, value_name = "WHAT")]
     what: Option<What>,
+}
+
+/// Formats that labels are read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Labels {
+    /// COCO JSON.
+    Coco,
+    /// YOLO text files.
+    Yolo,
+    /// Pascal VOC XML.
+    Voc,
+    /// CVAT for images XML.
+    Cvat,
+    /// Label Studio JSON.
+    LabelStudio,
+    /// LabelMe JSON.
+    Labelme,
+}
+
+impl Labels {
+    fn format(self) -> Format {
+        match self {
+            Self::Coco => Format::Coco,
+            Self::Yolo => Format::Yolo,
+            Self::Voc => Format::Voc,
+            Self::Cvat => Format::Cvat,
+            Self::LabelStudio => Format::LabelStudio,
+            Self::Labelme => Format::LabelMe,
+        }
+    }
 }
 
 /// What can be imported.
@@ -97,21 +130,16 @@ fn import_labels(global: &Global, project: &Project, args: &Import) -> Result<Ex
     };
     let format = match args.format {
         None => Format::detect(&args.path).map_err(wrong)?,
-        Some(f) => f.labels().ok_or_else(|| {
-            Usage::new(
-                "labels are not read from that format",
-                "use one of: coco, yolo, voc, cvat, label-studio, labelme",
-            )
-        })?,
+        Some(f) => f.format(),
     };
     let pictures = project.input("images").map_or_else(|| project.dir().join("datasets/drawings"), Path::to_owned);
     let folders = if pictures.is_dir() { vec![pictures.clone()] } else { Vec::new() };
     let options = ReadOptions { sizes: ImageSizes { folders, ..ImageSizes::default() }, ..ReadOptions::default() };
-    let Imported { mut set, account, files, .. } = format.read(&args.path, &options).map_err(wrong)?;
-    if set.images.is_empty() {
+    let Imported { mut set, mut account, files, .. } = format.read(&args.path, &options).map_err(wrong)?;
+    if set.images.is_empty() || (account.labels == 0 && account.labels_dropped > 0) {
         return Err(Usage::new(
             format!("{account}no labels could be taken from `{}`", args.path.display()),
-            "mend what the list above names; label formats without image sizes need the images in the project first",
+            "nothing was imported: mend what the list above names; label formats without image sizes need the images in the project first",
         ));
     }
     for a in set.images.iter_mut().flat_map(|i| &mut i.annotations) {
@@ -119,10 +147,12 @@ fn import_labels(global: &Global, project: &Project, args: &Import) -> Result<Ex
             a.provenance.labeller = "imported".into();
         }
     }
+    account.changes.extend(unknown_classes(project, &set));
+    let replaced = replaced(&target);
     Format::Coco.write(&set, &target, &WriteOptions::default()).map_err(Report::from_err)?;
     let copied = copy_pictures(&files, &pictures)?;
     let line = connect(project)?;
-    let mut done = Done { account, target, copied, pictures, line };
+    let mut done = Done { account, target, replaced, copied, pictures, line };
     done.tell(global);
 
     // The label stage runs on them at once, so that the next run can start at the review.
@@ -153,6 +183,8 @@ fn import_labels(global: &Global, project: &Project, args: &Import) -> Result<Ex
 struct Done {
     account: Account,
     target: PathBuf,
+    /// Labels and images of the file that was there before.
+    replaced: Option<(usize, usize)>,
     copied: usize,
     pictures: PathBuf,
     /// What the user has to add to the project file.
@@ -167,9 +199,14 @@ impl Done {
         if global.json {
             return;
         }
-        data(format_args!("{}labels are in {}", self.account, self.target.display()));
+        let replaced = self.replaced.map_or_else(String::new, |(labels, images)| {
+            let (labels, images) = (counted(labels, "label", "labels"), counted(images, "image", "images"));
+            format!("; this replaces {labels} of {images} that were imported earlier")
+        });
+        data(format_args!("{}labels are in {}{replaced}", self.account, self.target.display()));
         if self.copied > 0 {
-            data(format_args!("{} images were copied to {}", self.copied, self.pictures.display()));
+            let copied = counted(self.copied, "image was", "images were");
+            data(format_args!("{copied} copied to {}", self.pictures.display()));
         }
     }
 
@@ -177,6 +214,7 @@ impl Done {
         json!({
             "labels": self.target,
             "account": self.account,
+            "replaced": self.replaced.map(|(labels, images)| json!({ "labels": labels, "images": images })),
             "images_copied": self.copied,
             "connected": self.line.is_none(),
             "run": record,
@@ -203,6 +241,39 @@ fn target(project: &Project) -> Result<PathBuf> {
     Ok(path.join(LABELS_FILE))
 }
 
+/// Labels and images that the file to be written holds now.
+fn replaced(target: &Path) -> Option<(usize, usize)> {
+    let old = Format::Coco.read(target, &ReadOptions::default()).ok()?.set;
+    (old.box_count() > 0).then(|| (old.box_count(), old.images.len()))
+}
+
+/// Labels of classes that the project's symbols do not have: the label stage leaves them out.
+fn unknown_classes(project: &Project, set: &AnnotationSet) -> Vec<Change> {
+    // What is wrong with the templates is said by the run that follows.
+    let folder = project.input("templates").and_then(|dir| ontologies::folder::read(dir).ok());
+    let built = folder.and_then(|f| {
+        let yaml = f.yaml.as_ref().map(|(path, text)| (path.display().to_string(), text));
+        let yaml = yaml.as_ref().map(|(path, text)| (path.as_str(), text.as_str()));
+        ontologies::build(&f.templates, yaml, ontologies::PromptStyle::default()).ok()
+    });
+    let Some(ontology) = built else { return Vec::new() };
+    let known: Vec<&String> = ontology.classes.iter().flat_map(|c| c.aliases.iter().chain([&c.name])).collect();
+    let mut lost: BTreeMap<&str, usize> = BTreeMap::new();
+    for a in set.images.iter().flat_map(|i| &i.annotations) {
+        if !known.iter().any(|k| k.to_lowercase() == a.class.to_lowercase()) {
+            *lost.entry(&a.class).or_default() += 1;
+        }
+    }
+    let change = |(class, count): (&str, usize)| {
+        let close = |k: &&&String| strsim::jaro_winkler(&k.to_lowercase(), &class.to_lowercase());
+        let nearest = known.iter().max_by(|a, b| close(a).total_cmp(&close(b)));
+        let nearest = nearest.map_or_else(String::new, |n| format!("; the nearest is `{n}`"));
+        let why = format!("no template has this class, so its labels are not used{nearest}: add one, or an alias");
+        Change { effect: Effect::Lost, field: "class".into(), count, example: class.into(), why }
+    };
+    lost.into_iter().map(change).collect()
+}
+
 fn has_pictures(folder: &Path) -> bool {
     let Ok(entries) = fs::read_dir(folder) else { return folder.is_file() };
     entries.flatten().any(|e| {
@@ -212,7 +283,7 @@ fn has_pictures(folder: &Path) -> bool {
 }
 
 /// Copies the images that lay beside the labels into a project that has none.
-fn copy_pictures(files: &std::collections::BTreeMap<String, PathBuf>, to: &Path) -> Result<usize> {
+fn copy_pictures(files: &BTreeMap<String, PathBuf>, to: &Path) -> Result<usize> {
     if files.is_empty() || has_pictures(to) {
         return Ok(0);
     }

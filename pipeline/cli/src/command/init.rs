@@ -7,8 +7,10 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use miette::{IntoDiagnostic, Result, WrapErr};
+use serde_json::json;
 
 use crate::{
+    args::Global,
     exit::{Exit, Usage},
     project,
     terminal::data,
@@ -28,14 +30,17 @@ pub struct Init {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Sample {
-    /// Ten classes of HVAC symbols on synthetic drawings.
+    /// Nine classes of HVAC symbols on synthetic drawings.
     Hvac,
 }
 
 const PROJECT_FILE: &str = include_str!("../../templates/pipeline.yaml");
 
 /// Makes the folder; never overwrites a file.
-pub fn init(args: &Init) -> Result<Exit> {
+pub fn init(global: &Global, args: &Init) -> Result<Exit> {
+    if args.dir.exists() && !args.dir.is_dir() {
+        return Err(Usage::new(format!("`{}` is no folder", args.dir.display()), "name a new or empty folder"));
+    }
     let file = args.dir.join(project::FILE);
     if file.exists() {
         return Err(Usage::new(
@@ -59,10 +64,14 @@ pub fn init(args: &Init) -> Result<Exit> {
         write(&ignore, b"/runs/\n")?;
     }
     let dir = args.dir.display();
+    if global.json {
+        data(json!({ "project": args.dir, "file": file, "sample": args.sample.map(|_| "hvac") }));
+        return Ok(Exit::Done);
+    }
     data(format_args!("made a project in {dir}"));
     if args.sample.is_none() {
         data(format_args!(
-            "next:\n  1. put drawings (jpg, png, tiff, bmp, webp) into {dir}/datasets/drawings\n  2. put one picture a symbol into {dir}/ontologies/templates; the file name is the class name (ball_valve.png)\n  3. cd {dir} && pipeline run --until label, look at runs/latest/report/index.html\n  4. pipeline run"
+            "next:\n  1. put drawings (jpg, png, tiff, bmp, webp) into {dir}/datasets/drawings\n  2. put one picture of each symbol into {dir}/ontologies/templates; the file name is the class name (ball_valve.png)\n  3. cd {dir} && pipeline run --until label, look at runs/latest/report/index.html\n  4. pipeline run"
         ));
     } else {
         data(format_args!("next: cd {dir} && pipeline run"));

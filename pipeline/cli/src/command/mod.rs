@@ -18,6 +18,7 @@ pub mod gc;
 pub mod import;
 pub mod init;
 pub mod licenses;
+pub mod progress;
 pub mod provenance;
 pub mod report;
 pub mod review;
@@ -30,7 +31,7 @@ pub mod synth;
 pub fn dispatch(args: Args) -> Result<Exit> {
     let global = &args.global;
     match args.command {
-        Command::Init(a) => init::init(&a),
+        Command::Init(a) => init::init(global, &a),
         Command::Run(a) => run::run(global, &a),
         Command::Plan(a) => run::plan(global, &a),
         Command::Status => runs::status(global),

@@ -1,14 +1,19 @@
 //! `pipeline runs provenance`: from a box back to the image, the template, the settings and the versions.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
-use artifacts::Annotations;
-use datasets::{Annotation, ImageAnnotations};
+use artifacts::{Annotations, OntologyKind, Predictions};
+use datasets::{
+    Annotation, AnnotationSet, ImageAnnotations,
+    formats::{Format, ReadOptions},
+};
 use engine::{
+    Digest,
     artifact::{ArtifactReader, Kind},
     record::{RunRecord, StageRecord},
 };
 use miette::{IntoDiagnostic, Report, Result};
+use ontologies::Ontology;
 use review::checks::box_ids;
 use serde_json::{Value, json};
 
@@ -19,16 +24,57 @@ use crate::{
     terminal::{data, number, table},
 };
 
-/// The labels of an image in a run, from the last stage that wrote labels.
-fn find<'a>(project: &Project, record: &'a RunRecord, image: &str) -> Result<(&'a str, ImageAnnotations)> {
+/// Whose boxes are asked for.
+pub struct Asked<'a> {
+    /// The image.
+    pub image: &'a str,
+    /// The stage; the last that wrote labels of the image, else what the detector found, when not given.
+    pub stage: Option<&'a str>,
+    /// A box's id or its number from 1; all when not given.
+    pub which: Option<&'a str>,
+}
+
+/// The boxes of an artifact, when it holds any.
+fn boxes_of(project: &Project, artifact: Digest, kind: &str) -> Result<Option<AnnotationSet>> {
+    if project.store.manifest(artifact).map_err(Report::from_err)?.kind != kind {
+        return Ok(None);
+    }
+    let reader = ArtifactReader::open(&project.store, artifact).map_err(Report::from_err)?;
+    if kind == Annotations::NAME {
+        return Annotations::read(&reader).map(Some).map_err(Report::from_err);
+    }
+    let scratch = tempfile::tempdir().into_diagnostic()?;
+    let file = scratch.path().join("predictions.json");
+    std::fs::write(&file, reader.get("predictions.json").map_err(Report::from_err)?).into_diagnostic()?;
+    Format::Coco.read(&file, &ReadOptions::default()).map(|i| Some(i.set)).map_err(Report::from_err)
+}
+
+/// Digest of each template, by file: the ontology that the run used.
+fn templates(project: &Project, record: &RunRecord) -> BTreeMap<String, String> {
+    let outputs = record.stages.values().flat_map(|s| s.outputs.values());
+    let ontology = outputs.filter_map(|a| {
+        let reader = ArtifactReader::open(&project.store, *a).ok()?;
+        (reader.manifest.kind == OntologyKind::NAME).then(|| reader.json::<Ontology>("ontology.json").ok())?
+    });
+    let exemplars = ontology.flat_map(|o| o.classes).flat_map(|c| c.exemplars);
+    exemplars.map(|e| (e.file, e.digest)).collect()
+}
+
+/// The boxes of an image in a run, and the stage that wrote them.
+fn find<'a>(project: &Project, record: &'a RunRecord, asked: &Asked<'_>) -> Result<(&'a str, ImageAnnotations)> {
+    let image = asked.image;
+    if let Some(stage) = asked.stage.filter(|s| !record.stages.contains_key(*s)) {
+        let help = format!("its stages are {}", record.order.join(", "));
+        return Err(Usage::new(format!("run {} has no stage `{stage}`", record.id), help));
+    }
     let mut seen = 0;
-    for name in record.order.iter().rev() {
+    let kinds = [Annotations::NAME, Predictions::NAME];
+    for (kind, name) in kinds.iter().flat_map(|k| record.order.iter().rev().map(move |n| (k, n))) {
+        if asked.stage.is_some_and(|s| s != name) {
+            continue;
+        }
         for artifact in record.stages[name].outputs.values() {
-            if project.store.manifest(*artifact).map_err(Report::from_err)?.kind != Annotations::NAME {
-                continue;
-            }
-            let reader = ArtifactReader::open(&project.store, *artifact).map_err(Report::from_err)?;
-            let set = Annotations::read(&reader).map_err(Report::from_err)?;
+            let Some(set) = boxes_of(project, *artifact, kind)? else { continue };
             seen = seen.max(set.images.len());
             let fits =
                 |i: &ImageAnnotations| i.image == image || Path::new(&i.image).file_name().is_some_and(|n| n == image);
@@ -37,7 +83,7 @@ fn find<'a>(project: &Project, record: &'a RunRecord, image: &str) -> Result<(&'
             }
         }
     }
-    let help = format!("the run has labels of {seen} images, named by their path below `inputs.images`");
+    let help = format!("there are labels of {seen} images, named by their path below `inputs.images`");
     Err(Usage::new(format!("run {} has no labels of an image `{image}`", record.id), help))
 }
 
@@ -48,15 +94,12 @@ fn stages<'a>(record: &'a RunRecord, last: &str) -> Vec<(&'a String, &'a StageRe
     named.filter(|(_, s)| s.key.is_some() && s.uses != "setup").collect()
 }
 
-/// Prints where the boxes of an image come from; `which` is a box's id or its number from 1.
-pub fn provenance(
-    global: &Global,
-    project: &Project,
-    record: &RunRecord,
-    image: &str,
-    which: Option<&str>,
-) -> Result<Exit> {
-    let (stage, image) = find(project, record, image)?;
+/// Prints where the boxes of an image come from.
+pub fn provenance(global: &Global, project: &Project, record: &RunRecord, asked: &Asked<'_>) -> Result<Exit> {
+    let which = asked.which;
+    let (stage, image) = find(project, record, asked)?;
+    let templates = templates(project, record);
+    let template = |a: &Annotation| a.provenance.source.as_ref().and_then(|s| templates.get(s));
     let ids = box_ids(&image);
     let boxes: Vec<(usize, &String, &Annotation)> =
         ids.iter().zip(&image.annotations).enumerate().map(|(i, (id, a))| (i + 1, id, a)).collect();
@@ -73,7 +116,8 @@ pub fn provenance(
     };
     let made_by = stages(record, stage);
     if global.json {
-        let boxes: Vec<Value> = chosen.iter().map(|(n, id, a)| json!({ "number": n, "id": id, "box": a })).collect();
+        let of = |(n, id, a): &(usize, &String, &Annotation)| json!({ "number": n, "id": id, "box": a, "template_blake3": template(a) });
+        let boxes: Vec<Value> = chosen.iter().map(of).collect();
         let stages: Vec<Value> = made_by
             .iter()
             .map(|(name, s)| {
@@ -102,6 +146,7 @@ pub fn provenance(
             vec![vec!["  found by".to_owned(), format!("{} {}", p.labeller, p.version.as_deref().unwrap_or_default())]];
         let mut add = |what: &str, value: Option<String>| rows.extend(value.map(|v| vec![format!("  {what}"), v]));
         add("source", p.source.clone());
+        add("template", template(a).map(|d| format!("blake3 {d}")));
         add("threshold", p.threshold.map(number));
         add("model", p.model.clone());
         add("device", p.device.clone());

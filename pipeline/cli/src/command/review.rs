@@ -80,12 +80,15 @@ fn apply(global: &Global, project: &Project, file: &Path) -> Result<Exit> {
         .map_err(Report::from_err)?;
     let name = file.display().to_string();
     let applied = review::preview(&name, &bytes, &set, &digest.to_string()).map_err(|e| {
-        let cause = std::error::Error::source(&e).map_or_else(String::new, |c| format!(": {c}"));
+        // The position is in the message already.
+        let words = |c: String| c.rsplit_once(" at line ").map_or(c.clone(), |(words, _)| words.to_owned());
+        let cause = std::error::Error::source(&e).map_or_else(String::new, |c| format!(": {}", words(c.to_string())));
         Usage::new(
             format!("{e}{cause}"),
             "nothing was applied; mend the file, or take it from the report's folder again",
         )
     })?;
+    refuse_useless(file, &applied)?;
     let (name, default) = DECISIONS;
     let folder = project.input(name).map_or_else(|| project.dir().join(default), Path::to_owned);
     if folder.is_file() {
@@ -97,8 +100,7 @@ fn apply(global: &Global, project: &Project, file: &Path) -> Result<Exit> {
     let target = keep(project, &folder, file, &bytes)?;
     let approval = match &applied.approval {
         Approval::Given { by } => format!("the labels are approved by {by}"),
-        Approval::Stale { .. } => "the approval is for other labels than the newest, and does not count".into(),
-        Approval::Missing => "the labels as a whole are not approved".into(),
+        _ => "the labels as a whole are not approved".into(),
     };
     for problem in &applied.problems {
         say(format_args!("warning: {problem}"));
@@ -109,7 +111,7 @@ fn apply(global: &Global, project: &Project, file: &Path) -> Result<Exit> {
         data(serde_json::to_string_pretty(&doc).into_diagnostic()?);
     } else {
         data(format_args!(
-            "{} accepted, {rejected} rejected, {} corrected, {} added, {} not usable; {approval}\nkept as {}\nnext: pipeline run",
+            "{} accepted, {rejected} rejected, {} corrected, {} added, {} not usable; {approval}\nkept as {} (delete that file to take it back)\nnext: pipeline run",
             applied.accepted,
             applied.corrected,
             applied.added,
@@ -118,6 +120,26 @@ fn apply(global: &Global, project: &Project, file: &Path) -> Result<Exit> {
         ));
     }
     Ok(Exit::Done)
+}
+
+/// A file of which nothing can be used is a mistake, and so is an approval of labels that are gone.
+fn refuse_useless(file: &Path, applied: &review::decisions::Applied) -> Result<()> {
+    let file = file.display();
+    if matches!(applied.approval, Approval::Stale { .. }) {
+        return Err(Usage::new(
+            format!("`{file}` approves other labels than the newest"),
+            "nothing was applied; look at the newest report and take the DECISIONS.json beside it, or write `\"approve\": false` to use the decisions about single boxes alone",
+        ));
+    }
+    if applied.changed() || matches!(applied.approval, Approval::Given { .. }) {
+        return Ok(());
+    }
+    let why = match applied.problems.as_slice() {
+        [] => "it approves nothing and decides about no box".to_owned(),
+        all => all.join("; "),
+    };
+    let help = "nothing was applied; take the DECISIONS.json beside the newest report and edit that";
+    Err(Usage::new(format!("nothing in `{file}` can be used: {why}"), help))
 }
 
 /// Copies the file into the folder of decisions, behind all others; one that is there already stays as it is.

@@ -1,6 +1,9 @@
 //! `pipeline status` and `pipeline runs …`: what earlier runs did.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use clap::{Args, Subcommand};
 use engine::{
@@ -8,14 +11,28 @@ use engine::{
     store::Store,
 };
 use miette::{IntoDiagnostic, Report, Result};
+use report::number::counted;
 use serde_json::{Value, json};
 
 use crate::{
     args::Global,
+    command::{alone::is_alone, progress, run::NOISE},
     exit::{Exit, Usage},
     project::Project,
     terminal::{data, duration, number, table},
 };
+
+/// What `runs list` shows of a run, by stage.
+const MAIN_METRICS: [(&str, &str); 8] = [
+    ("train", "mAP50"),
+    ("train", "mAP50-95"),
+    ("infer", "mAP50"),
+    ("infer", "COCO_AP"),
+    ("infer", "boxes"),
+    ("review", "mean_confidence"),
+    ("label", "boxes"),
+    ("label", "images"),
+];
 
 /// `pipeline runs`.
 #[derive(Subcommand, Debug)]
@@ -37,13 +54,16 @@ pub enum Runs {
     },
     /// Where the boxes of an image come from: template, score, settings, versions, the image's hash.
     #[command(
-        after_help = "Examples:\n  pipeline runs provenance latest sheet_0001.png\n  pipeline runs provenance latest sheet_0001.png 3"
+        after_help = "Examples:\n  pipeline runs provenance latest sheet_0001.png\n  pipeline runs provenance latest sheet_0001.png 3\n  pipeline runs provenance latest sheet_0001.png --stage infer   what the detector found"
     )]
     Provenance {
         /// The run; `latest` for the newest.
         run: String,
         /// The image, as the report names it.
         image: String,
+        /// The stage whose boxes are meant, such as `infer`; the last that wrote labels of the image when not given.
+        #[arg(long, value_name = "STAGE")]
+        stage: Option<String>,
         /// One box: its number from 1, or its id from the report.
         #[arg(value_name = "BOX")]
         which: Option<String>,
@@ -70,17 +90,20 @@ pub fn runs(global: &Global, args: &Runs) -> Result<Exit> {
         Runs::List => list(global, &project),
         Runs::Show { id } => show(global, &load(&project, id)?),
         Runs::Compare { a, b } => compare(global, &load(&project, a)?, &load(&project, b)?),
-        Runs::Provenance { run, image, which } => {
-            super::provenance::provenance(global, &project, &load(&project, run)?, image, which.as_deref())
+        Runs::Provenance { run, image, stage, which } => {
+            let asked = super::provenance::Asked { image, stage: stage.as_deref(), which: which.as_deref() };
+            super::provenance::provenance(global, &project, &load(&project, run)?, &asked)
         }
         Runs::Gc(args) => super::gc::gc(global, &project, args),
     }
 }
 
-/// The record of a run by id; `latest` is the newest.
+/// The record of a run by id; `latest` is the newest of the project, or the newest at all when there is none.
 pub fn load(project: &Project, id: &str) -> Result<RunRecord> {
     let ids = run_ids(&project.runs);
-    let wanted = if id == "latest" { ids.last().cloned() } else { Some(id.to_owned()) };
+    let of_project = |id: &&String| RunRecord::load(&project.runs.join(id)).map_or(true, |r| !is_alone(&r));
+    let latest = || ids.iter().rev().find(of_project).or(ids.last()).cloned();
+    let wanted = if id == "latest" { latest() } else { Some(id.to_owned()) };
     let found = wanted.filter(|w| ids.contains(w)).ok_or_else(|| {
         let help = match ids.last() {
             Some(last) => format!("`pipeline runs list` shows them; the newest is {last}"),
@@ -111,7 +134,12 @@ pub fn status(global: &Global) -> Result<Exit> {
     let project = Project::open(global)?;
     let record = load(&project, "latest")?;
     if !global.json {
-        data(format_args!("newest run: {}, {}", record.id, status_now(&project.store, &record)));
+        let status = status_now(&project.store, &record);
+        let running = status == Status::Running.word();
+        data(format_args!("newest run: {}, {status}", record.id));
+        if running {
+            data(progress::text(&project.runs.join(&record.id), &record));
+        }
     }
     show(global, &record)
 }
@@ -127,10 +155,14 @@ fn list(global: &Global, project: &Project) -> Result<Exit> {
         };
         let done = record.order.iter().filter(|n| record.stages[*n].status.has_outputs());
         let done = done.cloned().collect::<Vec<_>>().join(" ");
-        let metrics = metrics(&record).into_iter().map(|(k, v)| format!("{k} {}", number(v))).collect::<Vec<_>>();
-        json.push(json!({ "id": id, "status": record.status, "started_at": record.started_at }));
-        let shown = metrics.iter().take(6).cloned().collect::<Vec<_>>().join("  ");
-        rows.push(vec![id, status_now(&project.store, &record), done, shown]);
+        let status = status_now(&project.store, &record);
+        let stages: BTreeMap<_, _> = record.stages.iter().map(|(n, s)| (n, s.status)).collect();
+        let metrics: BTreeMap<_, _> = metrics(&record).into_iter().collect();
+        json.push(json!({
+            "id": id, "status": record.status, "status_now": status, "started_at": record.started_at,
+            "finished_at": record.finished_at, "of_project": !is_alone(&record), "stages": stages, "metrics": metrics,
+        }));
+        rows.push(vec![id, status, done, main_metrics(&record)]);
     }
     if global.json {
         data(serde_json::to_string_pretty(&json).into_diagnostic()?);
@@ -156,10 +188,13 @@ fn show(global: &Global, record: &RunRecord) -> Result<Exit> {
         rows.push(vec![name.clone(), s.status.word().into(), duration(s.seconds), from, words]);
     }
     data(table(&rows));
+    if !record.detail.is_empty() {
+        data(format_args!("it ended because: {}", record.detail));
+    }
     for (name, input) in &record.inputs {
         data(format_args!(
-            "inputs.{name}: {} files in {} ({})",
-            input.files,
+            "inputs.{name}: {} in {} ({})",
+            counted(input.files as usize, "file", "files"),
             input.path.display(),
             input.artifact.short()
         ));
@@ -181,10 +216,21 @@ fn show(global: &Global, record: &RunRecord) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// The metrics that tell runs apart at a glance.
+fn main_metrics(record: &RunRecord) -> String {
+    let value = |(stage, metric): &(&str, &str)| {
+        let found = record.order.iter().find(|n| record.stages[*n].uses == *stage)?;
+        let value = record.stages[found].notes.metrics.get(*metric)?;
+        Some(format!("{stage}.{metric} {}", number(*value)))
+    };
+    MAIN_METRICS.iter().filter_map(value).collect::<Vec<_>>().join("  ")
+}
+
 fn metrics(record: &RunRecord) -> Vec<(String, f64)> {
     let of = |n: &String| {
         let n = n.clone();
-        record.stages[&n].notes.metrics.iter().map(move |(k, v)| (format!("{n}.{k}"), *v)).collect::<Vec<_>>()
+        let metrics = record.stages[&n].notes.metrics.iter().filter(|(k, _)| !NOISE.contains(&k.as_str()));
+        metrics.map(move |(k, v)| (format!("{n}.{k}"), *v)).collect::<Vec<_>>()
     };
     record.order.iter().rev().flat_map(of).collect()
 }
@@ -207,7 +253,10 @@ fn compare(global: &Global, a: &RunRecord, b: &RunRecord) -> Result<Exit> {
         }
         for name in &r.order {
             let s = &r.stages[name];
-            out.push((format!("{name}.status"), s.status.word().to_owned()));
+            // Done here or taken from an earlier run is no difference; a stage without a result is one.
+            if !s.status.has_outputs() {
+                out.push((format!("{name}.status"), s.status.word().to_owned()));
+            }
             out.push((format!("{name}.version"), s.version.to_string()));
             leaves(name, &s.config, &mut out);
             for (port, artifact) in &s.outputs {

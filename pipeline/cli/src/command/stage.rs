@@ -34,6 +34,10 @@ pub enum Stage {
 /// Unpacks into a scratch project, runs, packs.
 pub fn stage(global: &Global, args: &Stage) -> Result<Exit> {
     let Stage::Exec { bundle, out } = args;
+    if !bundle.is_file() {
+        let help = "make one with `pipeline export --until STAGE --out FILE`";
+        return Err(Usage::new(format!("there is no file `{}`", bundle.display()), help));
+    }
     let out = out.clone().unwrap_or_else(|| {
         let mut name = bundle.clone().into_os_string();
         name.push(".done");

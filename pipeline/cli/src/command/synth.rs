@@ -17,18 +17,18 @@ use crate::{
 /// `pipeline synth`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  pipeline synth --out sheets --sheets 50 --seed 1\n  pipeline synth --out scans --sheets 20 --seed 2 --look scanned --classes \"ball valve,globe valve\" --size 3000x2000\n\nThe folder gets drawings/, templates/, truth.json (COCO) and labels/yolo/. The same arguments give the same files."
+    after_help = "Examples:\n  pipeline synth --out sheets --sheets 50 --seed 1\n  pipeline synth --out scans --sheets 20 --seed 2 --look scanned --classes \"ball valve,globe valve\" --size 3000x2000\n\nThe folder gets drawings/, templates/, truth.json (COCO) and labels/yolo/ (a YOLO data set with its images). The same arguments give the same files."
 )]
 pub struct Synth {
     /// A new or empty folder.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Number of sheets.
-    #[arg(long, value_name = "N")]
-    sheets: u64,
-    /// Seed: other numbers give other sheets.
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    seed: u64,
+    /// Number of sheets; those of the `--settings` when not given.
+    #[arg(long, value_name = "N", required_unless_present = "settings")]
+    sheets: Option<u64>,
+    /// Seed: other numbers give other sheets; that of the `--settings`, else 0, when not given.
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
     /// How the sheets look.
     #[arg(long, value_enum, default_value_t = Look::Clean)]
     look: Look,
@@ -68,7 +68,9 @@ fn pair(text: &str, what: &str, between: char) -> Result<[u32; 2]> {
     )
 }
 
-fn settings(args: &Synth) -> Result<SynthSettings> {
+/// What to draw, how many, and the seed.
+fn settings(args: &Synth) -> Result<(SynthSettings, u64, u64)> {
+    let (mut sheets, mut seed) = (args.sheets, args.seed);
     let mut s = match args.look {
         Look::Clean => SynthSettings::clean(),
         Look::Scanned => SynthSettings::scanned(),
@@ -80,6 +82,8 @@ fn settings(args: &Synth) -> Result<SynthSettings> {
         };
         let bytes = std::fs::read(file).map_err(|e| wrong(&e))?;
         let mut doc: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| wrong(&e))?;
+        let number = |key: &str| doc.get(key).and_then(serde_json::Value::as_u64);
+        (sheets, seed) = (sheets.or_else(|| number("sheets")), seed.or_else(|| number("seed")));
         let inner = doc.get_mut("settings").map(serde_json::Value::take);
         s = serde_json::from_value(inner.unwrap_or(doc)).map_err(|e| wrong(&e))?;
     }
@@ -93,15 +97,16 @@ fn settings(args: &Synth) -> Result<SynthSettings> {
         s.classes = args.classes.iter().map(|c| c.trim().to_owned()).collect();
     }
     s.invented = args.invented.unwrap_or(s.invented);
-    Ok(s)
+    let sheets = sheets.ok_or_else(|| Usage::new("the number of sheets is missing", "add --sheets N"))?;
+    Ok((s, sheets, seed.unwrap_or(0)))
 }
 
 /// Draws the sheets.
 pub fn synth(global: &Global, args: &Synth) -> Result<Exit> {
-    let settings = settings(args)?;
+    let (settings, sheets, seed) = settings(args)?;
     let quiet = global.quiet || global.json;
-    let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(args.sheets) };
-    let truth = write_dataset(&args.out, &settings, args.sheets, args.seed, &|done| bar.set_position(done));
+    let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(sheets) };
+    let truth = write_dataset(&args.out, &settings, sheets, seed, &|done| bar.set_position(done));
     bar.finish_and_clear();
     let truth = truth.map_err(|e| match e {
         DatasetError::Settings(_) | DatasetError::NoSheets | DatasetError::NotEmpty(_) => {
