@@ -112,7 +112,7 @@ fn bad_drawings_are_left_out_by_name_and_the_rest_goes_on() {
         assert!(left_out.get(file).is_some_and(|r| r.contains(reason)), "{file}: {left_out:?}");
     }
     assert_eq!(left_out.len(), 5);
-    let done = done.says(&["5 image(s) were left out", "inputs.images", "left out"]);
+    let done = done.says(&["5 images were left out", "inputs.images", "left out"]);
     let input = &p.record()["inputs"]["images"]["left_out"];
     let reasons = input.to_string();
     assert!(reasons.contains("notes.txt") && reasons.contains("files ending in .txt"), "{reasons}");
@@ -124,7 +124,7 @@ fn bad_drawings_are_left_out_by_name_and_the_rest_goes_on() {
     assert_eq!(labels.keys().collect::<Vec<_>>(), ["copy of sheet 0.png", "sheet_0000.png", "sheet_0001.png"]);
     assert_eq!(labels["copy of sheet 0.png"], labels["sheet_0000.png"]);
     // They are not read again, and still told.
-    p.ok(&["run", "--until", "review"]).says(&["5 image(s) were left out"]);
+    p.ok(&["run", "--until", "review"]).says(&["5 images were left out"]);
     // A good file in the place of a bad one is one label more.
     p.write("drawings/empty.png", &sheet(2));
     let plan = p.ok(&["plan", "--until", "label", "--json"]).json();
@@ -245,7 +245,7 @@ fn no_drawings_is_an_error_and_never_an_empty_data_set() {
     // Nor is one whose drawings are all bad.
     p.write("drawings/a.png", b"");
     p.write("drawings/b.png", b"words");
-    p.call(&["run"]).exits(1).says(&["none of the 2 images can be read", "a.png"]);
+    p.call(&["run"]).exits(1).says(&["none of the 2 images can be used", "a.png"]);
     fs::remove_dir_all(p.path("drawings")).unwrap();
     p.call(&["run"]).exits(2).says(&["there is no", "drawings"]);
     assert!(!p.path("runs/latest/review").exists());
@@ -262,7 +262,7 @@ fn mistakes_in_the_project_file_name_their_place_and_the_nearest_key() {
         ("stages:\n  train:\n    epochs: many\n", &["pipeline.yaml:3:", "epochs"]),
         ("stages:\n  train: { epochs: -1 }\n", &["pipeline.yaml:2:", "epochs"]),
         ("stages:\n  review: { gate: mabye }\n", &["pipeline.yaml:2:", "mabye", "auto"]),
-        ("stages:\n  label: {}\n  train: {}\n  label: {}\n", &["pipeline.yaml:4:3", "duplicate"]),
+        ("stages:\n  label: {}\n  train: {}\n  label: {}\n", &["pipeline.yaml:4:3", "key `label` is written twice"]),
         ("stages: [label\n", &["pipeline.yaml:"]),
         ("version: 2\n", &["pipeline.yaml:1:", "version"]),
         ("stages:\n  label: 5\n", &["pipeline.yaml:2:", "label"]),
