@@ -141,6 +141,9 @@ fn the_program_tells_about_itself_and_the_machine() {
     let p = Project::without_sheets();
     let doctor = p.ok(&["doctor", "--json"]).json();
     assert_eq!(doctor["found"]["cpu"]["correct"], true);
+    let args = ["doctor"];
+    let wrong = p.command(&args).env("PIPELINE_FORCE_CPU", "banana").output().unwrap();
+    support::Done::new(&args, wrong).exits(2).says(&["PIPELINE_FORCE_CPU is `banana`"]);
     p.ok(&["doctor"]).says(&["AVX"][..usize::from(cfg!(target_arch = "x86_64"))]);
     let licenses = p.ok(&["licenses", "--json"]).json();
     assert!(licenses["crates"].as_array().unwrap().len() > 50);

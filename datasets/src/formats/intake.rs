@@ -191,7 +191,7 @@ impl<'a> Intake<'a> {
     pub fn skip_image(&mut self, at: At, name: &str, reason: &str, fix: &str, labels: usize) {
         self.account.labels_dropped += labels;
         let what = if labels > 0 {
-            format!("`{name}`: {reason} ({labels} labels lost with it)")
+            format!("`{name}`: {reason} ({labels} {} lost with it)", if labels == 1 { "label" } else { "labels" })
         } else {
             format!("`{name}`: {reason}")
         };

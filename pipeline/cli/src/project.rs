@@ -98,7 +98,7 @@ impl Project {
         if runs.exists() && !runs.is_dir() {
             return Err(Usage::new(format!("`{}` is no folder", runs.display()), "name a folder for runs with --runs"));
         }
-        if force_cpu() {
+        if force_cpu()? {
             for node in spec.nodes.iter_mut().filter(|n| n.uses == "setup") {
                 node.config["force_cpu"] = true.into();
             }
@@ -146,8 +146,12 @@ pub fn lock(store: &Store, what: &str) -> Result<ProjectLock> {
 }
 
 /// True when the environment asks to leave the GPUs alone.
-pub fn force_cpu() -> bool {
-    env::var("PIPELINE_FORCE_CPU").is_ok_and(|v| !matches!(v.as_str(), "" | "0" | "false"))
+pub fn force_cpu() -> Result<bool> {
+    match env::var("PIPELINE_FORCE_CPU").unwrap_or_default().as_str() {
+        "" | "0" | "false" => Ok(false),
+        "1" | "true" => Ok(true),
+        other => Err(Usage::new(format!("PIPELINE_FORCE_CPU is `{other}`"), "set it to 1 or 0, or unset it")),
+    }
 }
 
 /// Name of the input with people's decisions, and the folder that it is when the project file does not say.

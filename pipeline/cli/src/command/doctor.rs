@@ -25,7 +25,7 @@ pub struct Doctor {
 
 /// Probes, explains, and says what to do.
 pub fn doctor(global: &Global, args: &Doctor) -> Result<Exit> {
-    let found = setup::probe(&SetupConfig { force_cpu: project::force_cpu() });
+    let found = setup::probe(&SetupConfig { force_cpu: project::force_cpu()? });
     let gpu = found.usable_gpus().next().is_some();
     let ok = found.cpu.correct && (gpu || !args.require_gpu);
     let advice = advice(&found, args.require_gpu);

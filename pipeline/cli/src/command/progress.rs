@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use engine::{Event, record::RunRecord};
 use jiff::Timestamp;
-use report::number::counted;
 use serde::Deserialize;
 
 use crate::terminal::duration;
@@ -71,7 +70,7 @@ fn tell(log: &str, started: Option<Timestamp>, now: Timestamp) -> String {
         out += &format!(" (said {} ago)", duration(seconds(*at, now)));
     }
     if stages.is_empty() {
-        out += &format!("\n{} at work: inputs are read, or the run is about to end", counted(0, "stage", "stages"));
+        out += "\nno stage is at work: inputs are read, or the run is about to end";
     }
     out
 }
