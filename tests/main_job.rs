@@ -37,7 +37,7 @@ fn from_drawings_to_a_detector_step_by_step() {
 
     // Before anything ran.
     let plan = p.ok(&["plan", "--json"]).json();
-    assert_eq!(planned(&plan, "label")["verdict"], "may_run");
+    assert_eq!(planned(&plan, "label")["verdict"], "will_run");
     assert_eq!(why(&plan, "setup"), "it has not run yet");
     assert!(!p.path("runs/latest").exists(), "a plan is no run");
     p.call(&["status"]).exits(2).says(&["nothing has run yet"]);
