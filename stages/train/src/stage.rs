@@ -344,7 +344,7 @@ fn evaluate_best(
             .iter()
             .filter(|c| c.score >= SHOWN_CONF)
             .filter_map(|c| {
-                let b: [f64; 4] = to_input(plan, &plan.tiles[tile], &c.bbox)?.into();
+                let b = to_input(plan, &plan.tiles[tile], &c.bbox)?;
                 let class = &classes[c.class];
                 Some((class.name.as_str(), b))
             })
