@@ -1,6 +1,6 @@
 //! How far a run is that goes on in another process: read from its log of events.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fmt::Write, fs, path::Path};
 
 use engine::{Event, record::RunRecord};
 use jiff::Timestamp;
@@ -56,18 +56,18 @@ fn tell(log: &str, started: Option<Timestamp>, now: Timestamp) -> String {
     }
     let mut out = started.map_or_else(String::new, |s| format!("running for {}", duration(seconds(s, now))));
     for (name, s) in &stages {
-        out += &format!("\n{name}: at work for {}", duration(seconds(s.since, now)));
+        let _ = write!(out, "\n{name}: at work for {}", duration(seconds(s.since, now)));
         let (Some((from, base)), Some((at, done, total, unit, detail))) = (s.from, &s.last) else { continue };
-        out += &format!(", {done} of {total} {unit}");
+        let _ = write!(out, ", {done} of {total} {unit}");
         let rate = done.saturating_sub(base) as f64 / seconds(from, *at).max(1e-3);
         if done < total && rate > 0.0 {
             let left = (total - done) as f64 / rate - seconds(*at, now);
-            out += &format!(", about {} left", duration(left.max(0.0)));
+            let _ = write!(out, ", about {} left", duration(left.max(0.0)));
         }
         if !detail.is_empty() {
-            out += &format!("  {detail}");
+            let _ = write!(out, "  {detail}");
         }
-        out += &format!(" (said {} ago)", duration(seconds(*at, now)));
+        let _ = write!(out, " (said {} ago)", duration(seconds(*at, now)));
     }
     if stages.is_empty() {
         out += "\nno stage is at work: inputs are read, or the run is about to end";
