@@ -18,9 +18,11 @@ use crate::{
     cancel::CancelToken,
     digest::Digest,
     event::{Event, EventSink},
+    graph::is_name,
     lock::ProjectLock,
     result::pretty,
     store::{Store, StoreError},
+    view::safe_path,
 };
 
 const VERSION: u32 = 1;
@@ -387,6 +389,10 @@ fn read_index<R: Read>(path: &Path, entries: &mut tar::Entries<'_, R>) -> Result
 /// The listed files by path. The error is an entry and what is wrong with it.
 fn check_index(index: &Index) -> Result<BTreeMap<String, Listed>, (String, String)> {
     let mut files = BTreeMap::new();
+    // Names of stages become names of files.
+    if let Some(name) = index.spec.stages.keys().find(|n| !is_name(n)) {
+        return Err((name.clone(), "no stage can have this name".into()));
+    }
     let results: BTreeSet<String> = index.spec.stages.values().map(|s| key_name(s.key)).collect();
     for file in &index.files {
         // Only these names exist, so no name can lead out of the store.
@@ -409,6 +415,9 @@ fn check_artifacts(index: &Index, stage: &Path) -> Result<(), (String, String)> 
         let name = cas_name(artifact);
         let bytes = fs::read(stage.join(&name)).map_err(|e| (name.clone(), e.to_string()))?;
         let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|e| (name.clone(), e.to_string()))?;
+        if let Some(blob) = manifest.blobs.iter().find(|b| safe_path(&b.name).is_none()) {
+            return Err((name, format!("its file name `{}` leads out of its folder", blob.name)));
+        }
         let lost = manifest.blobs.iter().find(|b| sizes.get(&b.digest) != Some(&b.size));
         if let Some(blob) = lost {
             return Err((name, format!("blob `{}` of this artifact is not in the bundle", blob.name)));

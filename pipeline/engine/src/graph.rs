@@ -76,6 +76,10 @@ pub enum GraphError {
     UnknownStage { node: String, uses: String, known: String },
     #[error("there is no stage `{name}` in this pipeline; there are: {known}")]
     UnknownNode { name: String, known: String },
+    #[error(
+        "`{0}` cannot be the name of a stage or port: it becomes the name of a folder; use letters, digits, `-` and `_`"
+    )]
+    BadName(String),
     #[error("two stages are named `{0}`")]
     DuplicateNode(String),
     #[error("stage `{node}` has no input `{port}`; it reads: {known}")]
@@ -137,6 +141,12 @@ pub struct Graph {
     pub nodes: Vec<Node>,
 }
 
+/// True for what can be the name of a file or folder anywhere.
+pub(crate) fn is_name(name: &str) -> bool {
+    let bad = |c: char| c.is_control() || "/\\:*?\"<>|".contains(c);
+    !name.is_empty() && name.len() <= 200 && !name.starts_with('.') && !name.contains(bad)
+}
+
 fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<_> = names.collect();
     if names.is_empty() { "none".into() } else { names.join(", ") }
@@ -159,6 +169,10 @@ impl Graph {
             let wrong = |source| GraphError::Config { node: n.name.clone(), source };
             let config = stage.parse(&n.config).map_err(wrong)?;
             let descriptor = stage.describe(&config).map_err(wrong)?;
+            let ports = descriptor.inputs.iter().chain(&descriptor.outputs).map(|p| &p.name);
+            if let Some(name) = ports.chain([&n.name]).find(|name| !is_name(name)) {
+                return Err(GraphError::BadName(name.clone()));
+            }
             let edges = connect(n, &descriptor, &inputs, &nodes)?;
             let facts = crate::Facts { machine: machine.clone(), connected: edges.keys().cloned().collect() };
             let (config, notes) = stage.resolve(&config, &facts).map_err(wrong)?;

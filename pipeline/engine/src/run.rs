@@ -86,6 +86,8 @@ struct Scheduler<'a> {
     outputs: BTreeMap<String, BTreeMap<String, Digest>>,
     running: BTreeMap<String, Running>,
     unhashed: BTreeMap<String, UnhashedKey>,
+    /// Set when the run was asked to stop, or cannot go on.
+    stop: CancelToken,
 }
 
 /// Runs the graph. The record says how it went; an error means that nothing could be started.
@@ -120,6 +122,7 @@ pub fn run(req: &RunRequest<'_>) -> Result<(RunRecord, PathBuf), PlanError> {
         outputs: BTreeMap::new(),
         running: BTreeMap::new(),
         unhashed: BTreeMap::new(),
+        stop: req.cancel.child(),
     };
     scheduler.record.save(req.store, &scheduler.dir)?;
     if !req.one_off || !req.runs.join("latest").exists() {
@@ -176,12 +179,6 @@ fn overall(record: &RunRecord) -> Status {
 impl Scheduler<'_> {
     fn all(&mut self) -> Result<(), PlanError> {
         let req = self.req;
-        for (name, role) in self.roles.clone() {
-            if role == Role::Given {
-                let result = given(req.store, &name)?;
-                self.settle(&name, Status::Reused, &result)?;
-            }
-        }
         let scans = scan_inputs(req.store, req.graph, &self.roles, &req.cancel, self.sink.as_ref())?;
         for (name, scan) in &scans {
             let input = InputRecord {
@@ -197,24 +194,64 @@ impl Scheduler<'_> {
                 self.sink.emit(&Event::Message { stage: None, level: Level::Warn, text });
             }
         }
-        let (send, receive) = mpsc::channel::<Finished>();
-        std::thread::scope(|scope| -> Result<(), PlanError> {
-            loop {
-                let mut progress = false;
-                for node in &req.graph.nodes {
-                    progress |= self.consider(node, &scans, scope, &send)?;
-                }
-                if self.running.is_empty() && !progress {
-                    return Ok(());
-                }
-                if self.running.is_empty() {
-                    continue;
-                }
-                let finished = receive.recv().expect("every started stage reports back");
-                self.finish(finished)?;
+        for (name, role) in self.roles.clone() {
+            if role == Role::Given {
+                let result = given(req.store, &name)?;
+                self.settle(&name, Status::Reused, &result)?;
             }
+        }
+        let (send, receive) = mpsc::channel::<Finished>();
+        std::thread::scope(|scope| {
+            let ended = self.stages(&scans, scope, &send, &receive);
+            if let Err(e) = &ended {
+                // What still runs is stopped and waited for, so that the record says how each stage ended.
+                self.stop.cancel();
+                while !self.running.is_empty() {
+                    let finished = receive.recv().expect("every started stage reports back");
+                    // The first error is the one that is told.
+                    let _ = self.finish(finished);
+                }
+                self.fail(e);
+            }
+            ended
         })?;
         if self.req.cancel.is_cancelled() { Err(PlanError::Cancelled) } else { Ok(()) }
+    }
+
+    /// Starts what can start and takes in what ends, until nothing is left to do.
+    fn stages<'s, 'e>(
+        &mut self,
+        scans: &crate::plan::Scans,
+        scope: &'s std::thread::Scope<'s, 'e>,
+        send: &mpsc::Sender<Finished>,
+        receive: &mpsc::Receiver<Finished>,
+    ) -> Result<(), PlanError> {
+        loop {
+            let mut progress = false;
+            for node in &self.req.graph.nodes {
+                progress |= self.consider(node, scans, scope, send)?;
+            }
+            if !self.running.is_empty() {
+                let finished = receive.recv().expect("every started stage reports back");
+                self.finish(finished)?;
+            } else if !progress {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Notes an error that ends the run at the stages that it is about.
+    fn fail(&mut self, e: &PlanError) {
+        for (name, record) in &mut self.record.stages {
+            let detail = match e {
+                PlanError::Stage { node, source } if node == name => chain(source),
+                // It ended, and what it made could not be kept.
+                _ if record.status == Status::Running => with_causes(e),
+                _ => continue,
+            };
+            record.status = Status::Failed;
+            record.detail = detail;
+        }
     }
 
     fn status(&self, name: &str) -> Status {
@@ -311,6 +348,12 @@ impl Scheduler<'_> {
     ) -> Result<bool, PlanError> {
         let req = self.req;
         let name = &node.spec.name;
+        let (key, items) = (unhashed.key(), unhashed.item_base(&node.descriptor));
+        let shares = |other: &StageRecord| other.key == Some(key) || (items.is_some() && other.item_log == items);
+        if self.running.keys().any(|other| shares(&self.record.stages[other])) {
+            // One at a time writes a log of items or a folder of checkpoints.
+            return Ok(false);
+        }
         let wrong = |source| PlanError::Stage { node: name.clone(), source };
         let needs = node.stage.needs(&node.config).map_err(wrong)?;
         let executor_name = node.spec.executor.as_deref().unwrap_or("local");
@@ -339,9 +382,8 @@ impl Scheduler<'_> {
                 )));
             }
         }
-        let key = unhashed.key();
         if req.selection.force.contains(name)
-            && let Some(base) = unhashed.item_base(&node.descriptor)
+            && let Some(base) = items
         {
             ItemLog::remove(&req.store.root().join("items").join(format!("{base}.log")))?;
         }
@@ -352,7 +394,7 @@ impl Scheduler<'_> {
             outputs: Mutex::default(),
             notes: Mutex::default(),
             sink: self.sink.clone(),
-            cancel: req.cancel.child(),
+            cancel: self.stop.child(),
             threads: take.cores.max(1),
             scratch: req.store.root().join("scratch").join(key.to_string()),
             items: item_source(req.store, node, &unhashed)?,
@@ -374,9 +416,9 @@ impl Scheduler<'_> {
         record.item_log = job.ctx.items.as_ref().map(|i| i.base);
         record.inputs.clone_from(&unhashed.inputs);
         record.reasons = reasons;
+        self.save()?;
         self.running.insert(name.clone(), take);
         self.unhashed.insert(name.clone(), unhashed);
-        self.save()?;
         let (retries, timeout_s, send) = (node.spec.retries, node.spec.timeout_s, send.clone());
         scope.spawn(move || {
             let started = Instant::now();
@@ -413,7 +455,6 @@ impl Scheduler<'_> {
         record.from_run = Some(run.clone());
         match result {
             Ok(Outcome::Done) => {
-                record.status = Status::Done;
                 let result = StageResult {
                     key: unhashed.key(),
                     unhashed,
@@ -433,6 +474,8 @@ impl Scheduler<'_> {
                 }
                 self.outputs.insert(f.name.clone(), f.outputs.clone());
                 self.link(&f.name, &f.outputs)?;
+                // Only now: a result that could not be kept is none.
+                self.stage(&f.name).status = Status::Done;
             }
             Ok(Outcome::Waiting { reason }) => {
                 record.status = Status::Waiting;
@@ -493,9 +536,9 @@ fn execute(
 ) -> Result<Outcome, StageError> {
     let timed_out = Arc::new(AtomicBool::new(false));
     let done = Arc::new(AtomicBool::new(false));
-    if let Some(seconds) = timeout_s {
+    // A time that no clock can count to is no limit.
+    if let Some(end) = timeout_s.and_then(|s| Instant::now().checked_add(Duration::from_secs(s))) {
         let (cancel, timed_out, done) = (job.ctx.cancel.clone(), timed_out.clone(), done.clone());
-        let end = Instant::now() + Duration::from_secs(seconds);
         std::thread::spawn(move || {
             while !done.load(Ordering::SeqCst) {
                 if Instant::now() >= end {

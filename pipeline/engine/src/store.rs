@@ -291,20 +291,28 @@ impl Store {
 
     fn write(&self, path: &Path, bytes: &[u8], access: Access) -> Result<(), StoreError> {
         let needed = bytes.len() as u64;
-        let mut file = self.tmp_file(needed)?;
-        file.write_all(bytes).map_err(StoreError::io("writing", path, needed))?;
-        Self::persist(file, path, needed, access)
+        let by_way_of = |dir: &Path| {
+            let mut file = Self::tmp_file(dir, needed)?;
+            file.write_all(bytes).map_err(StoreError::io("writing", path, needed))?;
+            Self::persist(file, path, needed, access)
+        };
+        match by_way_of(&self.tmp_dir()?) {
+            // A place on another disk: no file can be renamed to there.
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::CrossesDevices => {
+                by_way_of(path.parent().unwrap_or(Path::new(".")))
+            }
+            other => other,
+        }
     }
 
-    /// A file in `tmp/`, to be given its place by [`Store::persist`].
-    fn tmp_file(&self, needed: u64) -> Result<tempfile::NamedTempFile, StoreError> {
-        let dir = self.tmp_dir()?;
+    /// A hidden file in `dir`, to be given its place by [`Store::persist`].
+    fn tmp_file(dir: &Path, needed: u64) -> Result<tempfile::NamedTempFile, StoreError> {
         let mut builder = tempfile::Builder::new();
         #[cfg(unix)]
         let open_to_all = std::os::unix::fs::PermissionsExt::from_mode(0o666);
         #[cfg(unix)]
         builder.permissions(open_to_all);
-        builder.tempfile_in(&dir).map_err(StoreError::io("creating a file in", &dir, needed))
+        builder.tempfile_in(dir).map_err(StoreError::io("creating a file in", dir, needed))
     }
 
     /// Flushes a file of `tmp/` and gives it its place.
@@ -405,6 +413,17 @@ mod tests {
     fn overwrite(path: &Path, bytes: &[u8]) {
         remove_file(path).unwrap();
         fs::write(path, bytes).unwrap();
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn files_are_written_to_other_disks_too() {
+        let (_dir, store) = store();
+        let Ok(other) = tempfile::tempdir_in("/dev/shm") else { return };
+        let path = other.path().join("new/model");
+        store.write_file(&path, b"weights").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"weights");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing else is left there");
     }
 
     #[test]

@@ -57,6 +57,9 @@ impl ItemStage for Shout {
             items: Some("images".into()),
         }
     }
+    fn needs(&self, _: &ShoutConfig) -> Needs {
+        Needs { cores: 1, memory_bytes: 10, gpu: false }
+    }
     fn prepare(&self, _: &ShoutConfig, _: &Context) -> Result<(), StageError> {
         Ok(())
     }
@@ -497,6 +500,63 @@ fn a_gpu_that_is_not_there_is_an_error_with_the_fix() {
     w.spec.nodes[1].config = json!({ "behave": "gpu" });
     let e = w.run_with(Selection::default(), 2).map(|_| ()).unwrap_err().to_string();
     assert!(e.contains("needs a GPU"), "{e}");
+}
+
+#[test]
+fn an_error_stops_what_runs_beside_it_and_the_record_is_whole() {
+    let mut w = World::new(&[("a", "one")]);
+    w.spec.nodes[1].config = json!({ "behave": "hang" });
+    let connect = BTreeMap::from([("text".into(), "shout.text".into())]);
+    w.spec.nodes.push(NodeSpec { connect, ..node("needy", "count", json!({ "behave": "gpu" })) });
+    w.run_with(Selection::default(), 3).map(|_| ()).unwrap_err();
+    let record = RunRecord::load(&w.runs().join("latest")).unwrap();
+    let of = |name: &str| (record.stages[name].status, record.stages[name].detail.contains("needs a GPU"));
+    assert_eq!((of("count"), of("needy")), ((Status::Cancelled, false), (Status::Failed, true)));
+    assert_eq!(record.status, Status::Failed);
+}
+
+#[test]
+fn a_result_that_cannot_be_kept_is_no_result() {
+    let w = World::new(&[("a", "one")]);
+    let keys = w.store.root().join("keys");
+    std::fs::create_dir_all(w.store.root()).unwrap();
+    std::fs::write(&keys, "in the way").unwrap();
+    w.run_with(Selection::default(), 2).map(|_| ()).unwrap_err();
+    let record = RunRecord::load(&w.runs().join("latest")).unwrap();
+    assert_eq!((record.status, record.stages["shout"].status), (Status::Failed, Status::Failed));
+    assert!(record.stages["shout"].detail.contains("keys"), "{}", record.stages["shout"].detail);
+}
+
+#[test]
+fn stages_with_the_same_settings_share_their_log_of_items_in_turn() {
+    let mut w = World::new(&[("a/1", "slow one"), ("a/2", "slow two"), ("b/3", "slow three"), ("b/4", "slow 4")]);
+    w.spec.nodes.clear();
+    w.spec.inputs = ["a", "b"]
+        .map(|n| InputSpec { name: n.into(), path: w.dir.path().join("in").join(n), ..w.spec.inputs[0].clone() })
+        .into();
+    for n in ["a", "b"] {
+        let connect = BTreeMap::from([("images".into(), format!("inputs.{n}"))]);
+        w.spec.nodes.push(NodeSpec { connect, ..node(&format!("shout_{n}"), "shout", json!({})) });
+    }
+    let record = w.run();
+    assert_eq!(w.output(&record, "shout_a", "text", "text"), "1=slow one\n2=slow two\n");
+    assert_eq!(w.output(&record, "shout_b", "text", "text"), "3=slow three\n4=slow 4\n");
+}
+
+#[test]
+fn a_timeout_without_end_is_none() {
+    let mut w = World::new(&[("a", "one")]);
+    w.spec.nodes[1].timeout_s = Some(u64::MAX);
+    assert_eq!(w.run().status, Status::Done);
+}
+
+#[test]
+fn names_that_lead_out_of_a_folder_are_refused() {
+    let mut w = World::new(&[("a", "one")]);
+    for name in ["../count", "", ".store", "a/b"] {
+        w.spec.nodes[1].name = name.into();
+        assert!(matches!(w.graph(), Err(GraphError::BadName(n)) if n == name));
+    }
 }
 
 #[test]

@@ -214,6 +214,16 @@ fn forgeries_are_refused() {
         *entries = vec![(cas_name(artifact), manifest)];
     });
     assert!(lost.contains("blob `x` of this artifact is not in the bundle"), "{lost}");
+    let key = BundleStage { key: Digest::of(b"key"), outputs: BTreeMap::new() };
+    let named = e(&|i, _| drop(i.spec.stages.insert("../../evil".into(), key.clone())));
+    assert!(named.contains("no stage can have this name"), "{named}");
+    let outside = e(&|i, entries| {
+        let blob = crate::Blob { name: "../../evil".into(), digest: Digest::of(b"x"), size: 1 };
+        let manifest = Manifest::new("files", 1, serde_json::Value::Null, vec![blob]).to_bytes();
+        i.spec.inputs.insert("i".into(), Digest::of(&manifest));
+        *entries = vec![(cas_name(Digest::of(&manifest)), manifest), (cas_name(Digest::of(b"x")), b"x".to_vec())];
+    });
+    assert!(outside.contains("`../../evil` leads out of its folder"), "{outside}");
     assert!(matches!(read(b"PNG").2, Err(BundleError::NotABundle { .. })));
     assert!(matches!(read(b"").2, Err(BundleError::NotABundle { .. })));
 }
