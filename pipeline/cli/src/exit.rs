@@ -18,6 +18,8 @@ pub enum Exit {
     Usage,
     /// 3: waiting for a person.
     Waiting,
+    /// 70: a bug of this program.
+    Bug,
     /// 75: try again later.
     Later,
     /// 130 or 143: interrupted, with the work so far kept.
@@ -31,6 +33,7 @@ impl From<Exit> for ExitCode {
             Exit::Failed => 1,
             Exit::Usage => 2,
             Exit::Waiting => 3,
+            Exit::Bug => 70,
             Exit::Later => 75,
             Exit::Signal(n) => u8::try_from(128 + n).unwrap_or(130),
         };

@@ -1,7 +1,9 @@
 //! The project that a command works on: its file, its folder of runs, its store and its graph.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -92,7 +94,11 @@ impl Project {
 
     fn with_text(global: &Global, file: PathBuf, text: &str, runs: PathBuf, sample: bool) -> Result<Self> {
         let registry = stages::registry();
-        let layers = Layers { profile: global.profile.clone(), environment: environment(), set: global.set.clone() };
+        let layers = Layers {
+            profile: global.profile.clone(),
+            environment: environment(env::vars_os())?,
+            set: global.set.clone(),
+        };
         let (mut spec, places) =
             settings::load_with_places(&file, text, folder(&file), &layers, &registry).map_err(|e| Report::new(*e))?;
         if runs.exists() && !runs.is_dir() {
@@ -188,13 +194,22 @@ fn find(from: &Path) -> Option<PathBuf> {
 }
 
 /// `PIPELINE_LABEL__NMS_IOU=0.4` sets `label.nms_iou`. Sorted, so that the order of the environment does not matter.
-fn environment() -> Vec<(String, String)> {
-    let mut vars: Vec<(String, String)> = env::vars()
-        .filter_map(|(name, value)| Some((name.strip_prefix("PIPELINE_")?.to_owned(), value)))
-        .filter(|(name, _)| !NOT_SETTINGS.contains(&name.as_str()))
-        .collect();
-    vars.sort();
-    vars
+fn environment(vars: impl Iterator<Item = (OsString, OsString)>) -> Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    for (name, value) in vars {
+        // Variables of other programs may be no text at all.
+        let Some(setting) = name.to_str().and_then(|n| n.strip_prefix("PIPELINE_")) else { continue };
+        if NOT_SETTINGS.contains(&setting) {
+            continue;
+        }
+        let Some(value) = value.to_str() else {
+            let message = format!("environment variable PIPELINE_{setting}: its value is not UTF-8 text");
+            return Err(Usage::new(message, "set it again, or unset it"));
+        };
+        found.push((setting.to_owned(), value.to_owned()));
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// Writes the built-in sample's files below `dir`, those that are not there yet or differ.
@@ -211,4 +226,19 @@ fn unpack_sample(dir: &Path) -> Result<PathBuf> {
             .wrap_err_with(|| format!("unpacking the sample to `{}`", path.display()))?;
     }
     Ok(dir.join(FILE))
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    #[test]
+    fn variables_of_others_may_be_any_bytes() {
+        let bytes = || OsString::from_vec(vec![0xff]);
+        let vars = [("HOME".into(), bytes()), (bytes(), bytes()), ("PIPELINE_B".into(), "1".into())];
+        assert_eq!(environment(vars.into_iter()).unwrap(), [("B".to_owned(), "1".to_owned())]);
+        assert!(environment([("PIPELINE_B".into(), bytes())].into_iter()).is_err());
+    }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use engine::{
-    CancelToken, Digest, InputSpec,
+    CancelToken, Digest, InputSpec, Store,
     bundle::{BundleSpec, BundleStage, read_bundle, write_bundle},
     graph::{Edge, Graph, PipelineSpec},
     plan::{Selection, Verdict},
@@ -130,7 +130,7 @@ pub fn is_bundle(path: &Path) -> bool {
 
 /// Reads a bundle into the project of `dir`, which becomes one when it is none yet.
 pub fn unpack(global: &Global, dir: &Path, runs: &Path, path: &Path) -> Result<(Project, Unpacked)> {
-    let store = engine::Store::open(runs.join(".store")).map_err(Report::from_err)?;
+    let store = Store::open(runs.join(".store")).map_err(Report::from_err)?;
     let sink = Progress::new(global.quiet || global.json);
     let cancel = CancelToken::new();
     let lock = crate::project::lock(&store, "pipeline import")?;
@@ -169,6 +169,9 @@ pub fn unpack(global: &Global, dir: &Path, runs: &Path, path: &Path) -> Result<(
         let place = input.path.display();
         let words = match scan(&project.store, &input, &cancel, &sink) {
             Ok(found) if found.artifact == artifact => format!("the same files were in {place} already"),
+            Ok(found) if is_part(&project.store, found.artifact, artifact)? => {
+                format!("{place} was made whole: {} files", put_files(&project, &input, artifact)?)
+            }
             Ok(_) => {
                 warnings.push(format!("{place} holds other files than the bundle's `inputs.{name}`, and was kept"));
                 format!("{place} was kept")
@@ -189,6 +192,13 @@ pub fn unpack(global: &Global, dir: &Path, runs: &Path, path: &Path) -> Result<(
     let next = spec.commands.last().cloned().unwrap_or_else(|| "pipeline run".into());
     let BundleSpec { until, set, profile, .. } = spec;
     Ok((project, Unpacked { project: file, until, next, set, profile, results, inputs, warnings }))
+}
+
+/// True when some of the wanted files are there and nothing else: what an import leaves that was cut off.
+fn is_part(store: &Store, found: Digest, wanted: Digest) -> Result<bool> {
+    let found = store.manifest(found).map_err(Report::from_err)?;
+    let wanted = store.manifest(wanted).map_err(Report::from_err)?;
+    Ok(found.blobs.iter().all(|b| wanted.blob(&b.name) == Some(b)))
 }
 
 /// The files of an input, at the place that the project file gives it. Nothing is overwritten.
@@ -231,13 +241,16 @@ fn inside(spec: &BundleSpec, file: &Path) -> Result<String> {
     let load = |text: &str| -> Result<PipelineSpec> {
         settings::load(file, text, root, &Layers::default(), &crate::stages::registry()).map_err(|e| Report::new(*e))
     };
+    let lies_inside = |path: &Path| {
+        let below = path.strip_prefix(root).ok();
+        below.is_some_and(|p| p.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)))
+    };
     let mut text = spec.config.clone();
     for input in load(&text)?.inputs {
-        let below = input.path.strip_prefix(root).ok();
-        if below.is_some_and(|p| p.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir))) {
+        if lies_inside(&input.path) {
             continue;
         }
-        let written = below.unwrap_or(&input.path).to_string_lossy().into_owned();
+        let written = input.path.strip_prefix(root).unwrap_or(&input.path).to_string_lossy().into_owned();
         let moved = format!("inputs/{}", input.name);
         let edited = text.replace(&written, &moved);
         let fits =
@@ -247,5 +260,47 @@ fn inside(spec: &BundleSpec, file: &Path) -> Result<String> {
             text = edited;
         }
     }
-    Ok(text)
+    // Files of a bundle are written to where its inputs are said to lie.
+    match load(&text)?.inputs.iter().find(|i| !lies_inside(&i.path)) {
+        Some(input) => Err(Report::msg(format!(
+            "`inputs.{}` of the bundle lies outside of its project, at `{}`; nothing but results was imported",
+            input.name,
+            input.path.display()
+        ))),
+        None => Ok(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moved(config: &str) -> Result<String> {
+        inside(&BundleSpec { config: config.into(), ..BundleSpec::default() }, Path::new(FILE))
+    }
+
+    #[test]
+    fn no_input_of_a_bundle_lies_outside_of_its_project() {
+        assert_eq!(moved("inputs:\n  images: a/b\n").unwrap(), "inputs:\n  images: a/b\n");
+        assert_eq!(moved("inputs:\n  images: ../b\n").unwrap(), "inputs:\n  images: inputs/images\n");
+        assert_eq!(moved("inputs:\n  images: /b/c\n").unwrap(), "inputs:\n  images: inputs/images\n");
+        // Paths that are written in another way than they read, and names that lead out.
+        assert!(moved("inputs:\n  images: \"\\x2e\\x2e/b\"\n").is_err());
+        assert!(moved("inputs:\n  ../../images: /b/c\n").is_err());
+    }
+
+    #[test]
+    fn an_import_that_was_cut_off_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let files = |files: &[(&str, &str)]| {
+            let mut writer = engine::artifact::ArtifactWriter::new(&store);
+            files.iter().for_each(|(name, text)| writer.put(*name, text.as_bytes()).unwrap());
+            writer.finish("files", 1, serde_json::Value::Null).unwrap()
+        };
+        let all = files(&[("a", "1"), ("b", "2")]);
+        assert!(is_part(&store, files(&[("a", "1")]), all).unwrap());
+        assert!(!is_part(&store, files(&[("a", "2")]), all).unwrap());
+        assert!(!is_part(&store, files(&[("a", "1"), ("c", "3")]), all).unwrap());
+    }
 }
