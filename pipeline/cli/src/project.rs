@@ -21,8 +21,6 @@ use crate::{
 
 /// Name of the project file.
 pub const FILE: &str = "pipeline.yaml";
-/// Variables that mean something else than a setting.
-const NOT_SETTINGS: [&str; 1] = ["FORCE_CPU"];
 
 /// A project, opened.
 pub struct Project {
@@ -199,7 +197,9 @@ fn environment(vars: impl Iterator<Item = (OsString, OsString)>) -> Result<Vec<(
     for (name, value) in vars {
         // Variables of other programs may be no text at all.
         let Some(setting) = name.to_str().and_then(|n| n.strip_prefix("PIPELINE_")) else { continue };
-        if NOT_SETTINGS.contains(&setting) {
+        // A setting lies below a stage or a section, so its name has `__`; what has not is another program's
+        // (PIPELINE_WORKSPACE of a build server, say) or is read elsewhere (PIPELINE_FORCE_CPU).
+        if !setting.contains("__") {
             continue;
         }
         let Some(value) = value.to_str() else {
@@ -237,8 +237,13 @@ mod tests {
     #[test]
     fn variables_of_others_may_be_any_bytes() {
         let bytes = || OsString::from_vec(vec![0xff]);
-        let vars = [("HOME".into(), bytes()), (bytes(), bytes()), ("PIPELINE_B".into(), "1".into())];
-        assert_eq!(environment(vars.into_iter()).unwrap(), [("B".to_owned(), "1".to_owned())]);
-        assert!(environment([("PIPELINE_B".into(), bytes())].into_iter()).is_err());
+        let vars = [
+            ("HOME".into(), bytes()),
+            (bytes(), bytes()),
+            ("PIPELINE_A__B".into(), "1".into()),
+            ("PIPELINE_WORKSPACE".into(), "/w".into()),
+        ];
+        assert_eq!(environment(vars.into_iter()).unwrap(), [("A__B".to_owned(), "1".to_owned())]);
+        assert!(environment([("PIPELINE_A__B".into(), bytes())].into_iter()).is_err());
     }
 }

@@ -382,10 +382,15 @@ impl Scheduler<'_> {
                 )));
             }
         }
-        if req.selection.force.contains(name)
-            && let Some(base) = items
-        {
-            ItemLog::remove(&req.store.root().join("items").join(format!("{base}.log")))?;
+        let scratch = req.store.root().join("scratch").join(key.to_string());
+        if req.selection.force.contains(name) {
+            // Forced means from the start: neither items nor a checkpoint of an interrupted run are gone on from.
+            if let Some(base) = items {
+                ItemLog::remove(&req.store.root().join("items").join(format!("{base}.log")))?;
+            }
+            if scratch.exists() {
+                fs::remove_dir_all(&scratch).map_err(StoreError::io("removing", &scratch, 0))?;
+            }
         }
         let ctx = Context {
             node: name.clone(),
@@ -396,7 +401,7 @@ impl Scheduler<'_> {
             sink: self.sink.clone(),
             cancel: self.stop.child(),
             threads: take.cores.max(1),
-            scratch: req.store.root().join("scratch").join(key.to_string()),
+            scratch,
             items: item_source(req.store, node, &unhashed)?,
         };
         for note in &node.notes {
