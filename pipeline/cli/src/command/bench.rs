@@ -2,9 +2,12 @@
 //!
 //! Owns what is measured and how the figures are shown. Refuses to judge: the figures are printed as they are.
 
-use std::time::Instant;
+use std::{path::Path, sync::Arc, time::Instant};
 
 use clap::{Args, Subcommand};
+use engine::{
+    CancelToken, Machine, Store, event::NoSink, graph::Graph, plan::Selection, record::RunRecord, run::RunRequest,
+};
 use miette::{IntoDiagnostic, Report, Result, miette};
 use serde_json::{Value, json};
 use train::{Config, assigner::Truth, learner::Learner};
@@ -54,6 +57,24 @@ pub fn bench(global: &Global, bench: &Bench) -> Result<Exit> {
         Bench::Train(args) => train(global, args),
         Bench::Labels(args) => labels::run(global, args),
     }
+}
+
+/// Runs a whole graph here, on all cores, and shows nothing.
+fn run_silently(runs: &Path, store: &Store, graph: &Graph, machine: Machine) -> Result<RunRecord> {
+    let request = RunRequest {
+        runs,
+        store,
+        graph,
+        selection: Selection::default(),
+        executors: &executors::builtin(),
+        cores: machine.cores,
+        machine,
+        program: env!("CARGO_PKG_VERSION").into(),
+        one_off: false,
+        sink: Arc::new(NoSink),
+        cancel: CancelToken::new(),
+    };
+    engine::run::run(&request).map(|(record, _)| record).map_err(Report::from_err)
 }
 
 /// Prints a document as JSON, or its table.

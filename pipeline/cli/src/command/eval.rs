@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use datasets::eval::{EvalInput, EvalSettings, Evaluation, Mistakes, Why, evaluate, from_coco};
+use datasets::eval::{CocoMetrics, EvalInput, EvalSettings, Evaluation, Mistakes, Why, evaluate, from_coco};
 use miette::{IntoDiagnostic, Report, Result, WrapErr};
 use report::{
     Cell, Column, Headline, Html, Section, Table,
@@ -103,20 +103,7 @@ fn text(e: &Evaluation) -> String {
         vec![cells.iter().map(|(k, _)| (*k).to_owned()).collect(), cells.iter().map(|(_, v)| m(*v)).collect()]
     };
     out += "COCO (equal to pycocotools; best 100 predictions a picture)\n";
-    out += &table(&row(&[
-        ("AP", c.ap),
-        ("AP50", c.ap50),
-        ("AP75", c.ap75),
-        ("AP small", c.ap_small),
-        ("AP medium", c.ap_medium),
-        ("AP large", c.ap_large),
-        ("AR1", c.ar1),
-        ("AR10", c.ar10),
-        ("AR100", c.ar100),
-        ("AR small", c.ar_small),
-        ("AR medium", c.ar_medium),
-        ("AR large", c.ar_large),
-    ]));
+    out += &table(&row(&coco_figures(c)));
     let v = &e.curves;
     let _ = writeln!(out, "\n\n{}", v.definition);
     out += &table(&row(&[
@@ -256,18 +243,9 @@ fn section(e: &Evaluation) -> Section {
     s.push(list(e.notes.iter().cloned()));
     s.push(html_table("Each class against the truth", &class_rows(e), 1));
     let c = &e.coco;
-    let sizes = [
-        ("AP75", c.ap75),
-        ("AP small", c.ap_small),
-        ("AP medium", c.ap_medium),
-        ("AP large", c.ap_large),
-        ("AR1", c.ar1),
-        ("AR10", c.ar10),
-        ("AR100", c.ar100),
-        ("AR small", c.ar_small),
-        ("AR medium", c.ar_medium),
-        ("AR large", c.ar_large),
-    ];
+    // AP and AP50 stand in the headline.
+    let figures = coco_figures(c);
+    let sizes = &figures[2..];
     let rows: Vec<Vec<String>> =
         [sizes.iter().map(|(k, _)| (*k).to_owned()).collect(), sizes.iter().map(|(_, v)| maybe(*v, 3)).collect()]
             .into();
@@ -290,4 +268,22 @@ fn section(e: &Evaluation) -> Section {
         s.push(details(title, html_table("False positives and false negatives", &mistakes, 3)));
     }
     s
+}
+
+/// The figures of COCO's table, in its order.
+fn coco_figures(c: &CocoMetrics) -> [(&'static str, Option<f64>); 12] {
+    [
+        ("AP", c.ap),
+        ("AP50", c.ap50),
+        ("AP75", c.ap75),
+        ("AP small", c.ap_small),
+        ("AP medium", c.ap_medium),
+        ("AP large", c.ap_large),
+        ("AR1", c.ar1),
+        ("AR10", c.ar10),
+        ("AR100", c.ar100),
+        ("AR small", c.ar_small),
+        ("AR medium", c.ar_medium),
+        ("AR large", c.ar_large),
+    ]
 }

@@ -16,21 +16,19 @@ use std::{
 
 use clap::Args;
 use engine::{
-    CancelToken, Context, Descriptor, InputSpec, Item, ItemError, ItemOutcome, ItemStage, Machine, Outcome, Port,
-    ProjectLock, Registry, Stage, StageError, Store,
+    Context, Descriptor, InputSpec, Item, ItemError, ItemOutcome, ItemStage, Machine, Outcome, Port, ProjectLock,
+    Registry, Stage, StageError, Store,
     artifact::ArtifactWriter,
-    event::NoSink,
     graph::{Graph, NodeSpec, PipelineSpec},
     item::Results,
-    plan::Selection,
     record::Status,
-    run::{RunRequest, run as run_graph},
 };
 use miette::{IntoDiagnostic, Report, Result, WrapErr, miette};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::run_silently;
 use crate::{
     args::Global,
     exit::Exit,
@@ -172,20 +170,7 @@ fn child(dir: &Path) -> Result<Exit> {
     let machine = Machine::probe();
     let graph = Graph::build(&spec, &registry, &machine).map_err(Report::from_err)?;
     let lock = ProjectLock::acquire(&store, "pipeline bench engine", |_| true).map_err(Report::from_err)?;
-    let (record, _) = run_graph(&RunRequest {
-        runs: &runs,
-        store: &store,
-        graph: &graph,
-        selection: Selection::default(),
-        executors: &executors::builtin(),
-        cores: machine.cores,
-        machine,
-        program: env!("CARGO_PKG_VERSION").into(),
-        one_off: false,
-        sink: Arc::new(NoSink),
-        cancel: CancelToken::new(),
-    })
-    .map_err(Report::from_err)?;
+    let record = run_silently(&runs, &store, &graph, machine)?;
     drop(lock);
     if record.status != Status::Done {
         return Err(miette!("the toy pipeline is {}", record.status.word()));

@@ -1,23 +1,21 @@
 //! `pipeline bench labels`: the ontology and label stages, as they are, on drawings with exact truth.
 
-use std::{path::Path, sync::Arc, time::Instant};
+use std::{path::Path, time::Instant};
 
 use artifacts::Annotations;
 use clap::{Args, ValueEnum};
 use datasets::eval::{EvalInput, operating_point};
 use engine::{
-    CancelToken, InputSpec, Machine, Store,
+    InputSpec, Machine, Store,
     artifact::{ArtifactReader, Kind},
-    event::NoSink,
     graph::{Graph, NodeSpec, PipelineSpec},
-    plan::Selection,
     record::Status,
-    run::{RunRequest, run as run_graph},
 };
 use miette::{IntoDiagnostic, Report, Result, miette};
 use serde_json::{Value, json};
 use synth::SynthSettings;
 
+use super::run_silently;
 use crate::{args::Global, exit::Exit, stages};
 
 /// Overlap from which a box is right.
@@ -125,20 +123,7 @@ fn label(dir: &Path, config: Value) -> Result<(datasets::AnnotationSet, f64)> {
     let machine = Machine::probe();
     let graph = Graph::build(&spec, &stages::registry(), &machine).map_err(Report::from_err)?;
     let store = Store::open(dir.join("runs/.store")).map_err(Report::from_err)?;
-    let (record, _) = run_graph(&RunRequest {
-        runs: &dir.join("runs"),
-        store: &store,
-        graph: &graph,
-        selection: Selection::default(),
-        executors: &executors::builtin(),
-        cores: machine.cores,
-        machine,
-        program: env!("CARGO_PKG_VERSION").into(),
-        one_off: false,
-        sink: Arc::new(NoSink),
-        cancel: CancelToken::new(),
-    })
-    .map_err(Report::from_err)?;
+    let record = run_silently(&dir.join("runs"), &store, &graph, machine)?;
     let stage = &record.stages["label"];
     if record.status != Status::Done {
         return Err(miette!("labelling is {}: {}", record.status.word(), stage.detail));
