@@ -1,31 +1,26 @@
 //! The labeller that matches the ontology's template pictures on the drawing.
 
-use std::collections::BTreeSet;
-
 use datasets::{Annotation, Provenance, Score};
 use engine::{DeviceUse, StageError};
-use vision::matcher::{self, Match, Matcher, MatcherConfig, MatcherError, ScaleBase, Template};
+use vision::matcher::{self, Match, Matcher, MatcherConfig, MatcherError, Poses, Role, ScaleBase, Template};
 
 use crate::labeller::{Job, LabelError, Labelled, Labeller, Parts};
 use crate::settings::{Base, Rotations, Settings};
 
 /// Threshold that `auto` stands for.
 pub const AUTO_THRESHOLD: f64 = matcher::DEFAULT_THRESHOLD;
-/// Starts the class name of templates that look like a class and are not it; their matches win places and are dropped.
-const NEGATIVE: &str = "not a ";
 
 struct TemplateLabeller {
     matcher: Matcher,
-    negatives: BTreeSet<String>,
 }
 
 /// Prepares all templates of the ontology.
 pub fn build(parts: &Parts<'_>) -> Result<Box<dyn Labeller>, StageError> {
     let ontology = &parts.ontology.ontology;
-    let (mut templates, mut negatives) = (Vec::new(), BTreeSet::new());
+    let mut templates = Vec::new();
     for class in &ontology.classes {
-        let exemplars = class.exemplars.iter().map(|e| (e, false));
-        for (exemplar, negative) in exemplars.chain(class.negatives.iter().map(|e| (e, true))) {
+        let exemplars = class.exemplars.iter().map(|e| (e, Role::Given));
+        for (exemplar, role) in exemplars.chain(class.negatives.iter().map(|e| (e, Role::Negative))) {
             let bytes = parts.ontology.templates.get(&exemplar.file).ok_or_else(|| {
                 StageError::message(format!("the ontology names template `{}` and does not hold it", exemplar.file))
             })?;
@@ -35,11 +30,8 @@ pub fn build(parts: &Parts<'_>) -> Result<Box<dyn Labeller>, StageError> {
                     "save it again as PNG, or remove it",
                 )
             })?;
-            let label = if negative { format!("{NEGATIVE}{}", class.name) } else { class.name.clone() };
-            if negative {
-                negatives.insert(label.clone());
-            }
-            templates.push(Template { class: label, name: exemplar.file.clone(), image: image.into_rgba8() });
+            let (class, name) = (class.name.clone(), exemplar.file.clone());
+            templates.push(Template { class, name, image: image.into_rgba8(), role });
         }
     }
     let matcher = Matcher::new(&templates, &matcher_config(parts.settings, &templates)).map_err(|e| match e {
@@ -50,7 +42,7 @@ pub fn build(parts: &Parts<'_>) -> Result<Box<dyn Labeller>, StageError> {
         MatcherError::BlankTemplate { .. } => StageError::input(e.to_string(), "see the named file"),
         MatcherError::Config { ref field, .. } => StageError::Config { key: field.clone(), message: e.to_string() },
     })?;
-    Ok(Box::new(TemplateLabeller { matcher, negatives }))
+    Ok(Box::new(TemplateLabeller { matcher }))
 }
 
 fn matcher_config(settings: &Settings, templates: &[Template]) -> MatcherConfig {
@@ -60,20 +52,22 @@ fn matcher_config(settings: &Settings, templates: &[Template]) -> MatcherConfig 
     };
     let threshold = |class: &str| (class.to_owned(), settings.thresholds.of(class, AUTO_THRESHOLD));
     MatcherConfig {
-        rotations: match settings.rotations {
-            Rotations::None => matcher::Rotations::None,
-            Rotations::Every(90.0) => matcher::Rotations::Quarter,
-            Rotations::Every(step) => matcher::Rotations::Every(step),
-            Rotations::Any => matcher::Rotations::Any,
+        poses: Poses {
+            rotations: match settings.rotations {
+                Rotations::None => matcher::Rotations::None,
+                Rotations::Every(90.0) => matcher::Rotations::Quarter,
+                Rotations::Every(step) => matcher::Rotations::Every(step),
+                Rotations::Any => matcher::Rotations::Any,
+            },
+            mirror: settings.mirror,
+            scale_min: (settings.scale.min * factor).clamp(0.05, 20.0),
+            scale_max: (settings.scale.max * factor).clamp(0.05, 20.0),
+            stretch: settings.stretch,
         },
-        mirror: settings.mirror,
         scale_base,
-        scale_min: (settings.scale.min * factor).clamp(0.05, 20.0),
-        scale_max: (settings.scale.max * factor).clamp(0.05, 20.0),
-        stretch: settings.stretch,
-        threshold: AUTO_THRESHOLD,
         class_thresholds: templates.iter().map(|t| threshold(&t.class)).collect(),
         nms_iou: settings.nms_iou,
+        ..MatcherConfig::default()
     }
 }
 
@@ -100,8 +94,7 @@ impl Labeller for TemplateLabeller {
         for s in found.skipped {
             labelled.remark(format!("template `{}` was not used: {}", s.template, s.reason));
         }
-        let wanted = found.matches.into_iter().filter(|m| !self.negatives.contains(&m.class));
-        labelled.annotations = wanted.map(annotation).collect();
+        labelled.annotations = found.matches.into_iter().map(annotation).collect();
         Ok(labelled)
     }
 }

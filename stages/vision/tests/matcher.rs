@@ -14,7 +14,7 @@ use image::{GrayImage, Luma, Rgba, RgbaImage, imageops};
 use ontologies::hvac;
 use sheets::{clean_templates, cut_templates, draw, hits, settings};
 use synth::{Rotation, SynthSettings};
-use vision::matcher::{Match, Matcher, MatcherConfig, MatcherError, Rotations, ScaleBase, Template};
+use vision::matcher::{Match, Matcher, MatcherConfig, MatcherError, Poses, Role, Rotations, ScaleBase, Template};
 
 /// F1 at IoU 0.5 over drawings of a recipe; prints what went wrong.
 fn f1(matcher: &Matcher, recipe: &SynthSettings, seed: u64, sheets: u64) -> f64 {
@@ -56,7 +56,7 @@ fn clean_drawings() {
 #[test]
 fn scanned_drawings() {
     let s = SynthSettings { width: 1400, height: 1000, symbols: [30, 45], ..SynthSettings::scanned() };
-    let config = MatcherConfig { mirror: true, ..MatcherConfig::default() };
+    let config = MatcherConfig { poses: Poses { mirror: true, ..Poses::default() }, ..MatcherConfig::default() };
     let matcher = Matcher::new(&clean_templates(&s, 8), &config).unwrap();
     assert!(f1(&matcher, &s, 8, 1) >= 0.85);
 }
@@ -64,7 +64,10 @@ fn scanned_drawings() {
 #[test]
 fn any_angle_and_mirror() {
     let s = SynthSettings { rotation: Rotation::Any, mirror: 0.5, ..settings(64.0) };
-    let config = MatcherConfig { rotations: Rotations::Any, mirror: true, ..MatcherConfig::default() };
+    let config = MatcherConfig {
+        poses: Poses { rotations: Rotations::Any, mirror: true, ..Poses::default() },
+        ..MatcherConfig::default()
+    };
     let matcher = Matcher::new(&clean_templates(&s, 9), &config).unwrap();
     assert!(f1(&matcher, &s, 9, 1) >= 0.85);
 }
@@ -72,7 +75,8 @@ fn any_angle_and_mirror() {
 #[test]
 fn cut_out_templates() {
     let s = settings(64.0);
-    let config = MatcherConfig { mirror: true, stretch: 1.15, ..MatcherConfig::default() };
+    let config =
+        MatcherConfig { poses: Poses { mirror: true, stretch: 1.15, ..Poses::default() }, ..MatcherConfig::default() };
     let matcher = Matcher::new(&cut_templates(&s, 10), &config).unwrap();
     assert!(f1(&matcher, &s, 10, 1) >= 0.75);
 }
@@ -86,6 +90,7 @@ fn drawing_scale_is_found() {
             class: s.class(),
             name: s.file.to_owned(),
             image: image::load_from_memory(s.png).unwrap().into_rgba8(),
+            role: Role::Given,
         })
         .collect();
     let config = MatcherConfig { scale_base: ScaleBase::Drawing, ..MatcherConfig::default() };
@@ -110,11 +115,11 @@ fn small_drawing() -> GrayImage {
 fn template_of(picture: &GrayImage, [x, y, w, h]: [u32; 4]) -> Template {
     let part = imageops::crop_imm(picture, x, y, w, h).to_image();
     let image = image::DynamicImage::ImageLuma8(part).into_rgba8();
-    Template { class: "square".into(), name: "square.png".into(), image }
+    Template { class: "square".into(), name: "square.png".into(), image, role: Role::Given }
 }
 
 fn small_matcher() -> Matcher {
-    let config = MatcherConfig { mirror: true, ..MatcherConfig::default() };
+    let config = MatcherConfig { poses: Poses { mirror: true, ..Poses::default() }, ..MatcherConfig::default() };
     Matcher::new(&[template_of(&small_drawing(), [48, 28, 44, 44])], &config).unwrap()
 }
 
@@ -171,6 +176,7 @@ fn odd_templates() {
         class: "blank".into(),
         name: "blank.png".into(),
         image: RgbaImage::from_pixel(20, 20, Rgba([255; 4])),
+        role: Role::Given,
     };
     let config = MatcherConfig::default();
     let e = Matcher::new(std::slice::from_ref(&blank), &config).unwrap_err();
@@ -218,9 +224,18 @@ fn small_matcher_without_mirror() -> Matcher {
 #[test]
 fn settings_out_of_range_are_named() {
     for (config, field) in [
-        (MatcherConfig { scale_min: 2.0, ..MatcherConfig::default() }, "scale_min"),
+        (
+            MatcherConfig { poses: Poses { scale_min: 2.0, ..Poses::default() }, ..MatcherConfig::default() },
+            "scale_min",
+        ),
         (MatcherConfig { nms_iou: f64::NAN, ..MatcherConfig::default() }, "nms_iou"),
-        (MatcherConfig { rotations: Rotations::Every(0.0), ..MatcherConfig::default() }, "rotations"),
+        (
+            MatcherConfig {
+                poses: Poses { rotations: Rotations::Every(0.0), ..Poses::default() },
+                ..MatcherConfig::default()
+            },
+            "rotations",
+        ),
     ] {
         assert!(config.check().unwrap_err().to_string().contains(field));
     }
@@ -229,7 +244,11 @@ fn settings_out_of_range_are_named() {
 #[test]
 fn results_do_not_depend_on_threads() {
     let s = settings(48.0);
-    let config = MatcherConfig { scale_base: ScaleBase::Drawing, mirror: true, ..MatcherConfig::default() };
+    let config = MatcherConfig {
+        scale_base: ScaleBase::Drawing,
+        poses: Poses { mirror: true, ..Poses::default() },
+        ..MatcherConfig::default()
+    };
     let (picture, _) = draw(&s, 13, 0);
     let find = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

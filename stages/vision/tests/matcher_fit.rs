@@ -14,7 +14,7 @@ mod sheets;
 
 use sheets::{clean_templates, cut_templates, draw, hits, settings};
 use synth::{Rotation, SynthSettings};
-use vision::matcher::{CONFIDENCE_FEATURES, Matcher, MatcherConfig, Rotations, Template};
+use vision::matcher::{CONFIDENCE_FEATURES, Matcher, MatcherConfig, Poses, Rotations, Template};
 
 /// Weight of the squared weights: keeps features that say the same from cancelling each other out.
 const RIDGE: f64 = 1.0;
@@ -28,8 +28,11 @@ struct Example {
 /// All sets of templates, settings and drawings.
 fn examples(first: u64, sheets: u64) -> Vec<Example> {
     let quarter = MatcherConfig { threshold: 0.0, ..MatcherConfig::default() };
-    let free = MatcherConfig { rotations: Rotations::Any, mirror: true, ..quarter.clone() };
-    let loose = MatcherConfig { mirror: true, stretch: 1.15, ..quarter.clone() };
+    let free = MatcherConfig {
+        poses: Poses { rotations: Rotations::Any, mirror: true, ..Poses::default() },
+        ..quarter.clone()
+    };
+    let loose = MatcherConfig { poses: Poses { mirror: true, stretch: 1.15, ..Poses::default() }, ..quarter.clone() };
     let some = |t: Vec<Template>, step: usize| t.into_iter().step_by(step).collect::<Vec<_>>();
     let mut sets: Vec<(Vec<Template>, &MatcherConfig, SynthSettings, u64)> = Vec::new();
     for (k, symbol_px) in [36.0, 48.0, 64.0, 88.0].into_iter().enumerate() {

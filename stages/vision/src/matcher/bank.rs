@@ -38,17 +38,22 @@ pub(super) struct Variant {
     pub count: u32,
 }
 
-/// All variants of all shapes, without near duplicates.
-pub(super) fn variants(shapes: &[Shape], angles_deg: &[f64], mirror: bool, stretches: &[f32]) -> Vec<Variant> {
+/// All variants of all shapes, without near duplicates. `poses` gives a shape's angles in degrees, mirrorings and
+/// logarithms of stretches.
+pub(super) fn variants(
+    shapes: &[Shape],
+    poses: impl Fn(&Shape) -> (Vec<f64>, Vec<bool>, Vec<f32>) + Sync,
+) -> Vec<Variant> {
     let per_shape: Vec<Vec<Variant>> = shapes
         .par_iter()
         .enumerate()
         .map(|(i, shape)| {
+            let (angles_deg, mirrors, stretches) = poses(shape);
             let mut kept: Vec<Variant> = Vec::new();
-            for &stretch in stretches {
+            for stretch in stretches {
                 let first = kept.len();
-                for mirrored in [false, true].into_iter().filter(|&m| mirror || !m) {
-                    for angle in angles_deg {
+                for &mirrored in &mirrors {
+                    for angle in &angles_deg {
                         let v = draw(i as u32, shape, angle.to_radians() as f32, mirrored, stretch);
                         let same = |k: &Variant| different_cells(k, &v) < SAME_WINDOW * v.count as f32;
                         if v.count > 0 && !kept[first..].iter().any(same) {

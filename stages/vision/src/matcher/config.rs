@@ -40,6 +40,8 @@ fn steps(step_deg: f64) -> Vec<f64> {
 
 /// Score from which matches on generated drawings are more often right than wrong (`tests/matcher_fit.rs`).
 pub const DEFAULT_THRESHOLD: f64 = 0.3;
+/// Score from which a match is worth a person's look.
+pub const CANDIDATE_THRESHOLD: f64 = 0.1;
 
 /// What sizes are relative to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,25 +52,43 @@ pub enum ScaleBase {
     Drawing,
 }
 
-/// Settings of a [`super::Matcher`].
+/// In which poses a template is looked for.
 #[derive(Clone, Debug, PartialEq)]
-pub struct MatcherConfig {
+pub struct Poses {
     /// Turns that are tried. Default quarter turns.
     pub rotations: Rotations,
     /// Whether mirror images are tried. Default false.
     pub mirror: bool,
-    /// What a size of 1 means. Default [`ScaleBase::Template`].
-    pub scale_base: ScaleBase,
     /// Smallest size on the drawing relative to the base, 0.05..=20. Default 0.8.
     pub scale_min: f64,
     /// Largest size on the drawing relative to the base, 0.05..=20. Default 1.25.
     pub scale_max: f64,
     /// Largest factor by which width over height may differ from the template's, 1..=2 (1: none). Default 1.1.
     pub stretch: f64,
+}
+
+impl Default for Poses {
+    fn default() -> Self {
+        Self { rotations: Rotations::Quarter, mirror: false, scale_min: 0.8, scale_max: 1.25, stretch: 1.1 }
+    }
+}
+
+/// Settings of a [`super::Matcher`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct MatcherConfig {
+    /// Poses of all classes.
+    pub poses: Poses,
+    /// Poses of single classes, which replace `poses`.
+    pub class_poses: BTreeMap<String, Poses>,
+    /// What a size of 1 means. Default [`ScaleBase::Template`].
+    pub scale_base: ScaleBase,
     /// Score that a match must reach, 0..=1. Default [`DEFAULT_THRESHOLD`].
     pub threshold: f64,
     /// Thresholds of single classes, which override `threshold`.
     pub class_thresholds: BTreeMap<String, f64>,
+    /// Score from which what misses its threshold is still reported as a candidate, 0..=1. Default
+    /// [`CANDIDATE_THRESHOLD`].
+    pub candidates_from: f64,
     /// Of two matches that overlap by more than this (intersection over union, 0..=1), the weaker is dropped,
     /// whatever their classes. Default 0.5.
     pub nms_iou: f64,
@@ -77,14 +97,12 @@ pub struct MatcherConfig {
 impl Default for MatcherConfig {
     fn default() -> Self {
         Self {
-            rotations: Rotations::Quarter,
-            mirror: false,
+            poses: Poses::default(),
+            class_poses: BTreeMap::new(),
             scale_base: ScaleBase::Template,
-            scale_min: 0.8,
-            scale_max: 1.25,
-            stretch: 1.1,
             threshold: DEFAULT_THRESHOLD,
             class_thresholds: BTreeMap::new(),
+            candidates_from: CANDIDATE_THRESHOLD,
             nms_iou: 0.5,
         }
     }
@@ -96,23 +114,26 @@ impl MatcherConfig {
         let bad = |field: &str, value: f64, range: &str| {
             Err(MatcherError::Config { field: field.to_owned(), value, range: range.to_owned() })
         };
-        for (field, v) in [("scale_min", self.scale_min), ("scale_max", self.scale_max)] {
-            if !(0.05..=20.0).contains(&v) {
-                return bad(field, v, "0.05 to 20");
+        for poses in std::iter::once(&self.poses).chain(self.class_poses.values()) {
+            for (field, v) in [("scale_min", poses.scale_min), ("scale_max", poses.scale_max)] {
+                if !(0.05..=20.0).contains(&v) {
+                    return bad(field, v, "0.05 to 20");
+                }
+            }
+            if poses.scale_min > poses.scale_max {
+                return bad("scale_min", poses.scale_min, "at most scale_max");
+            }
+            if !(1.0..=2.0).contains(&poses.stretch) {
+                return bad("stretch", poses.stretch, "1 to 2");
+            }
+            if let Rotations::Every(step) = poses.rotations
+                && !(1.0..=180.0).contains(&step)
+            {
+                return bad("rotations", step, "1 to 180 degrees");
             }
         }
-        if self.scale_min > self.scale_max {
-            return bad("scale_min", self.scale_min, "at most scale_max");
-        }
-        if !(1.0..=2.0).contains(&self.stretch) {
-            return bad("stretch", self.stretch, "1 to 2");
-        }
-        if let Rotations::Every(step) = self.rotations
-            && !(1.0..=180.0).contains(&step)
-        {
-            return bad("rotations", step, "1 to 180 degrees");
-        }
-        let unit = [("threshold", self.threshold), ("nms_iou", self.nms_iou)];
+        let unit =
+            [("threshold", self.threshold), ("candidates_from", self.candidates_from), ("nms_iou", self.nms_iou)];
         let classes = self.class_thresholds.iter().map(|(c, &v)| (c.as_str(), v));
         for (field, v) in unit.into_iter().chain(classes) {
             if !(0.0..=1.0).contains(&v) {
@@ -120,6 +141,11 @@ impl MatcherConfig {
             }
         }
         Ok(())
+    }
+
+    /// The poses of a class.
+    pub fn poses_of(&self, class: &str) -> &Poses {
+        self.class_poses.get(class).unwrap_or(&self.poses)
     }
 
     /// The threshold of a class.

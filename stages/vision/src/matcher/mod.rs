@@ -25,7 +25,7 @@ use datasets::{BBox, Pixels};
 use image::{GrayImage, RgbImage, RgbaImage};
 use rayon::prelude::*;
 
-pub use config::{DEFAULT_THRESHOLD, MatcherConfig, Rotations, ScaleBase};
+pub use config::{CANDIDATE_THRESHOLD, DEFAULT_THRESHOLD, MatcherConfig, Poses, Rotations, ScaleBase};
 pub use score::{CONFIDENCE_FEATURES, ConfidenceFeature};
 
 use bank::Variant;
@@ -48,6 +48,18 @@ const SIZE_RATIO: f32 = 1.2;
 /// Stretch, as a logarithm, that a window of the bank tolerates either way.
 const STRETCH_STEP: f32 = 0.13;
 
+/// What a template's picture is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// What the user gave: a legend's symbol or a crop.
+    #[default]
+    Given,
+    /// A match that a person confirmed, cut out upright with some surroundings. Those of a class are averaged.
+    Confirmed,
+    /// Something that looks like the class and is not it: its matches take their places and are not reported.
+    Negative,
+}
+
 /// A picture of a symbol.
 #[derive(Clone, Debug)]
 pub struct Template {
@@ -58,6 +70,8 @@ pub struct Template {
     /// The symbol, dark on light or light on dark. Transparent pixels beside opaque paper are "don't care"; around
     /// bare ink they are paper.
     pub image: RgbaImage,
+    /// What it is.
+    pub role: Role,
 }
 
 /// Why there is no matcher.
@@ -117,6 +131,8 @@ pub struct SkippedTemplate {
 pub struct Found {
     /// The matches, from top to bottom and left to right.
     pub matches: Vec<Match>,
+    /// What missed the threshold of its class and reached `candidates_from`, in the same order.
+    pub candidates: Vec<Match>,
     /// Templates that do not fit the drawing.
     pub skipped: Vec<SkippedTemplate>,
 }
@@ -135,7 +151,6 @@ pub struct TemplateNote {
 pub struct Matcher {
     templates: Vec<Template>,
     config: MatcherConfig,
-    free_angle: bool,
     /// The templates at their own size.
     own: Arc<Prepared>,
     /// The templates at other sizes, by the power of [`SIZE_RATIO`]; made when a drawing first needs them.
@@ -152,8 +167,11 @@ struct Prepared {
 impl Prepared {
     fn of(templates: &[Template], config: &MatcherConfig, size: f32) -> Result<Self, MatcherError> {
         let shapes = templates.iter().map(|t| Shape::of(t, size)).collect::<Result<Vec<_>, _>>()?;
-        let (angles, _) = config.rotations.angles_deg();
-        let bank = bank::variants(&shapes, &angles, config.mirror, &stretches(config.stretch as f32));
+        let bank = bank::variants(&shapes, |shape| {
+            let poses = config.poses_of(&shape.class);
+            let mirrors = if poses.mirror { vec![false, true] } else { vec![false] };
+            (poses.rotations.angles_deg().0, mirrors, stretches(poses.stretch as f32))
+        });
         Ok(Self { shapes, bank })
     }
 }
@@ -178,9 +196,8 @@ impl Matcher {
             return Err(MatcherError::NoTemplates);
         }
         let own = Arc::new(Prepared::of(templates, config, 1.0)?);
-        let (_, free_angle) = config.rotations.angles_deg();
         let (templates, config) = (templates.to_vec(), config.clone());
-        Ok(Self { templates, config, free_angle, own, resized: Mutex::default() })
+        Ok(Self { templates, config, own, resized: Mutex::default() })
     }
 
     /// The templates at about `scale` times their size, so that strokes and blur are as on the drawing.
@@ -215,21 +232,30 @@ impl Matcher {
     pub fn find_grey(&self, drawing: &GrayImage) -> Found {
         let ink = Ink::of_drawing(drawing);
         if ink.is_empty() {
-            return Found { matches: Vec::new(), skipped: Vec::new() };
+            return Found::default();
         }
         let sheet = Sheet::of(ink);
         let base = match self.config.scale_base {
             ScaleBase::Template => 1.0,
             ScaleBase::Drawing => self.drawing_scale(&sheet).unwrap_or(1.0),
         };
-        let range = [self.config.scale_min as f32 * base, self.config.scale_max as f32 * base];
         let prepared = self.at_scale(base);
         let shapes = &prepared.shapes;
-        let (skipped, usable) = self.fitting(shapes, drawing.width() as f32, drawing.height() as f32, range[0]);
+        let (skipped, usable) = self.fitting(shapes, drawing.width() as f32, drawing.height() as f32, base);
         let bank: Vec<Variant> = prepared.bank.iter().filter(|v| usable.contains(&v.shape)).cloned().collect();
-        let hypotheses = self.search(&sheet, shapes, &bank, range, self.config.stretch as f32);
+        let limits: Vec<Limits> = shapes
+            .iter()
+            .map(|shape| {
+                let poses = self.config.poses_of(&shape.class);
+                let scale = [poses.scale_min, poses.scale_max].map(|s| s as f32 * base * shape.reduction);
+                let free_angle = poses.rotations.angles_deg().1;
+                Limits { scale, free_angle, stretch: (poses.stretch as f32).ln() }
+            })
+            .collect();
+        let hypotheses = Self::search(&sheet, shapes, &bank, &limits);
         let mut matches: Vec<Match> = suppress::winners(hypotheses, shapes, self.config.nms_iou as f32)
             .into_iter()
+            .filter(|w| shapes[w.hypothesis.shape].role != Role::Negative)
             .filter_map(|w| self.report(&sheet, shapes, &w))
             .collect();
         matches.sort_by(|a, b| {
@@ -237,18 +263,24 @@ impl Matcher {
             let order = key(a).into_iter().zip(key(b)).map(|(p, q)| p.total_cmp(&q));
             order.fold(std::cmp::Ordering::Equal, std::cmp::Ordering::then).then_with(|| a.class.cmp(&b.class))
         });
-        Found { matches, skipped }
+        let (matches, candidates) = matches.into_iter().partition(|m| m.score >= m.threshold);
+        Found { matches, candidates, skipped }
     }
 
     /// Which shapes are small enough for a drawing, and why the others are not.
-    fn fitting(&self, shapes: &[Shape], width: f32, height: f32, scale: f32) -> (Vec<SkippedTemplate>, BTreeSet<u32>) {
+    fn fitting(&self, shapes: &[Shape], width: f32, height: f32, base: f32) -> (Vec<SkippedTemplate>, BTreeSet<u32>) {
         let (mut skipped, mut usable) = (Vec::new(), BTreeSet::new());
         for (i, shape) in shapes.iter().enumerate() {
+            let poses = self.config.poses_of(&shape.class);
+            let scale = poses.scale_min as f32 * base;
             let [x0, y0, x1, y1] = Pose::upright(scale * shape.reduction).bounds(shape);
             let (long, short) = ((x1 - x0).max(y1 - y0), (x1 - x0).min(y1 - y0));
             let room = width.hypot(height);
-            let fits =
-                if self.free_angle { long <= room } else { long <= width.max(height) && short <= width.min(height) };
+            let fits = if poses.rotations.angles_deg().1 {
+                long <= room
+            } else {
+                long <= width.max(height) && short <= width.min(height)
+            };
             if fits {
                 usable.insert(i as u32);
             } else {
@@ -261,20 +293,9 @@ impl Matcher {
         (skipped, usable)
     }
 
-    /// Everything that fits at scales of `range` relative to the templates and stretches up to `stretch`.
-    fn search(
-        &self,
-        sheet: &Sheet,
-        shapes: &[Shape],
-        bank: &[Variant],
-        range: [f32; 2],
-        stretch: f32,
-    ) -> Vec<Hypothesis> {
-        let limits = |v: &Variant| Limits {
-            scale: range.map(|s| s * shapes[v.shape as usize].reduction),
-            free_angle: self.free_angle,
-            stretch: stretch.ln(),
-        };
+    /// Everything that fits within the limits of each shape.
+    fn search(sheet: &Sheet, shapes: &[Shape], bank: &[Variant], limits: &[Limits]) -> Vec<Hypothesis> {
+        let limits = |v: &Variant| limits[v.shape as usize];
         let candidates = scan::candidates(&sheet.ink, bank, |v| limits(v).scale);
         let mut quick: Vec<(f32, u32, Pose)> = candidates
             .par_iter()
@@ -282,7 +303,7 @@ impl Matcher {
                 let v = &bank[c.variant as usize];
                 let scale = c.cell * bank::DIAMETER_CELLS / v.diameter;
                 let start = Pose { at: c.at, scale, angle: v.angle, mirrored: v.mirrored, stretch: v.stretch };
-                let angle = if self.free_angle { 0.06 } else { 0.015 };
+                let angle = if limits(v).free_angle { 0.06 } else { 0.015 };
                 let steps = Steps { shift: c.cell * 0.8, scale: 0.05, angle, stretch: 0.06, rounds: 2 };
                 let shape = &shapes[v.shape as usize];
                 let (pose, cover) = refine(shape, &sheet.cost, start, v.angle, Sampling::Quick, steps, &limits(v));
@@ -296,7 +317,7 @@ impl Matcher {
             .filter_map(|(_, variant, start)| {
                 let v = &bank[variant as usize];
                 let shape = &shapes[v.shape as usize];
-                let angle = if self.free_angle { 0.02 } else { 0.005 };
+                let angle = if limits(v).free_angle { 0.02 } else { 0.005 };
                 let steps = Steps { shift: 0.7, scale: 0.015, angle, stretch: 0.02, rounds: 3 };
                 let (pose, cover) = refine(shape, &sheet.cost, start, v.angle, Sampling::All, steps, &limits(v));
                 if cover < MIN_COVER[1] {
@@ -344,7 +365,7 @@ impl Matcher {
         let score = score::confidence(&evidence);
         let [x0, y0, x1, y1] = h.bounds.map(f64::from);
         let bbox = BBox::new(x0, y0, x1, y1).clipped(sheet.ink.width as u32, sheet.ink.height as u32)?;
-        if score < threshold {
+        if score < threshold.min(self.config.candidates_from) {
             return None;
         }
         Some(Match {

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::bank::Variant;
+use super::pose::Limits;
 use super::score::{Sheet, confidence};
+use super::shape::Shape;
 use super::{Matcher, suppress};
 
 /// Scales that are looked at, relative to the templates.
@@ -90,10 +92,13 @@ impl Matcher {
                 by_range.entry(range.map(f32::to_bits)).or_default().push(v.clone());
             }
         }
-        by_range
-            .iter()
-            .flat_map(|(range, bank)| self.search(sheet, &self.own.shapes, bank, range.map(f32::from_bits), 1.0))
-            .collect()
+        let shapes = &self.own.shapes;
+        let limits = |range: &[u32; 2]| -> Vec<Limits> {
+            let range = range.map(f32::from_bits);
+            let limits = |s: &Shape| Limits { scale: range.map(|v| v * s.reduction), free_angle: false, stretch: 0.0 };
+            shapes.iter().map(limits).collect()
+        };
+        by_range.iter().flat_map(|(range, bank)| Self::search(sheet, shapes, bank, &limits(range))).collect()
     }
 }
 

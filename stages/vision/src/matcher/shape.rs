@@ -7,7 +7,7 @@ use image::{GrayImage, Luma, RgbaImage};
 
 use super::hull::Hull;
 use super::ink::{Ink, Polarity, contrast_grey, distance, otsu};
-use super::{MatcherError, Template};
+use super::{MatcherError, Role, Template};
 
 /// Paper put around the trimmed template, pixels: room for gradients and for the margin of the hull.
 const PAD: usize = 6;
@@ -57,6 +57,7 @@ pub(super) struct Sample {
 pub(super) struct Shape {
     pub class: String,
     pub name: String,
+    pub role: Role,
     /// Original pixels per pixel of this shape (1 unless the template was resized).
     pub reduction: f32,
     /// All ink pixels as offsets from the centre.
@@ -129,6 +130,7 @@ impl Shape {
         Ok(Self {
             class: template.class.clone(),
             name: template.name.clone(),
+            role: template.role,
             reduction,
             ignored: where_mask(&|i| care[i] == 0).into_iter().map(offset).collect(),
             quick: spread(&points, QUICK_POINTS),

@@ -4,7 +4,7 @@ use datasets::{Annotation, BBox, Pixels};
 use image::{RgbImage, imageops};
 use synth::symbol::{Symbol, symbols, templates};
 use synth::{Sheet, SynthSettings, sheet};
-use vision::matcher::{Match, Template};
+use vision::matcher::{Match, Role, Template};
 
 /// A drawing of about 22 by 16 symbol sizes.
 pub fn settings(symbol_px: f64) -> SynthSettings {
@@ -25,6 +25,7 @@ pub fn clean_templates(s: &SynthSettings, seed: u64) -> Vec<Template> {
         class: symbol.name.clone(),
         name: file,
         image: image::load_from_memory(&png).unwrap().into_rgba8(),
+        role: Role::Given,
     };
     symbols.iter().zip(pictures).map(template).collect()
 }
@@ -40,7 +41,12 @@ pub fn cut_templates(s: &SynthSettings, seed: u64) -> Vec<Template> {
                 let [w, h] = [a.bbox.width() + 4.0, a.bbox.height() + 4.0].map(|v| v.ceil() as u32);
                 let part = imageops::crop_imm(&image, x, y, w, h).to_image();
                 let image = image::DynamicImage::ImageRgb8(part).into_rgba8();
-                cut.push(Template { class: a.class.clone(), name: format!("{}.png", a.class), image });
+                cut.push(Template {
+                    class: a.class.clone(),
+                    name: format!("{}.png", a.class),
+                    image,
+                    role: Role::Given,
+                });
             }
         }
     }
