@@ -95,6 +95,7 @@ impl Labeller for TemplateLabeller {
             labelled.remark(format!("template `{}` was not used: {}", s.template, s.reason));
         }
         labelled.annotations = found.matches.into_iter().map(annotation).collect();
+        labelled.candidates = found.candidates.into_iter().map(annotation).collect();
         Ok(labelled)
     }
 }
