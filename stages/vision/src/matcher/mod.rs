@@ -10,6 +10,7 @@
 mod bank;
 mod config;
 mod hull;
+mod hygiene;
 mod ink;
 mod pose;
 mod scale;
@@ -26,6 +27,7 @@ use image::{GrayImage, RgbImage, RgbaImage};
 use rayon::prelude::*;
 
 pub use config::{CANDIDATE_THRESHOLD, DEFAULT_THRESHOLD, MatcherConfig, Poses, Rotations, ScaleBase};
+pub use hygiene::{Removed, RemovedKind};
 pub use score::{CONFIDENCE_FEATURES, ConfidenceFeature};
 
 use bank::Variant;
