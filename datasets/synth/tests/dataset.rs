@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use datasets::formats::{Format, ReadOptions};
-use synth::{DatasetError, DatasetSpec, Set, SynthSettings, sample, write_dataset};
+use synth::{DatasetError, DatasetSpec, Set, SynthSettings, Trade, sample, write_dataset};
 
 fn small() -> SynthSettings {
     SynthSettings { width: 640, height: 480, symbols: [5, 8], symbol_px: 40.0, invented: 2, ..SynthSettings::clean() }
@@ -89,6 +89,14 @@ fn templates_are_cut_from_other_sheets_when_asked() {
     }
     let read: DatasetSpec = serde_json::from_slice(&files["synth.json"]).unwrap();
     assert_eq!(read, spec);
+}
+
+#[test]
+fn the_second_trade_is_an_ontology_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = SynthSettings { trade: Trade::Electrical, ..small() };
+    let truth = write_dataset(&dir.path().join("set"), &settings, 1, 3, &|_| ()).unwrap();
+    assert_eq!(truth.classes.len(), 42);
 }
 
 #[test]
