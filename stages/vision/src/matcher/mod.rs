@@ -31,7 +31,7 @@ use rayon::prelude::*;
 pub use config::{CANDIDATE_THRESHOLD, DEFAULT_THRESHOLD, MatcherConfig, Poses, Rotations, ScaleBase};
 pub use hygiene::{Removed, RemovedKind};
 pub use quality::{
-    CleanedPicture, Confusion, ConfusionKind, Part, Plainness, Quality, Symmetry, TemplateQuality, Warning,
+    CleanedPicture, Confusion, ConfusionKind, Part, Plainness, Quality, Symmetry, TemplateQuality, Warning, quality,
 };
 pub use score::{CONFIDENCE_FEATURES, ConfidenceFeature};
 pub use simd::Simd;
