@@ -14,6 +14,7 @@ mod dress;
 pub mod electrical;
 mod font;
 mod invented;
+mod likeness;
 mod pipes;
 mod place;
 pub mod sample;
@@ -24,6 +25,7 @@ pub mod settings;
 mod sheet;
 pub mod symbol;
 pub mod tiled;
+mod wild;
 
 pub use crops::{Crop, CropSettings, crops};
 pub use dataset::{DatasetError, DatasetSpec, Templates, write_dataset};

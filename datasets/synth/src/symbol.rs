@@ -9,6 +9,7 @@ use crate::canvas::{Point, sin_cos};
 use crate::electrical::{self, Terminal};
 use crate::invented;
 use crate::settings::{SettingsError, SynthSettings, Trade};
+use crate::wild;
 
 /// Units of a drawing that `symbol_px` pixels stand for.
 pub const NOMINAL_UNITS: f64 = 96.0;
@@ -134,7 +135,7 @@ impl Symbol {
     }
 }
 
-/// The classes that `settings` ask for, in the order of their names; invented ones last.
+/// The classes that `settings` ask for, in the order of their names; invented and wild ones last.
 pub fn symbols(settings: &SynthSettings, seed: u64) -> Result<Vec<Symbol>, SettingsError> {
     let library: Vec<Symbol> = match settings.trade {
         Trade::Piping => hvac::symbols().iter().map(|s| Symbol::new(s.file.to_owned(), s.shape(), None)).collect(),
@@ -147,10 +148,11 @@ pub fn symbols(settings: &SynthSettings, seed: u64) -> Result<Vec<Symbol>, Setti
             return Err(SettingsError { key: "classes", message });
         }
     }
-    let wanted = |s: &Symbol| settings.classes.is_empty() || settings.classes.contains(&s.name);
+    let wanted = |s: &Symbol| settings.library && (settings.classes.is_empty() || settings.classes.contains(&s.name));
     let mut out: Vec<Symbol> = library.into_iter().filter(wanted).collect();
     out.sort_by(|a, b| a.name.cmp(&b.name));
     out.extend(invented::symbols(seed, settings.invented));
+    out.extend(wild::symbols(seed, settings.wild));
     Ok(out)
 }
 
