@@ -122,6 +122,11 @@ impl Ink {
     /// Darkness, 0 (paper) to 255 (ink), with the paper's and the ink's typical grey as the two ends, smoothed by a
     /// 5x5 binomial kernel.
     pub fn darkness(&self) -> Vec<u8> {
+        smooth(&self.raw_darkness(), self.width, self.height)
+    }
+
+    /// The same, not smoothed.
+    pub fn raw_darkness(&self) -> Vec<u8> {
         let (mut paper, mut ink) = ([0u64; 256], [0u64; 256]);
         for (&v, &m) in self.grey.iter().zip(&self.mask) {
             let histogram = if m == 0 { &mut paper } else { &mut ink };
@@ -132,8 +137,7 @@ impl Ink {
         let span = (light - dark).max(1.0);
         let table: Vec<u8> =
             (0..256).map(|v| (255.0 * ((light - v as f32) / span).clamp(0.0, 1.0)).round() as u8).collect();
-        let raw: Vec<u8> = self.grey.iter().map(|&v| table[usize::from(v)]).collect();
-        smooth(&raw, self.width, self.height)
+        self.grey.iter().map(|&v| table[usize::from(v)]).collect()
     }
 }
 
@@ -147,7 +151,7 @@ fn quantile(histogram: &[u64; 256], q: f64) -> Option<usize> {
 }
 
 /// Separable 5x5 binomial smoothing; the border repeats.
-fn smooth(v: &[u8], width: usize, height: usize) -> Vec<u8> {
+pub(super) fn smooth(v: &[u8], width: usize, height: usize) -> Vec<u8> {
     let mix = |t: [u8; 5]| {
         let [a, b, c, d, e] = t.map(u32::from);
         ((a + e + 4 * (b + d) + 6 * c + 8) / 16) as u8

@@ -17,6 +17,7 @@ mod scan;
 mod score;
 mod shape;
 mod suppress;
+mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -176,6 +177,7 @@ impl Prepared {
     }
 }
 
+static TRACE: Mutex<Vec<(usize,[f32;4],u8,f32)>> = Mutex::new(Vec::new());
 /// A pose of a shape with what was measured there.
 #[derive(Clone, Debug)]
 struct Hypothesis {
@@ -293,10 +295,46 @@ impl Matcher {
         (skipped, usable)
     }
 
+    #[doc(hidden)]
+    pub fn trace(&self, drawing: &GrayImage) -> Vec<(String, [f32; 4], u8, f32, Vec<(String, f64)>, Option<String>)> {
+        let ink = Ink::of_drawing(drawing);
+        let sheet = Sheet::of(ink);
+        let base = match self.config.scale_base {
+            ScaleBase::Template => 1.0,
+            ScaleBase::Drawing => self.drawing_scale(&sheet).unwrap_or(1.0),
+        };
+        eprintln!("base {base}");
+        let prepared = self.at_scale(base);
+        let shapes = &prepared.shapes;
+        let limits: Vec<Limits> = shapes
+            .iter()
+            .map(|shape| {
+                let poses = self.config.poses_of(&shape.class);
+                let scale = [poses.scale_min, poses.scale_max].map(|s| s as f32 * base * shape.reduction);
+                let free_angle = poses.rotations.angles_deg().1;
+                Limits { scale, free_angle, stretch: (poses.stretch as f32).ln() }
+            })
+            .collect();
+        TRACE.lock().unwrap().clear();
+        let t0 = std::time::Instant::now();
+        let hypotheses = Self::search(&sheet, shapes, &prepared.bank, &limits);
+        eprintln!("bank {} hyps {} search {:?}", prepared.bank.len(), hypotheses.len(), t0.elapsed());
+        let mut out: Vec<_> = TRACE.lock().unwrap().iter().map(|(s, b, st, c)| (shapes[*s].class.clone(), *b, *st, *c, vec![], None)).collect();
+        for h in &hypotheses {
+            out.push((shapes[h.shape].class.clone(), h.bounds, 3, h.rank, h.features.by_name(0.0).into_iter().collect(), None));
+        }
+        for w in suppress::winners(hypotheses, shapes, self.config.nms_iou as f32) {
+            let h = &w.hypothesis;
+            out.push((shapes[h.shape].class.clone(), h.bounds, 4, h.rank, h.features.by_name(w.margin).into_iter().collect(), w.runner_up.map(|r| shapes[r].class.clone())));
+        }
+        out
+    }
+
     /// Everything that fits within the limits of each shape.
     fn search(sheet: &Sheet, shapes: &[Shape], bank: &[Variant], limits: &[Limits]) -> Vec<Hypothesis> {
         let limits = |v: &Variant| limits[v.shape as usize];
         let candidates = scan::candidates(&sheet.ink, bank, |v| limits(v).scale);
+        for c in &candidates { let v=&bank[c.variant as usize]; let p=Pose { at: c.at, scale: c.cell * bank::DIAMETER_CELLS / v.diameter, angle: v.angle, mirrored: v.mirrored, stretch: v.stretch }; TRACE.lock().unwrap().push((v.shape as usize, p.bounds(&shapes[v.shape as usize]), 0, 0.0)); }
         let mut quick: Vec<(f32, u32, Pose)> = candidates
             .par_iter()
             .filter_map(|c| {
@@ -307,6 +345,7 @@ impl Matcher {
                 let steps = Steps { shift: c.cell * 0.8, scale: 0.05, angle, stretch: 0.06, rounds: 2 };
                 let shape = &shapes[v.shape as usize];
                 let (pose, cover) = refine(shape, &sheet.cost, start, v.angle, Sampling::Quick, steps, &limits(v));
+                TRACE.lock().unwrap().push((v.shape as usize, pose.bounds(shape), 1, cover));
                 (cover >= MIN_COVER[0]).then_some((cover, c.variant, pose))
             })
             .collect();
@@ -320,6 +359,7 @@ impl Matcher {
                 let angle = if limits(v).free_angle { 0.02 } else { 0.005 };
                 let steps = Steps { shift: 0.7, scale: 0.015, angle, stretch: 0.02, rounds: 3 };
                 let (pose, cover) = refine(shape, &sheet.cost, start, v.angle, Sampling::All, steps, &limits(v));
+                TRACE.lock().unwrap().push((v.shape as usize, pose.bounds(shape), 2, cover));
                 if cover < MIN_COVER[1] {
                     return None;
                 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::ink::Ink;
 use super::pose::{CostMap, Pose};
+use super::verify::Likeness;
 use super::shape::{NO_SECTOR, Shape, orientation};
 
 /// Distance, pixels, at which a template point's cover has fallen to nothing.
@@ -29,8 +30,8 @@ pub(super) struct Features {
     pub foreign: f32,
     /// The same as a share of the ink within the hull.
     pub unexplained: f32,
-    /// Correlation of grey levels, -1..=1.
-    pub correlation: f32,
+    pub likeness: Likeness,
+    pub stretch: f32,
     /// Ink of the template at its size on the drawing, pixels.
     pub ink: f32,
 }
@@ -107,14 +108,12 @@ impl Sheet {
         let sector = |k: usize| local.get(k).or(local.last()).copied().unwrap_or(oriented / n);
 
         let (mut explained, mut foreign) = (0.0f32, 0.0f32);
-        let mut sums = Correlation::default();
         for q in &shape.samples {
-            let at = place(q.at);
-            if self.ink_at(at) == Some(true) {
+            if self.ink_at(place(q.at)) == Some(true) {
                 if q.distance * pose.scale <= EXPLAINED { explained += 1.0 } else { foreign += 1.0 }
             }
-            sums.add(q.darkness, self.darkness_at(at));
         }
+        let likeness = shape.dense.compare(pose, |at| self.darkness_at(at));
         let own = shape.samples.iter().filter(|q| q.distance == 0.0).count().max(1) as f32;
         Features {
             coverage: coverage / n,
@@ -124,39 +123,10 @@ impl Sheet {
             tight: tight / n,
             foreign: foreign / own,
             unexplained: foreign / (foreign + explained + 1.0),
-            correlation: sums.value(),
+            likeness,
+            stretch: pose.stretch.abs(),
             ink: shape.ink.len() as f32 * pose.scale * pose.scale,
         }
-    }
-}
-
-/// Running sums of a Pearson correlation.
-#[derive(Default)]
-struct Correlation {
-    n: f64,
-    a: f64,
-    b: f64,
-    aa: f64,
-    bb: f64,
-    ab: f64,
-}
-
-impl Correlation {
-    fn add(&mut self, a: f32, b: f32) {
-        let (a, b) = (f64::from(a), f64::from(b));
-        self.n += 1.0;
-        self.a += a;
-        self.b += b;
-        self.aa += a * a;
-        self.bb += b * b;
-        self.ab += a * b;
-    }
-
-    /// The correlation, -1..=1; 0 where one side does not vary.
-    fn value(&self) -> f32 {
-        let n = self.n.max(1.0);
-        let spread = (self.aa - self.a * self.a / n) * (self.bb - self.b * self.b / n);
-        if spread <= 1.0 { 0.0 } else { ((self.ab - self.a * self.b / n) / spread.sqrt()) as f32 }
     }
 }
 
@@ -202,7 +172,7 @@ impl Features {
             ("tight", self.tight),
             ("foreign", self.foreign),
             ("unexplained", self.unexplained),
-            ("correlation", self.correlation),
+            ("correlation", self.likeness.correlation),("whole", self.likeness.whole),("text", self.likeness.text),("density", self.likeness.density),("residue", self.likeness.residues[0]),("residue2", self.likeness.residues[1]),("stroke", self.likeness.stroke),("stretch", self.stretch),
             ("ink", self.ink),
             ("evidence", self.evidence()),
             ("margin", margin),
@@ -214,7 +184,7 @@ impl Features {
     /// of the template costs much, foreign ink little, because pipes cross symbols and text lies in them.
     pub fn evidence(&self) -> f32 {
         let strokes = 0.7 * self.oriented + 0.3 * self.worst_sector - 0.2 * self.foreign;
-        self.ink * (f32::midpoint(strokes, self.correlation) - NEUTRAL_FIT)
+        self.ink * (f32::midpoint(strokes, self.likeness.correlation) - NEUTRAL_FIT)
     }
 }
 

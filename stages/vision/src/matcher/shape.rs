@@ -52,6 +52,21 @@ pub(super) struct Sample {
     pub darkness: f32,
 }
 
+/// A trimmed template as a picture.
+#[derive(Clone, Debug)]
+pub(super) struct Picture {
+    pub width: usize,
+    pub height: usize,
+    /// 0 (paper) to 255 (ink), not smoothed.
+    pub darkness: Vec<u8>,
+    /// 0 where nothing counts.
+    pub weight: Vec<u8>,
+    /// 1 where instances carry their own text.
+    pub text: Vec<u8>,
+    /// Where offsets count from, pixels.
+    pub centre: [f32; 2],
+}
+
 /// A prepared template.
 #[derive(Clone, Debug)]
 pub(super) struct Shape {
@@ -70,6 +85,7 @@ pub(super) struct Shape {
     pub sectors: usize,
     pub hull: Hull,
     pub samples: Vec<Sample>,
+    pub dense: super::verify::Dense,
     /// What the user should know about the template.
     pub notes: Vec<String>,
 }
@@ -100,7 +116,8 @@ impl Shape {
         let offset = |i: usize| [(i % w) as f32 + 0.5 - cx, (i / w) as f32 + 0.5 - cy];
         let where_mask = |want: &dyn Fn(usize) -> bool| (0..w * h).filter(|&i| want(i)).collect::<Vec<_>>();
 
-        let ink_at = where_mask(&|i| ink.mask[i] == 1);
+        let text = text_region(&ink.mask, w, h);
+        let ink_at = where_mask(&|i| ink.mask[i] == 1 && text[i] == 0);
         if ink_at.len() < POOR_INK {
             notes.push(format!("only {} ink pixels: too small to be told from other ink", ink_at.len()));
         }
@@ -120,19 +137,23 @@ impl Shape {
 
         let far = distance(&ink.mask, w, h, 60);
         let dark = ink.darkness();
-        let inside = where_mask(&|i| care[i] == 1 && hull.contains(offset(i), HULL_MARGIN));
+        let inside = where_mask(&|i| care[i] == 1 && text[i] == 0 && hull.contains(offset(i), HULL_MARGIN));
         let stride = inside.len().div_ceil(MAX_SAMPLES).max(1);
         let samples = inside
             .iter()
             .step_by(stride)
             .map(|&i| Sample { at: offset(i), distance: f32::from(far[i]) / 3.0, darkness: f32::from(dark[i]) })
             .collect();
+        let picture = Picture { width: w, height: h, darkness: ink.raw_darkness(), weight: care.clone(), text: text.clone(), centre: [cx, cy] };
+        let dense = super::verify::Dense::of(&picture, &hull);
+        let ignored = where_mask(&|i| care[i] == 0 || text[i] == 1).into_iter().map(offset).collect();
         Ok(Self {
+            dense,
             class: template.class.clone(),
             name: template.name.clone(),
             role: template.role,
             reduction,
-            ignored: where_mask(&|i| care[i] == 0).into_iter().map(offset).collect(),
+            ignored,
             quick: spread(&points, QUICK_POINTS),
             ink: ink_points,
             points,
@@ -142,6 +163,41 @@ impl Shape {
             notes,
         })
     }
+}
+
+/// TEMPORARY: the interior of an outline that holds small components.
+fn text_region(mask: &[u8], w: usize, h: usize) -> Vec<u8> {
+    let mut out = vec![0u8; w * h];
+    let pieces = components(mask, w, h);
+    let total: usize = pieces.iter().map(Vec::len).sum();
+    let mut label = vec![usize::MAX; w * h];
+    for (k, p) in pieces.iter().enumerate() { for &i in p { label[i] = k; } }
+    for (k, piece) in pieces.iter().enumerate() {
+        if (piece.len() as f32) < 0.1 * total as f32 { continue; }
+        let solid: Vec<u8> = { let mut s = vec![0; w * h]; for &i in piece { s[i] = 1; } s };
+        // flood from outside, 4-neighbours
+        let mut outside = vec![false; w * h];
+        let mut next: Vec<usize> = (0..w * h).filter(|i| { let (x, y) = (i % w, i / w); (x == 0 || y == 0 || x + 1 == w || y + 1 == h) && solid[*i] == 0 }).collect();
+        for &i in &next { outside[i] = true; }
+        while let Some(i) = next.pop() { let (x, y) = (i % w, i / w); let mut go = |j: usize| if !outside[j] && solid[j] == 0 { outside[j] = true; next.push(j); }; if x > 0 { go(i - 1) } if x + 1 < w { go(i + 1) } if y > 0 { go(i - w) } if y + 1 < h { go(i + w) } }
+        let hole: Vec<u8> = (0..w * h).map(|i| u8::from(!outside[i] && solid[i] == 0)).collect();
+        for h_piece in components4(&hole, w, h) {
+            if h_piece.len() < 150 { continue; }
+            let inside: std::collections::BTreeSet<usize> = h_piece.iter().filter_map(|&i| (label[i] != usize::MAX && label[i] != k).then_some(label[i])).filter(|&q| (pieces[q].len() as f32) < 0.35 * total as f32).collect();
+            if inside.is_empty() { continue; }
+            let set: Vec<u8> = { let mut s = vec![0; w * h]; for &i in &h_piece { s[i] = 1; } s };
+            for &i in &h_piece { let (x, y) = (i % w, i / w); let ok = (-2i32..=2).all(|dy| (-2i32..=2).all(|dx| { let (u, v) = (x as i32 + dx, y as i32 + dy); u >= 0 && v >= 0 && (u as usize) < w && (v as usize) < h && set[v as usize * w + u as usize] == 1 })); if ok { out[i] = 1; } }
+        }
+    }
+    out
+}
+fn components4(mask: &[u8], w: usize, h: usize) -> Vec<Vec<usize>> {
+    let mut seen = vec![false; mask.len()];
+    let mut out = vec![];
+    for s in 0..mask.len() { if mask[s] == 0 || seen[s] { continue; } seen[s] = true; let (mut p, mut n) = (vec![], vec![s]);
+        while let Some(i) = n.pop() { p.push(i); let (x, y) = (i % w, i / w); let mut go = |j: usize| if mask[j] == 1 && !seen[j] { seen[j] = true; n.push(j); }; if x > 0 { go(i - 1) } if x + 1 < w { go(i + 1) } if y > 0 { go(i - w) } if y + 1 < h { go(i + w) } }
+        out.push(p); }
+    out
 }
 
 /// Lays the template on white and says which pixels count. Transparency around bare ink is paper; transparency beside

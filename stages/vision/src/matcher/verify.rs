@@ -1,0 +1,227 @@
+//! The second look at a hypothesis: the drawing's grey levels laid into the template's frame and compared densely.
+//!
+//! Owns what the dense comparison reads (darkness at four stroke widths, the places where instances carry their own
+//! text) and what it measures. What the measurements mean is decided in [`super::score`].
+
+use super::hull::Hull;
+use super::pose::Pose;
+use super::shape::Picture;
+
+/// Most samples of a template.
+const MAX_SAMPLES: usize = 1600;
+/// Margin around the hull that is compared too, pixels: the paper around a symbol is part of it.
+const MARGIN: f32 = 3.0;
+/// Stroke widths that a template is compared at: one pixel thinner, as it is, one and two pixels thicker.
+pub(super) const STROKES: usize = 4;
+/// Sectors a side of the grid in which residues are also measured locally.
+const SECTORS: usize = 4;
+/// Side of the cells over which text is averaged, pixels: its layout counts, not its letters.
+const TEXT_CELL: f32 = 5.0;
+/// Fewest samples that make a comparison.
+const MIN_SAMPLES: usize = 20;
+
+/// A place of the template's frame.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    /// Offset from the centre, pixels.
+    at: [f32; 2],
+    /// Smoothed darkness of the template at each stroke width, 0..=255.
+    darkness: [f32; STROKES],
+    /// Sector of the local residue.
+    sector: u8,
+    /// Cell of the text, or [`NO_CELL`] where the symbol itself is drawn.
+    cell: u16,
+}
+
+const NO_CELL: u16 = u16::MAX;
+
+/// A template ready for dense comparison.
+#[derive(Clone, Debug)]
+pub(super) struct Dense {
+    samples: Vec<Sample>,
+    /// Mean darkness of the template in each cell of text.
+    text: Vec<f32>,
+}
+
+/// What the dense comparison measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Likeness {
+    /// Correlation of grey levels outside of text, at the best stroke width, -1..=1.
+    pub correlation: f32,
+    /// The same with the text.
+    pub whole: f32,
+    /// Correlation of the text's layout, -1..=1; `correlation` where the template has no text.
+    pub text: f32,
+    /// Ink in the text's place relative to the template's, as the absolute logarithm; 0 without text.
+    pub density: f32,
+    /// Largest and second largest share of the grey levels' variance that a sector leaves unexplained, 0 and up.
+    pub residues: [f32; 2],
+    /// Best stroke width, in steps of a pixel to both sides of the template's.
+    pub stroke: f32,
+}
+
+impl Dense {
+    pub fn of(picture: &Picture, hull: &Hull) -> Self {
+        let (w, h) = (picture.width, picture.height);
+        let thin = extreme(&picture.darkness, w, h, u8::min);
+        let thick = extreme(&picture.darkness, w, h, u8::max);
+        let thicker = extreme(&thick, w, h, u8::max);
+        let planes = [&thin, &picture.darkness, &thick, &thicker].map(|p| super::ink::smooth(p, w, h));
+        let offset = |i: usize| [(i % w) as f32 + 0.5 - picture.centre[0], (i / w) as f32 + 0.5 - picture.centre[1]];
+        let inside: Vec<usize> =
+            (0..w * h).filter(|&i| picture.weight[i] > 0 && hull.contains(offset(i), MARGIN)).collect();
+        let stride = inside.len().div_ceil(MAX_SAMPLES).max(1);
+        let columns = (w as f32 / TEXT_CELL).ceil() as usize;
+        let mut cells = std::collections::BTreeMap::<usize, (u16, f32, f32)>::new();
+        let samples = inside
+            .iter()
+            .step_by(stride)
+            .map(|&i| {
+                let darkness = std::array::from_fn(|k| f32::from(planes[k][i]));
+                let (x, y) = (i % w, i / w);
+                let sector = (y * SECTORS / h * SECTORS + x * SECTORS / w) as u8;
+                let mut cell = NO_CELL;
+                if picture.text[i] == 1 {
+                    let key = (y as f32 / TEXT_CELL) as usize * columns + (x as f32 / TEXT_CELL) as usize;
+                    let next = cells.len() as u16;
+                    let c = cells.entry(key).or_insert((next, 0.0, 0.0));
+                    *c = (c.0, c.1 + darkness[1], c.2 + 1.0);
+                    cell = c.0;
+                }
+                Sample { at: offset(i), darkness, sector, cell }
+            })
+            .collect();
+        let mut text = vec![0.0; cells.len()];
+        for (i, sum, n) in cells.into_values() {
+            text[usize::from(i)] = sum / n;
+        }
+        Self { samples, text }
+    }
+
+    /// Compares the template at a pose with the drawing, whose smoothed darkness `at` gives.
+    pub fn compare(&self, pose: &Pose, at: impl Fn([f32; 2]) -> f32) -> Likeness {
+        if self.samples.len() < MIN_SAMPLES {
+            return Likeness::default();
+        }
+        let place = pose.placer();
+        let found: Vec<f32> = self.samples.iter().map(|s| at(place(s.at))).collect();
+        let mut strokes = [Correlation::default(); STROKES];
+        let mut cells = vec![[0.0f32; 2]; self.text.len()];
+        for (s, &b) in self.samples.iter().zip(&found) {
+            if s.cell == NO_CELL {
+                for (sum, &a) in strokes.iter_mut().zip(&s.darkness) {
+                    sum.add(a, b);
+                }
+            } else {
+                let c = &mut cells[usize::from(s.cell)];
+                *c = [c[0] + b, c[1] + 1.0];
+            }
+        }
+        let values = strokes.map(|s| s.value());
+        let k = (0..STROKES).max_by(|&a, &b| values[a].total_cmp(&values[b])).unwrap_or(1);
+        let mut whole = strokes[k];
+        for (s, &b) in self.samples.iter().zip(&found).filter(|(s, _)| s.cell != NO_CELL) {
+            whole.add(s.darkness[k], b);
+        }
+        let [gain, bias] = strokes[k].line();
+        let mut sectors = [[0.0f32; 2]; SECTORS * SECTORS];
+        for (s, &b) in self.samples.iter().zip(&found).filter(|(s, _)| s.cell == NO_CELL) {
+            let e = b - gain * s.darkness[k] - bias;
+            let c = &mut sectors[usize::from(s.sector)];
+            *c = [c[0] + e * e, c[1] + 1.0];
+        }
+        let variance = strokes[k].variance().max(1.0);
+        let mut residues: Vec<f32> =
+            sectors.iter().filter(|s| s[1] >= 8.0).map(|s| s[0] / s[1] / variance).collect();
+        residues.sort_by(|a, b| b.total_cmp(a));
+        let (mut text, mut density) = (values[k], 0.0);
+        if !self.text.is_empty() {
+            let mut layout = Correlation::default();
+            let (mut mine, mut theirs) = (0.0, 0.0);
+            for (&a, [sum, n]) in self.text.iter().zip(&cells) {
+                let b = sum / n.max(1.0);
+                layout.add(a, b);
+                (mine, theirs) = (mine + a, theirs + b);
+            }
+            text = layout.value();
+            let floor = 2.0 * self.text.len() as f32;
+            density = ((theirs + floor) / (mine + floor)).ln().abs();
+        }
+        let residue = |i: usize| residues.get(i).copied().unwrap_or(0.0);
+        Likeness {
+            correlation: values[k],
+            whole: whole.value(),
+            text,
+            density,
+            residues: [residue(0), residue(1)],
+            stroke: k as f32 - 1.0,
+        }
+    }
+}
+
+/// The least or greatest darkness of a pixel and its four neighbours.
+fn extreme(v: &[u8], w: usize, h: usize, pick: fn(u8, u8) -> u8) -> Vec<u8> {
+    (0..w * h)
+        .map(|i| {
+            let (x, y) = (i % w, i / w);
+            let mut m = v[i];
+            if x > 0 {
+                m = pick(m, v[i - 1]);
+            }
+            if x + 1 < w {
+                m = pick(m, v[i + 1]);
+            }
+            if y > 0 {
+                m = pick(m, v[i - w]);
+            }
+            if y + 1 < h {
+                m = pick(m, v[i + w]);
+            }
+            m
+        })
+        .collect()
+}
+
+/// Running sums of a Pearson correlation and of the line through the points.
+#[derive(Clone, Copy, Default)]
+struct Correlation {
+    n: f64,
+    a: f64,
+    b: f64,
+    aa: f64,
+    bb: f64,
+    ab: f64,
+}
+
+impl Correlation {
+    fn add(&mut self, a: f32, b: f32) {
+        let (a, b) = (f64::from(a), f64::from(b));
+        self.n += 1.0;
+        self.a += a;
+        self.b += b;
+        self.aa += a * a;
+        self.bb += b * b;
+        self.ab += a * b;
+    }
+
+    /// The correlation, -1..=1; 0 where one side does not vary.
+    fn value(&self) -> f32 {
+        let n = self.n.max(1.0);
+        let spread = (self.aa - self.a * self.a / n) * (self.bb - self.b * self.b / n);
+        if spread <= 1.0 { 0.0 } else { ((self.ab - self.a * self.b / n) / spread.sqrt()) as f32 }
+    }
+
+    /// Gain and bias of the line that gives `b` from `a` with the least squares.
+    fn line(&self) -> [f32; 2] {
+        let n = self.n.max(1.0);
+        let spread = self.aa - self.a * self.a / n;
+        let gain = if spread <= 1.0 { 0.0 } else { (self.ab - self.a * self.b / n) / spread };
+        [gain as f32, ((self.b - gain * self.a) / n) as f32]
+    }
+
+    /// Variance of `b`.
+    fn variance(&self) -> f32 {
+        let n = self.n.max(1.0);
+        ((self.bb - self.b * self.b / n) / n) as f32
+    }
+}
