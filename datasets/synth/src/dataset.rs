@@ -5,7 +5,7 @@
 //! | path | what |
 //! |---|---|
 //! | `drawings/sheet_0000.png` | the sheets |
-//! | `templates/ball_valve.png` | one template a class, at the sheets' nominal scale |
+//! | `templates/ball_valve.png` | one template a class, at the sheets' nominal scale; or those cut from other sheets |
 //! | `truth.json` | the truth as COCO |
 //! | `labels/yolo/` | the truth as a YOLO data set: label files and a copy of the sheets |
 //! | `synth.json` | settings and seed: the same again gives the same files |
@@ -17,8 +17,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use datasets::AnnotationSet;
 use datasets::formats::{Format, FormatError, WriteOptions};
+use image::imageops;
 use rayon::prelude::*;
 
+use crate::crops::{self, CropSettings};
+use crate::scan;
 use crate::settings::{SettingsError, SynthSettings};
 use crate::sheet::draw;
 use crate::symbol;
@@ -48,11 +51,32 @@ pub enum DatasetError {
     Labels(#[from] FormatError),
 }
 
-/// Draws `sheets` sheets into the new or empty folder `out`, on all threads of the calling rayon pool; `progress` is
-/// told how many are finished. Gives back the truth.
+/// Where a data set's templates are from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Templates {
+    /// Drawn cleanly, as in a legend.
+    Legend,
+    /// Cut from further sheets.
+    Cut(CropSettings),
+}
+
+/// As [`write_dataset_with`], with templates as in a legend.
 pub fn write_dataset(
     out: &Path,
     settings: &SynthSettings,
+    sheets: u64,
+    seed: u64,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<AnnotationSet, DatasetError> {
+    write_dataset_with(out, settings, &Templates::Legend, sheets, seed, progress)
+}
+
+/// Draws `sheets` sheets into the new or empty folder `out`, on all threads of the calling rayon pool; `progress` is
+/// told how many are finished. Gives back the truth.
+pub fn write_dataset_with(
+    out: &Path,
+    settings: &SynthSettings,
+    from: &Templates,
     sheets: u64,
     seed: u64,
     progress: &(dyn Fn(u64) + Sync),
@@ -74,7 +98,14 @@ pub fn write_dataset(
     for dir in [&drawings, &templates] {
         fs::create_dir_all(dir).map_err(fail(dir))?;
     }
-    for (file, bytes) in symbol::templates(&symbols, settings) {
+    let pictures = match from {
+        Templates::Legend => symbol::templates(&symbols, settings),
+        Templates::Cut(how) => {
+            let cut = crops::cut_all(settings, &symbols, seed, how);
+            cut.into_iter().map(|c| (c.name, scan::encode(&imageops::grayscale(&c.image), None))).collect()
+        }
+    };
+    for (file, bytes) in pictures {
         put(&templates.join(file), &bytes)?;
     }
     let done = AtomicU64::new(0);

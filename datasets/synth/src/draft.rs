@@ -120,8 +120,11 @@ impl Draft<'_> {
         let [low, high] = self.s.scale;
         let scale = self.between(low, high) * self.s.symbol_px / NOMINAL_UNITS;
         let mirrored = self.chance(self.s.mirror);
-        let pen = self.pen * self.between(0.95, 1.05);
-        Placement { center: [0.0, 0.0], scale, degrees, mirrored, pen }
+        let [thin, thick] = self.s.stroke_spread;
+        let pen = self.pen * self.between(thin, thick);
+        let [short, long] = self.s.aspect;
+        let stretch = self.between(short, long);
+        Placement { center: [0.0, 0.0], scale, stretch, degrees, mirrored, pen }
     }
 
     /// The ink of a symbol before the sheet's turn.
@@ -137,20 +140,24 @@ impl Draft<'_> {
             self.canvas.fill(path);
         }
         let Some(bounds) = Self::ink(symbol, at, repeats) else { return };
-        let reach = symbol.reach().map(|r| r * at.scale);
+        let reach = symbol.reach_at(at);
         self.solid.push(bounds);
         self.placed.push(Placed { bounds, center: at.center, reach, role: symbol.role, degrees: at.degrees, listed });
         let whole = self.canvas.bounds(&outlines).and_then(|b| b.clipped(self.s.width, self.s.height));
         let (true, Some(bbox)) = (listed, whole) else { return };
+        let mut evidence = BTreeMap::from([
+            ("scale".to_owned(), at.scale * NOMINAL_UNITS / self.s.symbol_px),
+            ("rotation".to_owned(), at.degrees),
+            ("mirrored".to_owned(), f64::from(u8::from(at.mirrored))),
+        ]);
+        if at.stretch != 1.0 {
+            evidence.insert("aspect".to_owned(), at.stretch);
+        }
         let mut annotation = Annotation::new(&symbol.name, bbox);
         annotation.provenance = Provenance {
             labeller: "synth".to_owned(),
             source: Some(symbol.file.clone()),
-            evidence: BTreeMap::from([
-                ("scale".to_owned(), at.scale * NOMINAL_UNITS / self.s.symbol_px),
-                ("rotation".to_owned(), at.degrees),
-                ("mirrored".to_owned(), f64::from(u8::from(at.mirrored))),
-            ]),
+            evidence,
             ..Provenance::default()
         };
         self.truth.push(annotation);

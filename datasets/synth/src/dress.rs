@@ -5,7 +5,6 @@
 use std::sync::LazyLock;
 
 use datasets::BBox;
-use ontologies::Shape;
 
 use crate::canvas::{Bounds, Point};
 use crate::draft::Draft;
@@ -47,14 +46,7 @@ const UNLISTED: [(&str, bool, Role, &str); 15] = [
 ];
 
 static UNLISTED_SYMBOLS: LazyLock<Vec<(bool, Symbol)>> = LazyLock::new(|| {
-    let read = |&(name, lookalike, role, body): &(&str, bool, Role, &str)| {
-        let svg = format!(
-            r##"<svg xmlns="http://www.w3.org/2000/svg" width="120" height="120"><g fill="none" stroke="#000" stroke-width="3" transform="translate(60 60)">{body}</g></svg>"##
-        );
-        let shape = Shape::parse(&svg).expect("the unlisted symbols are SVG");
-        (lookalike, Symbol::new(format!("{name}.png"), shape, Some(role)))
-    };
-    UNLISTED.iter().map(read).collect()
+    UNLISTED.iter().map(|&(name, lookalike, role, body)| (lookalike, Symbol::drawn(name, role, body))).collect()
 });
 
 impl Draft<'_> {
@@ -249,7 +241,11 @@ impl Draft<'_> {
                 continue;
             }
             let text = format!("{}-{}", self.pick(&["HV", "XV", "FV", "TV", "PCV", "V", "BV"]), 101 + self.below(890));
-            let height = 0.19 * u;
+            let [small, large] = self.s.letters;
+            let height = 0.19 * u * self.between(small, large);
+            if self.s.touching > 0.0 && self.chance(self.s.touching) && self.write_touching(&text, &placed, height) {
+                continue;
+            }
             let [w, _] = crate::canvas::text_size(&text, height);
             let b = placed.bounds;
             let (cx, cy) = b.center();

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 
-use ontologies::Shape;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -58,7 +57,7 @@ pub fn symbols(seed: u64, n: u32) -> Vec<Symbol> {
     // The last stream: sheets count theirs from 0.
     rng.set_stream(u64::MAX);
     let mut seen = BTreeSet::new();
-    let most = OUTLINES.len() * FILLINGS.len() * ATTACHMENTS.len() / 2;
+    let most = OUTLINES.len() * FILLINGS.len() * ATTACHMENTS.len() * 3 / 4;
     let mut out = Vec::new();
     while out.len() < (n as usize).min(most) {
         let parts =
@@ -66,13 +65,9 @@ pub fn symbols(seed: u64, n: u32) -> Vec<Symbol> {
         if is_known(parts[0], parts[1], parts[2]) || !seen.insert(parts) {
             continue;
         }
-        let svg = format!(
-            r##"<svg xmlns="http://www.w3.org/2000/svg" width="120" height="120"><g fill="none" stroke="#000" stroke-width="3" transform="translate(60 60)">{}{}{}</g></svg>"##,
-            OUTLINES[parts[0]], FILLINGS[parts[1]], ATTACHMENTS[parts[2]]
-        );
-        let shape = Shape::parse(&svg).expect("the parts are SVG");
+        let body = [OUTLINES[parts[0]], FILLINGS[parts[1]], ATTACHMENTS[parts[2]]].concat();
         let role = if parts[0] % 2 == 0 { Role::Inline } else { Role::Free };
-        out.push(Symbol::new(format!("invented_{:03}.png", out.len() + 1), shape, Some(role)));
+        out.push(Symbol::drawn(&format!("invented_{:03}", out.len() + 1), role, &body));
     }
     out
 }

@@ -5,6 +5,8 @@
 //! A sheet is a function of settings, seed and index alone: sheets may be drawn on any number of threads, in any order.
 
 mod canvas;
+mod clutter;
+pub mod crops;
 pub mod dataset;
 mod draft;
 mod dress;
@@ -14,10 +16,13 @@ mod pipes;
 mod place;
 pub mod sample;
 mod scan;
+pub mod sets;
 pub mod settings;
 mod sheet;
 pub mod symbol;
 
-pub use dataset::{DatasetError, write_dataset};
+pub use crops::{Crop, CropSettings, crops};
+pub use dataset::{DatasetError, Templates, write_dataset, write_dataset_with};
+pub use sets::Set;
 pub use settings::{Rotation, SettingsError, SynthSettings};
 pub use sheet::{Sheet, sheet};

@@ -51,7 +51,7 @@ impl Draft<'_> {
             }
             let back = if self.s.rotation != Rotation::None && self.chance(0.5) { 180.0 } else { 0.0 };
             let mut at = self.placement(if run.horizontal { back } else { 90.0 + back });
-            let half = symbol.reach()[0] * at.scale;
+            let half = symbol.reach_at(&at)[0];
             let room = [run.ends[0] + half + 0.35 * u, run.ends[1] - half - 0.35 * u];
             if room[0] >= room[1] {
                 continue;
@@ -82,7 +82,7 @@ impl Draft<'_> {
                 continue;
             }
             self.stamp(symbol, &at, 1, listed);
-            let half = symbol.reach()[0] * at.scale;
+            let half = symbol.reach_at(&at)[0];
             let (sin, cos) = sin_cos(at.degrees);
             for side in [-1.0, 1.0].into_iter().take(leads) {
                 let (along, long) = ([cos * side, sin * side], self.between(0.5, 1.8) * u);
@@ -107,7 +107,7 @@ impl Draft<'_> {
         for n in 0..2 * TRIES {
             let degrees = if self.s.rotation == Rotation::Any { self.any_turn() } else { 0.0 };
             let mut at = self.placement(degrees);
-            let [rx, ry] = symbol.reach().map(|r| r * at.scale);
+            let [rx, ry] = symbol.reach_at(&at);
             if n >= TRIES {
                 at.center = self.anywhere(u * 0.3);
                 if self.fits_off_pipes(symbol, &at) {
@@ -206,6 +206,8 @@ impl Draft<'_> {
         // In a diamond there is less room at top and bottom.
         let (apart, height) = if symbol.name.contains("plc") { (0.14, 0.125) } else { (0.2, 0.165) };
         let field = symbol.name.starts_with("field");
+        let [small, large] = self.s.letters;
+        let height = height * self.between(small, large);
         let turn = if at.degrees % 180.0 > 90.0 { at.degrees - 180.0 } else { at.degrees };
         for (text, y) in [(letters, -apart), (number.as_str(), if field { apart * 0.8 } else { apart })] {
             let (sin, cos) = sin_cos(turn);
@@ -231,7 +233,7 @@ impl Draft<'_> {
             let way = if self.s.rotation == Rotation::None { WAYS[0] } else { self.pick(&WAYS) };
             let degrees = sin_degrees(way);
             let mut at = self.placement(degrees);
-            let half = symbol.reach()[0] * at.scale * f64::from(repeats);
+            let half = symbol.reach_at(&at)[0] * f64::from(repeats);
             let edge = (way[0] * from.reach[0]).abs() + (way[1] * from.reach[1]).abs();
             let point = |d: f64| [from.center[0] + way[0] * d, from.center[1] + way[1] * d];
             let lead = 0.16 * u;

@@ -2,6 +2,8 @@
 //!
 //! Owns every knob, its range and its default. Refuses to draw.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 /// Longest side of a sheet, in pixels: the rasteriser's limit.
@@ -38,12 +40,16 @@ pub struct SynthSettings {
     pub symbol_px: f64,
     /// Scale of single symbols.
     pub scale: [f64; 2],
+    /// Length of symbols along their axis against their drawing, their width unchanged; drawn for each.
+    pub aspect: [f64; 2],
     /// Turning of symbols.
     pub rotation: Rotation,
     /// Share of symbols that are mirrored, 0..=1.
     pub mirror: f64,
     /// Width of the symbols' lines in pixels; one draw a sheet.
     pub stroke: [f64; 2],
+    /// Width of a single symbol's lines against its sheet's; drawn for each.
+    pub stroke_spread: [f64; 2],
     /// Share of symbols that a pipe is drawn across, 0..=1.
     pub crossing: f64,
     /// Unlisted symbols for each listed one.
@@ -52,6 +58,12 @@ pub struct SynthSettings {
     pub lookalikes: f64,
     /// Share of symbols with a tag beside them, 0..=1.
     pub tags: f64,
+    /// Share of the tags that lie so near to their symbol that they may touch it, 0..=1.
+    pub touching: f64,
+    /// Size of letters in and beside symbols against the usual one; drawn for each.
+    pub letters: [f64; 2],
+    /// Notes with leaders, dimensions, clouds, hatching, small marks and further look-alikes for each listed symbol.
+    pub clutter: f64,
     /// How often a signal's pattern is repeated in one stretch, counted in whole library drawings.
     pub signal_repeats: [u32; 2],
     /// Grey of the paper.
@@ -70,6 +82,8 @@ pub struct SynthSettings {
     pub bilevel: bool,
     /// JPEG quality 1..=100; `None` writes PNG.
     pub jpeg_quality: Option<u8>,
+    /// Share of the sheets that paper, skew, blur, noise, speckle, bilevel and JPEG are for, 0..=1; the others are clean.
+    pub scan_share: f64,
 }
 
 impl Default for SynthSettings {
@@ -83,13 +97,18 @@ impl Default for SynthSettings {
             invented: 0,
             symbol_px: 64.0,
             scale: [0.8, 1.25],
+            aspect: [1.0, 1.0],
             rotation: Rotation::Quarter,
             mirror: 0.0,
             stroke: [1.8, 2.6],
+            stroke_spread: [0.95, 1.05],
             crossing: 0.1,
             distractors: 0.25,
             lookalikes: 0.2,
             tags: 0.6,
+            touching: 0.0,
+            letters: [1.0, 1.0],
+            clutter: 0.0,
             signal_repeats: [1, 1],
             paper: [255, 255],
             ink: [0, 30],
@@ -99,6 +118,7 @@ impl Default for SynthSettings {
             speckle: 0.0,
             bilevel: false,
             jpeg_quality: None,
+            scan_share: 1.0,
         }
     }
 }
@@ -139,6 +159,26 @@ impl SynthSettings {
         Self { rotation: Rotation::Any, mirror: 0.5, ..Self::default() }
     }
 
+    /// The settings of sheet `index`: those of a clean sheet when its scan is not in the share that is scanned.
+    pub(crate) fn of_sheet(&self, index: u64) -> Cow<'_, Self> {
+        // Spread evenly over the indices, so that any run of sheets has its share.
+        let scanned = |n: u64| (n as f64 * self.scan_share).floor() as u64;
+        let n = index % 1000;
+        if self.scan_share >= 1.0 || scanned(n + 1) > scanned(n) {
+            return Cow::Borrowed(self);
+        }
+        Cow::Owned(Self {
+            paper: [255, 255],
+            skew: 0.0,
+            blur: 0.0,
+            noise: 0.0,
+            speckle: 0.0,
+            bilevel: false,
+            jpeg_quality: None,
+            ..self.clone()
+        })
+    }
+
     /// Refuses what cannot be drawn.
     pub fn check(&self) -> Result<(), SettingsError> {
         let fail = |key, message: &str| Err(SettingsError { key, message: message.to_owned() });
@@ -149,7 +189,10 @@ impl SynthSettings {
         }
         for (key, [low, high], least, most) in [
             ("scale", self.scale, 0.1, 10.0),
+            ("aspect", self.aspect, 0.3, 3.0),
             ("stroke", self.stroke, 0.3, 40.0),
+            ("stroke_spread", self.stroke_spread, 0.1, 10.0),
+            ("letters", self.letters, 0.2, 5.0),
             ("symbols", self.symbols.map(f64::from), 0.0, 1e5),
             ("signal_repeats", self.signal_repeats.map(f64::from), 1.0, 50.0),
             ("paper", self.paper.map(f64::from), 0.0, 255.0),
@@ -164,6 +207,8 @@ impl SynthSettings {
             ("crossing", self.crossing),
             ("lookalikes", self.lookalikes),
             ("tags", self.tags),
+            ("touching", self.touching),
+            ("scan_share", self.scan_share),
             ("speckle", self.speckle),
         ] {
             if !(0.0..=1.0).contains(&share) {
@@ -172,6 +217,7 @@ impl SynthSettings {
         }
         for (key, value, most) in [
             ("distractors", self.distractors, 10.0),
+            ("clutter", self.clutter, 10.0),
             ("skew", self.skew, 3.0),
             ("blur", self.blur, 10.0),
             ("noise", self.noise, 80.0),
@@ -211,6 +257,14 @@ mod tests {
     }
 
     #[test]
+    fn the_share_of_scanned_sheets_is_spread_evenly() {
+        let s = SynthSettings { scan_share: 0.25, ..SynthSettings::scanned() };
+        let scanned: Vec<u64> = (0..12).filter(|&n| s.of_sheet(n).noise > 0.0).collect();
+        assert_eq!(scanned, [3, 7, 11]);
+        assert!((0..5).all(|n| matches!(SynthSettings::scanned().of_sheet(n), Cow::Borrowed(_))));
+    }
+
+    #[test]
     fn wrong_settings_are_named() {
         let wrong = |change: fn(&mut SynthSettings)| {
             let mut s = SynthSettings::default();
@@ -222,6 +276,8 @@ mod tests {
         assert_eq!(wrong(|s| s.noise = f64::NAN), "noise");
         assert_eq!(wrong(|s| s.mirror = 1.5), "mirror");
         assert_eq!(wrong(|s| s.symbol_px = 4000.0), "symbol_px");
+        assert_eq!(wrong(|s| s.aspect = [0.0, 1.0]), "aspect");
+        assert_eq!(wrong(|s| s.clutter = -1.0), "clutter");
         assert_eq!(wrong(|s| s.paper = [10, 20]), "ink");
         assert_eq!(wrong(|s| s.jpeg_quality = Some(0)), "jpeg_quality");
         assert!(serde_json::from_str::<SynthSettings>(r#"{"widht": 3}"#).is_err());

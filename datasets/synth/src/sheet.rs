@@ -32,6 +32,7 @@ pub fn sheet(settings: &SynthSettings, seed: u64, index: u64) -> Result<Sheet, S
 }
 
 pub(crate) fn draw(s: &SynthSettings, symbols: &[Symbol], seed: u64, index: u64) -> Sheet {
+    let s = &*s.of_sheet(index);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(index);
     let degrees = if s.skew > 0.0 { rng.random_range(-s.skew..=s.skew) } else { 0.0 };
@@ -66,11 +67,14 @@ pub(crate) fn draw(s: &SynthSettings, symbols: &[Symbol], seed: u64, index: u64)
         }
     }
     d.unlisted((wanted.len() as f64 * s.distractors).round() as usize);
+    let clutter = (wanted.len() as f64 * s.clutter).round() as usize;
+    d.lookalikes(clutter / 6);
     d.draw_pipes();
     d.finish_ends();
     d.cross_symbols();
     d.label_pipes();
     d.tags();
+    d.clutter(clutter);
 
     let Draft { canvas, truth, mut rng, .. } = d;
     let picture = scan::develop(canvas.into_coverage(), s, &mut rng);

@@ -49,6 +49,8 @@ pub struct Placement {
     pub center: Point,
     /// Pixels a unit.
     pub scale: f64,
+    /// Factor along the drawing's x axis beside the scale.
+    pub stretch: f64,
     /// Clockwise turn.
     pub degrees: f64,
     /// Left and right swapped before the turn.
@@ -58,10 +60,15 @@ pub struct Placement {
 }
 
 impl Placement {
+    /// Pixels a unit along the drawing's x axis.
+    fn along(&self) -> f64 {
+        self.scale * self.stretch
+    }
+
     /// Where a point of the drawing, measured from the middle of its view box, lies on the sheet.
     pub fn point(&self, [x, y]: Point) -> Point {
         let (sin, cos) = sin_cos(self.degrees);
-        let (x, y) = (if self.mirrored { -x } else { x } * self.scale, y * self.scale);
+        let (x, y) = (if self.mirrored { -x } else { x } * self.along(), y * self.scale);
         [self.center[0] + x * cos - y * sin, self.center[1] + x * sin + y * cos]
     }
 }
@@ -79,6 +86,15 @@ impl Symbol {
         Self { name, category, file, shape, role }
     }
 
+    /// A symbol from SVG elements about the origin, at most 60 units to each side, drawn with the library's pen.
+    pub(crate) fn drawn(name: &str, role: Role, body: &str) -> Self {
+        let svg = format!(
+            r##"<svg xmlns="http://www.w3.org/2000/svg" width="120" height="120"><g fill="none" stroke="#000" stroke-width="3" transform="translate(60 60)">{body}</g></svg>"##
+        );
+        let shape = Shape::parse(&svg).expect("symbols drawn by this crate are SVG");
+        Self::new(format!("{name}.png"), shape, Some(role))
+    }
+
     /// The outlines of the ink of one instance. A line is repeated `repeats` times end to end.
     pub fn outlines(&self, at: &Placement, repeats: u32) -> Vec<Path> {
         let (sin, cos) = sin_cos(at.degrees);
@@ -88,12 +104,18 @@ impl Symbol {
         for n in 0..repeats {
             let shift = (f64::from(n) - f64::from(repeats - 1) / 2.0) * period;
             let [tx, ty] = at.point([shift - f64::from(self.shape.width) / 2.0, -f64::from(self.shape.height) / 2.0]);
-            let row = [at.scale * flip * cos, at.scale * flip * sin, -at.scale * sin, at.scale * cos, tx, ty]
+            let row = [at.along() * flip * cos, at.along() * flip * sin, -at.scale * sin, at.scale * cos, tx, ty]
                 .map(|v| v as f32);
             let place = Transform::from_row(row[0], row[1], row[2], row[3], row[4], row[5]);
             out.extend(self.shape.outlines(place, (at.pen / DRAWN_PEN) as f32));
         }
         out
+    }
+
+    /// How far the ink of one instance reaches along and across its axis, in pixels.
+    pub fn reach_at(&self, at: &Placement) -> [f64; 2] {
+        let [x, y] = self.reach();
+        [x * at.along(), y * at.scale]
     }
 
     /// How far the ink reaches from the middle of the view box, in units: to the right (or left, the larger) and down

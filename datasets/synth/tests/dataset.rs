@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use datasets::formats::{Format, ReadOptions};
-use synth::{DatasetError, SynthSettings, sample, write_dataset};
+use synth::{DatasetError, Set, SynthSettings, sample, write_dataset, write_dataset_with};
 
 fn small() -> SynthSettings {
     SynthSettings { width: 640, height: 480, symbols: [5, 8], symbol_px: 40.0, invented: 2, ..SynthSettings::clean() }
@@ -71,6 +71,22 @@ fn the_truth_is_read_back_from_coco_and_yolo() {
     assert!(out.join("labels/yolo/images/train/sheet_0001.png").is_file());
     let digest = blake3::hash(&fs::read(out.join("drawings/sheet_0001.png")).unwrap()).to_hex().to_string();
     assert_eq!(truth.images[1].digest, digest);
+}
+
+#[test]
+fn templates_are_cut_from_other_sheets_when_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("set");
+    let settings = SynthSettings { classes: vec!["ball valve".into(), "plug valve".into()], ..small() };
+    let from = Set::E.templates(2);
+    write_dataset_with(&out, &settings, &from, 1, 3, &|_| ()).unwrap();
+    let files = contents(&out);
+    let crops = synth::crops(&settings, 3, 2).unwrap();
+    assert_eq!(crops.len(), 8, "two of the library and two invented classes, twice");
+    for crop in crops {
+        let written = image::load_from_memory(&files[&format!("templates/{}", crop.name)]).unwrap().into_rgb8();
+        assert!(written == crop.image, "{}", crop.name);
+    }
 }
 
 #[test]

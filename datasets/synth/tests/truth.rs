@@ -49,12 +49,18 @@ proptest! {
         stroke in 1.5..3.0f64,
         invented in 0u32..4,
         repeats in 1u32..3,
+        hard in any::<bool>(),
     ) {
         let s = SynthSettings {
             rotation, mirror, skew, invented,
             scale: [low, low * 1.5],
             stroke: [stroke, stroke * 1.2],
             signal_repeats: [1, repeats],
+            aspect: if hard { [0.8, 1.25] } else { [1.0, 1.0] },
+            stroke_spread: if hard { [0.7, 1.4] } else { [0.95, 1.05] },
+            letters: if hard { [0.8, 1.5] } else { [1.0, 1.0] },
+            clutter: if hard { 1.5 } else { 0.0 },
+            touching: if hard { 0.5 } else { 0.0 },
             ..small()
         };
         let sheet = sheet(&s, seed, index).unwrap();
@@ -64,7 +70,7 @@ proptest! {
         for a in &sheet.annotations.annotations {
             let b = a.bbox;
             prop_assert!(b.is_valid() && b.x0 >= 0.0 && b.y0 >= 0.0 && b.x1 <= w && b.y1 <= h, "{:?}", a);
-            let longest = s.symbol_px * s.scale[1] * 1.5 * f64::from(repeats);
+            let longest = s.symbol_px * s.scale[1] * s.aspect[1] * 1.5 * f64::from(repeats);
             prop_assert!(b.width() < longest && b.height() < longest, "{:?}", a);
         }
         sides_have_ink(&sheet)?;
@@ -98,7 +104,14 @@ fn ink_of_a_lone_symbol_fills_its_box() {
         for rotation in [Rotation::Quarter, Rotation::Any] {
             let s = synth::symbol::symbols(&SynthSettings { classes: vec![class.into()], ..small() }, 0).unwrap();
             let degrees = if rotation == Rotation::Any { 33.0 } else { 90.0 };
-            let at = synth::symbol::Placement { center: [60.3, 70.7], scale: 0.7, degrees, mirrored: true, pen: 2.2 };
+            let at = synth::symbol::Placement {
+                center: [60.3, 70.7],
+                scale: 0.7,
+                stretch: 1.2,
+                degrees,
+                mirrored: true,
+                pen: 2.2,
+            };
             let outlines = s[0].outlines(&at, 1);
             let mut mask = tiny_skia::Mask::new(128, 128).unwrap();
             for path in &outlines {

@@ -1,7 +1,8 @@
 //! What flows between the stages: every kind of artifact, and how it lies in the store.
 //!
-//! Owns the kinds that more than one stage knows. Refuses to own the values themselves (they belong to `datasets` and
-//! `ontologies`) and the work (it belongs to the stages).
+//! Owns the kinds that more than one stage knows, and the file of a person's decisions, which labelling and review both
+//! read. Refuses to own the values themselves (they belong to `datasets` and `ontologies`) and the work (it belongs to
+//! the stages).
 //!
 //! | kind | made by | blobs |
 //! |---|---|---|
@@ -10,9 +11,15 @@
 //! | `machine` | setup | `machine.json` |
 //! | `ontology` | ontology | `ontology.json`, `templates/<file>` |
 //! | `annotations` | label, review | `annotations.jsonl`: one image a line |
+//! | `candidates` | label | `candidates.jsonl`: what missed its threshold, in the same form |
+//! | `exemplars` | exemplars | pictures of boxes that a person decided about, as templates |
 //! | `model` | train | `best.safetensors`, `last.safetensors`, tables and plots |
 //! | `predictions` | infer | `predictions.json` (COCO), `predictions.csv`, `labels/`, `pictures/` |
 //! | `report` | any stage | `section.json`: the stage's part of the run's report |
+
+pub mod decisions;
+mod exemplars;
+mod standing;
 
 use std::collections::BTreeMap;
 
@@ -24,6 +31,10 @@ use engine::{
 use ontologies::Ontology;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub use decisions::{BoxDecision, Decisions, DecisionsError, Seen};
+pub use exemplars::{Exemplar, ExemplarSet, Exemplars, Lesson};
+pub use standing::{SAME_IOU, Standing, standing};
 
 /// Kind of the pictures of an input folder. Stages read it blob by blob (`Context::manifest`, or as items).
 pub const IMAGES: &str = "images";
@@ -136,6 +147,10 @@ impl Kind for OntologyKind {
 /// Labels of a set of images.
 pub struct Annotations;
 
+/// What a labeller found and left out because it missed the threshold of its class: an [`AnnotationSet`] beside the
+/// labels, of its own kind so that it is never taken for labels.
+pub struct Candidates;
+
 #[derive(Serialize, Deserialize)]
 struct AnnotationsMeta {
     classes: Vec<ClassInfo>,
@@ -144,35 +159,51 @@ struct AnnotationsMeta {
     boxes: usize,
 }
 
-impl Kind for Annotations {
-    const NAME: &'static str = "annotations";
-    const FORMAT: u32 = 1;
-    type Value = AnnotationSet;
-    fn write(value: &AnnotationSet, writer: &mut ArtifactWriter<'_>) -> Result<Value, StoreError> {
-        let mut lines = Vec::new();
-        for image in &value.images {
-            lines.extend_from_slice(&json(image));
-            lines.push(b'\n');
-        }
-        writer.put("annotations.jsonl", &lines)?;
-        let meta = AnnotationsMeta {
-            classes: value.classes.clone(),
-            skipped: value.skipped.clone(),
-            images: value.images.len(),
-            boxes: value.box_count(),
-        };
-        Ok(serde_json::to_value(meta).expect("plain data serialises"))
+fn write_set(value: &AnnotationSet, file: &str, writer: &mut ArtifactWriter<'_>) -> Result<Value, StoreError> {
+    let mut lines = Vec::new();
+    for image in &value.images {
+        lines.extend_from_slice(&json(image));
+        lines.push(b'\n');
     }
-    fn read(reader: &ArtifactReader<'_>) -> Result<AnnotationSet, StoreError> {
-        let wrong = |source| StoreError::Json { what: format!("annotations {}", reader.digest.short()), source };
-        let meta: AnnotationsMeta = serde_json::from_value(reader.manifest.meta.clone()).map_err(wrong)?;
-        let bytes = reader.get("annotations.jsonl")?;
-        let images = bytes
-            .split(|&b| b == b'\n')
-            .filter(|line| !line.is_empty())
-            .map(serde_json::from_slice::<ImageAnnotations>)
-            .collect::<Result<_, _>>()
-            .map_err(wrong)?;
-        Ok(AnnotationSet { classes: meta.classes, images, skipped: meta.skipped })
-    }
+    writer.put(file, &lines)?;
+    let meta = AnnotationsMeta {
+        classes: value.classes.clone(),
+        skipped: value.skipped.clone(),
+        images: value.images.len(),
+        boxes: value.box_count(),
+    };
+    Ok(serde_json::to_value(meta).expect("plain data serialises"))
 }
+
+fn read_set(reader: &ArtifactReader<'_>, file: &str) -> Result<AnnotationSet, StoreError> {
+    let wrong =
+        |source| StoreError::Json { what: format!("{} {}", reader.manifest.kind, reader.digest.short()), source };
+    let meta: AnnotationsMeta = serde_json::from_value(reader.manifest.meta.clone()).map_err(wrong)?;
+    let bytes = reader.get(file)?;
+    let images = bytes
+        .split(|&b| b == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(serde_json::from_slice::<ImageAnnotations>)
+        .collect::<Result<_, _>>()
+        .map_err(wrong)?;
+    Ok(AnnotationSet { classes: meta.classes, images, skipped: meta.skipped })
+}
+
+macro_rules! set_kind {
+    ($name:ident, $kind:literal, $file:literal) => {
+        impl Kind for $name {
+            const NAME: &'static str = $kind;
+            const FORMAT: u32 = 1;
+            type Value = AnnotationSet;
+            fn write(value: &AnnotationSet, writer: &mut ArtifactWriter<'_>) -> Result<Value, StoreError> {
+                write_set(value, $file, writer)
+            }
+            fn read(reader: &ArtifactReader<'_>) -> Result<AnnotationSet, StoreError> {
+                read_set(reader, $file)
+            }
+        }
+    };
+}
+
+set_kind!(Annotations, "annotations", "annotations.jsonl");
+set_kind!(Candidates, "candidates", "candidates.jsonl");

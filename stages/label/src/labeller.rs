@@ -31,6 +31,9 @@ pub struct Job<'a> {
 pub struct Labelled {
     /// The boxes, in pixels of the upright image, with full provenance.
     pub annotations: Vec<Annotation>,
+    /// What missed the threshold and is worth a person's look, in the same form.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<Annotation>,
     /// What went otherwise than expected, and how often.
     pub remarks: BTreeMap<String, u64>,
     /// Why nothing is known about the image, which is then left out; absent where no box means that nothing is there.

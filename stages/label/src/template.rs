@@ -45,7 +45,8 @@ pub fn build(parts: &Parts<'_>) -> Result<Box<dyn Labeller>, StageError> {
     Ok(Box::new(TemplateLabeller { matcher }))
 }
 
-fn matcher_config(settings: &Settings, templates: &[Template]) -> MatcherConfig {
+/// The matcher's settings that the stage's stand for.
+pub fn matcher_config(settings: &Settings, templates: &[Template]) -> MatcherConfig {
     let (scale_base, factor) = match settings.scale.base {
         Base::Auto => (ScaleBase::Drawing, 1.0),
         Base::At(factor) => (ScaleBase::Template, factor),
@@ -95,11 +96,13 @@ impl Labeller for TemplateLabeller {
             labelled.remark(format!("template `{}` was not used: {}", s.template, s.reason));
         }
         labelled.annotations = found.matches.into_iter().map(annotation).collect();
+        labelled.candidates = found.candidates.into_iter().map(annotation).collect();
         Ok(labelled)
     }
 }
 
-fn annotation(m: Match) -> Annotation {
+/// A match as an annotation, with all that the matcher knows about it.
+pub fn annotation(m: Match) -> Annotation {
     let mut evidence = m.evidence;
     evidence.insert("rotation_deg".into(), m.rotation_deg);
     evidence.insert("mirrored".into(), f64::from(u8::from(m.mirrored)));

@@ -10,6 +10,7 @@
 mod bank;
 mod config;
 mod hull;
+mod hygiene;
 mod ink;
 mod pose;
 mod scale;
@@ -27,6 +28,7 @@ use image::{GrayImage, RgbImage, RgbaImage};
 use rayon::prelude::*;
 
 pub use config::{CANDIDATE_THRESHOLD, DEFAULT_THRESHOLD, MatcherConfig, Poses, Rotations, ScaleBase};
+pub use hygiene::{Removed, RemovedKind};
 pub use score::{CONFIDENCE_FEATURES, ConfidenceFeature};
 
 use bank::Variant;
@@ -320,7 +322,13 @@ impl Matcher {
         let hypotheses = Self::search(&sheet, shapes, &prepared.bank, &limits);
         eprintln!("bank {} hyps {} search {:?}", prepared.bank.len(), hypotheses.len(), t0.elapsed());
         let mut out: Vec<_> = TRACE.lock().unwrap().iter().map(|(s, b, st, c)| (shapes[*s].class.clone(), *b, *st, *c, vec![], None)).collect();
+        let edges = { let m=&sheet.ink.mask; let w=sheet.ink.width; (0..m.len()-w-1).filter(|&i| m[i]!=m[i+1]).count()+(0..m.len()-w-1).filter(|&i| m[i]!=m[i+w]).count() };
+        let width = 2.0 * sheet.ink.mask.iter().filter(|&&v| v==1).count() as f32 / edges as f32;
+        eprintln!("stroke {width:.2}");
         for h in &hypotheses {
+            let mut f=h.features.clone(); f.scale_off=(h.pose.scale/shapes[h.shape].reduction/base).ln(); let mut f: Vec<(String,f64)>=f.by_name(0.0).into_iter().collect(); f.push(("sheet_stroke".into(),width as f64)); f.push(("diameter".into(),((h.bounds[2]-h.bounds[0]).hypot(h.bounds[3]-h.bounds[1])) as f64)); f.push(("has_text".into(), f64::from(u8::from(shapes[h.shape].dense.has_text()))));
+            out.push((shapes[h.shape].class.clone(), h.bounds, 3, h.rank, f, None)); continue;
+            #[allow(unreachable_code)]
             out.push((shapes[h.shape].class.clone(), h.bounds, 3, h.rank, h.features.by_name(0.0).into_iter().collect(), None));
         }
         for w in suppress::winners(hypotheses, shapes, self.config.nms_iou as f32) {
@@ -367,7 +375,7 @@ impl Matcher {
                 let evidence = features.evidence();
                 let rank = evidence * score::confidence(&features.by_name(1.0)) as f32;
                 let h = Hypothesis { shape: v.shape as usize, bounds: pose.bounds(shape), pose, features, rank };
-                (evidence > 0.0).then_some(h)
+                (h.features.likeness.correlation > 0.2).then_some(h)
             })
             .collect()
     }

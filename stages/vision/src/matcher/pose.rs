@@ -54,13 +54,25 @@ impl Pose {
         move |p| [at[0] + p[0] * a[0] + p[1] * b[0], at[1] + p[0] * a[1] + p[1] * b[1]]
     }
 
-    /// The box around the shape's ink on the drawing: left, top, right, bottom.
+    /// The shape's box on the drawing: left, top, right, bottom. It goes around the ink, with the margin that the
+    /// shape's frame has; at slanting angles the margins of two sides are mixed.
     pub fn bounds(&self, shape: &Shape) -> [f32; 4] {
         let place = self.placer();
         let grow = 0.5 * self.scale.max(1.0);
-        shape.hull.0.iter().map(|&p| place(p)).fold([f32::MAX, f32::MAX, f32::MIN, f32::MIN], |b, [x, y]| {
-            [b[0].min(x - grow), b[1].min(y - grow), b[2].max(x + grow), b[3].max(y + grow)]
-        })
+        let mut b =
+            shape.hull.0.iter().map(|&p| place(p)).fold([f32::MAX, f32::MAX, f32::MIN, f32::MIN], |b, [x, y]| {
+                [b[0].min(x - grow), b[1].min(y - grow), b[2].max(x + grow), b[3].max(y + grow)]
+            });
+        for (k, axis) in self.matrix().into_iter().enumerate() {
+            let margins = [shape.extent[k] - shape.frame[k], shape.frame[k + 2] - shape.extent[k + 2]];
+            let length = axis[0].hypot(axis[1]).max(f32::MIN_POSITIVE);
+            for (j, v) in axis.into_iter().enumerate() {
+                let [low, high] = if v < 0.0 { [margins[1], margins[0]] } else { margins };
+                b[j] -= low * v * v / length;
+                b[j + 2] += high * v * v / length;
+            }
+        }
+        b
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::ink::Ink;
 use super::pose::{CostMap, Pose};
 use super::verify::Likeness;
-use super::shape::{NO_SECTOR, Shape, orientation};
+use super::shape::{NO_SECTOR, Region, Shape, orientation};
 
 /// Distance, pixels, at which a template point's cover has fallen to nothing.
 const COVER_RADIUS: f32 = 3.0;
@@ -31,6 +31,8 @@ pub(super) struct Features {
     /// The same as a share of the ink within the hull.
     pub unexplained: f32,
     pub likeness: Likeness,
+    pub explained: f32,
+    pub scale_off: f32,
     pub stretch: f32,
     /// Ink of the template at its size on the drawing, pixels.
     pub ink: f32,
@@ -108,7 +110,7 @@ impl Sheet {
         let sector = |k: usize| local.get(k).or(local.last()).copied().unwrap_or(oriented / n);
 
         let (mut explained, mut foreign) = (0.0f32, 0.0f32);
-        for q in &shape.samples {
+        for q in shape.samples.iter().filter(|q| q.region == Region::Care) {
             if self.ink_at(place(q.at)) == Some(true) {
                 if q.distance * pose.scale <= EXPLAINED { explained += 1.0 } else { foreign += 1.0 }
             }
@@ -121,6 +123,8 @@ impl Sheet {
             worst_sector: sector(0),
             second_sector: sector(1),
             tight: tight / n,
+            explained: explained * shape.sample_area * pose.scale * pose.scale,
+            scale_off: 0.0,
             foreign: foreign / own,
             unexplained: foreign / (foreign + explained + 1.0),
             likeness,
@@ -172,7 +176,7 @@ impl Features {
             ("tight", self.tight),
             ("foreign", self.foreign),
             ("unexplained", self.unexplained),
-            ("correlation", self.likeness.correlation),("whole", self.likeness.whole),("text", self.likeness.text),("density", self.likeness.density),("residue", self.likeness.residues[0]),("residue2", self.likeness.residues[1]),("stroke", self.likeness.stroke),("stretch", self.stretch),
+            ("correlation", self.likeness.correlation),("whole", self.likeness.whole),("text", self.likeness.text),("density", self.likeness.density),("residue", self.likeness.residues[0]),("residue2", self.likeness.residues[1]),("stroke", self.likeness.stroke),("stretch", self.stretch),("explained",self.explained),("scale_off",self.scale_off),
             ("ink", self.ink),
             ("evidence", self.evidence()),
             ("margin", margin),

@@ -1,18 +1,23 @@
 //! A template made ready for matching: its ink, its sample points, its hull.
 //!
-//! Owns template hygiene (polarity, transparency, fragments of neighbours, trimming). Poses and windows are made from
-//! a shape elsewhere.
+//! Owns what a template is at one size. What in its picture is the symbol is decided in `hygiene`; poses and windows
+//! are made from a shape elsewhere.
 
-use image::{GrayImage, Luma, RgbaImage};
+use image::imageops::{self, FilterType};
+use image::{GrayImage, Luma};
 
 use super::hull::Hull;
-use super::ink::{Ink, Polarity, contrast_grey, distance, otsu};
+use super::hygiene::{Clean, clean};
+use super::ink::{Ink, distance, otsu};
+use super::verify::Dense;
 use super::{MatcherError, Role, Template};
 
-/// Paper put around the trimmed template, pixels: room for gradients and for the margin of the hull.
+/// Paper put around the symbol, pixels: room for gradients and for the margin of the hull.
 const PAD: usize = 6;
+/// How far beyond the template's picture the paper is taken to go on, pixels of the picture.
+const KNOWN_BEYOND: i64 = 2;
 /// Longest side of a prepared template, pixels; larger templates are reduced to it.
-const MAX_SIDE: u32 = 200;
+const MAX_SIDE: f32 = 200.0;
 /// Most ink points that are kept.
 const MAX_POINTS: usize = 220;
 /// Points of the quick first refinement.
@@ -41,29 +46,40 @@ pub(super) struct Point {
     pub sector: u8,
 }
 
+/// What a part of a template says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Region {
+    /// It is the symbol.
+    Care,
+    /// It is writing that differs from symbol to symbol.
+    Text,
+}
+
 /// A pixel of the template's frame where foreign ink counts or grey levels are compared.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sample {
+    /// What it is a part of.
+    pub region: Region,
     /// Offset from the centre, pixels.
     pub at: [f32; 2],
-    /// Distance to the template's nearest ink, pixels.
+    /// Distance to the template's nearest ink, writing included, pixels.
     pub distance: f32,
     /// Smoothed darkness of the template, 0..=255.
     pub darkness: f32,
 }
 
-/// A trimmed template as a picture.
+/// The symbol's picture with [`PAD`] pixels around it, row by row.
 #[derive(Clone, Debug)]
 pub(super) struct Picture {
     pub width: usize,
     pub height: usize,
     /// 0 (paper) to 255 (ink), not smoothed.
     pub darkness: Vec<u8>,
-    /// 0 where nothing counts.
+    /// How much is known about a pixel, 0..=255.
     pub weight: Vec<u8>,
-    /// 1 where instances carry their own text.
+    /// 1 inside an outline that holds text.
     pub text: Vec<u8>,
-    /// Where offsets count from, pixels.
+    /// Where the shape's centre lies, pixels from the picture's corner.
     pub centre: [f32; 2],
 }
 
@@ -75,17 +91,26 @@ pub(super) struct Shape {
     pub role: Role,
     /// Original pixels per pixel of this shape (1 unless the template was resized).
     pub reduction: f32,
-    /// All ink pixels as offsets from the centre.
+    /// All ink pixels of the symbol, without writing in it, as offsets from the centre.
     pub ink: Vec<[f32; 2]>,
-    /// Don't-care pixels as offsets from the centre.
+    /// Pixels that say nothing about the symbol (don't care, or writing), as offsets from the centre.
     pub ignored: Vec<[f32; 2]>,
     pub points: Vec<Point>,
     /// Indices into `points` spread over the shape, for the first refinement.
     pub quick: Vec<u32>,
     pub sectors: usize,
+    /// Around all ink.
     pub hull: Hull,
     pub samples: Vec<Sample>,
-    pub dense: super::verify::Dense,
+    /// Pixels of the shape that a sample stands for.
+    pub sample_area: f32,
+    /// For the dense comparison.
+    pub dense: Dense,
+    pub picture: Picture,
+    /// The ink's box, as offsets from the centre: left, top, right, bottom.
+    pub extent: [f32; 4],
+    /// The box that a match stands for, the same way: the ink's box, or the cut-out that a person made.
+    pub frame: [f32; 4],
     /// What the user should know about the template.
     pub notes: Vec<String>,
 }
@@ -94,30 +119,22 @@ impl Shape {
     /// Prepares a template at `size` times its own size, or smaller where that is large; a template without ink is an
     /// error.
     pub fn of(template: &Template, size: f32) -> Result<Self, MatcherError> {
-        let blank = || MatcherError::BlankTemplate { name: template.name.clone(), class: template.class.clone() };
-        if template.image.width() == 0 || template.image.height() == 0 {
-            return Err(blank());
-        }
-        let mut notes = Vec::new();
-        let (grey, care) = flatten(&template.image);
-        let (grey, care, reduction) = resize(grey, care, size);
-        let (threshold, contrast) = otsu(grey.as_raw());
-        let mut ink = Ink::split(&grey, threshold, contrast, polarity(&grey, threshold));
-        for (m, &c) in ink.mask.iter_mut().zip(&care) {
-            *m &= c;
-        }
-        let junk = remove_fragments(&mut ink);
-        if junk > 0 {
-            notes.push(format!("{junk} small pieces at the border were taken for parts of neighbours and left out"));
-        }
-        let (ink, care) = trim(&ink, &care).ok_or_else(blank)?;
+        let clean = clean(template)?;
+        let [x0, y0, x1, y1] = clean.bounds;
+        let factor = size.min(MAX_SIDE / (x1 - x0).max(y1 - y0) as f32);
+        let (picture, ink) = render(&clean, factor).ok_or_else(|| MatcherError::BlankTemplate {
+            name: template.name.clone(),
+            class: template.class.clone(),
+        })?;
         let (w, h) = (ink.width, ink.height);
-        let (cx, cy) = (w as f32 / 2.0, h as f32 / 2.0);
+        let [cx, cy] = picture.centre;
         let offset = |i: usize| [(i % w) as f32 + 0.5 - cx, (i / w) as f32 + 0.5 - cy];
         let where_mask = |want: &dyn Fn(usize) -> bool| (0..w * h).filter(|&i| want(i)).collect::<Vec<_>>();
+        let region = |i: usize| if picture.text[i] == 1 { Region::Text } else { Region::Care };
+        let known = |i: usize| picture.weight[i] >= 128;
 
-        let text = text_region(&ink.mask, w, h);
-        let ink_at = where_mask(&|i| ink.mask[i] == 1 && text[i] == 0);
+        let ink_at = where_mask(&|i| ink.mask[i] == 1 && region(i) == Region::Care);
+        let mut notes = clean.notes;
         if ink_at.len() < POOR_INK {
             notes.push(format!("only {} ink pixels: too small to be told from other ink", ink_at.len()));
         }
@@ -130,199 +147,78 @@ impl Shape {
                 Point { at: offset(i), orientation, sector: NO_SECTOR }
             })
             .collect();
-        let inner = [w - 2 * PAD, h - 2 * PAD];
+        let inner = [x1 - x0, y1 - y0].map(|v| v as f32 * factor);
         let sectors = assign_sectors(&mut points, inner);
-        let ink_points: Vec<[f32; 2]> = ink_at.iter().map(|&i| offset(i)).collect();
-        let hull = Hull::of(ink_points.iter().copied());
+        let hull = Hull::of(where_mask(&|i| ink.mask[i] == 1).into_iter().map(offset));
 
         let far = distance(&ink.mask, w, h, 60);
         let dark = ink.darkness();
-        let inside = where_mask(&|i| care[i] == 1 && text[i] == 0 && hull.contains(offset(i), HULL_MARGIN));
+        let inside = where_mask(&|i| known(i) && hull.contains(offset(i), HULL_MARGIN));
         let stride = inside.len().div_ceil(MAX_SAMPLES).max(1);
-        let samples = inside
-            .iter()
-            .step_by(stride)
-            .map(|&i| Sample { at: offset(i), distance: f32::from(far[i]) / 3.0, darkness: f32::from(dark[i]) })
-            .collect();
-        let picture = Picture { width: w, height: h, darkness: ink.raw_darkness(), weight: care.clone(), text: text.clone(), centre: [cx, cy] };
-        let dense = super::verify::Dense::of(&picture, &hull);
-        let ignored = where_mask(&|i| care[i] == 0 || text[i] == 1).into_iter().map(offset).collect();
+        let sample = |&i: &usize| Sample {
+            region: region(i),
+            at: offset(i),
+            distance: f32::from(far[i]) / 3.0,
+            darkness: f32::from(dark[i]),
+        };
+        let middle = [x0 + x1, y0 + y1].map(|v| v as f32 / 2.0);
         Ok(Self {
-            dense,
             class: template.class.clone(),
             name: template.name.clone(),
             role: template.role,
-            reduction,
-            ignored,
+            reduction: 1.0 / factor,
+            ignored: where_mask(&|i| !known(i) || region(i) == Region::Text).into_iter().map(offset).collect(),
             quick: spread(&points, QUICK_POINTS),
-            ink: ink_points,
+            ink: ink_at.iter().map(|&i| offset(i)).collect(),
+            samples: inside.iter().step_by(stride).map(sample).collect(),
+            sample_area: stride as f32,
+            dense: Dense::of(&picture, &hull),
             points,
             sectors,
             hull,
-            samples,
+            extent: [-0.5 * inner[0], -0.5 * inner[1], 0.5 * inner[0], 0.5 * inner[1]],
+            frame: std::array::from_fn(|k| (clean.frame[k] - middle[k % 2]) * factor),
+            picture,
             notes,
         })
     }
 }
 
-/// TEMPORARY: the interior of an outline that holds small components.
-fn text_region(mask: &[u8], w: usize, h: usize) -> Vec<u8> {
-    let mut out = vec![0u8; w * h];
-    let pieces = components(mask, w, h);
-    let total: usize = pieces.iter().map(Vec::len).sum();
-    let mut label = vec![usize::MAX; w * h];
-    for (k, p) in pieces.iter().enumerate() { for &i in p { label[i] = k; } }
-    for (k, piece) in pieces.iter().enumerate() {
-        if (piece.len() as f32) < 0.1 * total as f32 { continue; }
-        let solid: Vec<u8> = { let mut s = vec![0; w * h]; for &i in piece { s[i] = 1; } s };
-        // flood from outside, 4-neighbours
-        let mut outside = vec![false; w * h];
-        let mut next: Vec<usize> = (0..w * h).filter(|i| { let (x, y) = (i % w, i / w); (x == 0 || y == 0 || x + 1 == w || y + 1 == h) && solid[*i] == 0 }).collect();
-        for &i in &next { outside[i] = true; }
-        while let Some(i) = next.pop() { let (x, y) = (i % w, i / w); let mut go = |j: usize| if !outside[j] && solid[j] == 0 { outside[j] = true; next.push(j); }; if x > 0 { go(i - 1) } if x + 1 < w { go(i + 1) } if y > 0 { go(i - w) } if y + 1 < h { go(i + w) } }
-        let hole: Vec<u8> = (0..w * h).map(|i| u8::from(!outside[i] && solid[i] == 0)).collect();
-        for h_piece in components4(&hole, w, h) {
-            if h_piece.len() < 150 { continue; }
-            let inside: std::collections::BTreeSet<usize> = h_piece.iter().filter_map(|&i| (label[i] != usize::MAX && label[i] != k).then_some(label[i])).filter(|&q| (pieces[q].len() as f32) < 0.35 * total as f32).collect();
-            if inside.is_empty() { continue; }
-            let set: Vec<u8> = { let mut s = vec![0; w * h]; for &i in &h_piece { s[i] = 1; } s };
-            for &i in &h_piece { let (x, y) = (i % w, i / w); let ok = (-2i32..=2).all(|dy| (-2i32..=2).all(|dx| { let (u, v) = (x as i32 + dx, y as i32 + dy); u >= 0 && v >= 0 && (u as usize) < w && (v as usize) < h && set[v as usize * w + u as usize] == 1 })); if ok { out[i] = 1; } }
-        }
-    }
-    out
-}
-fn components4(mask: &[u8], w: usize, h: usize) -> Vec<Vec<usize>> {
-    let mut seen = vec![false; mask.len()];
-    let mut out = vec![];
-    for s in 0..mask.len() { if mask[s] == 0 || seen[s] { continue; } seen[s] = true; let (mut p, mut n) = (vec![], vec![s]);
-        while let Some(i) = n.pop() { p.push(i); let (x, y) = (i % w, i / w); let mut go = |j: usize| if mask[j] == 1 && !seen[j] { seen[j] = true; n.push(j); }; if x > 0 { go(i - 1) } if x + 1 < w { go(i + 1) } if y > 0 { go(i - w) } if y + 1 < h { go(i + w) } }
-        out.push(p); }
-    out
-}
-
-/// Lays the template on white and says which pixels count. Transparency around bare ink is paper; transparency beside
-/// opaque paper was painted there to say "don't care".
-fn flatten(image: &RgbaImage) -> (GrayImage, Vec<u8>) {
-    let rgb = image::RgbImage::from_fn(image.width(), image.height(), |x, y| {
-        let [r, g, b, a] = image.get_pixel(x, y).0.map(u32::from);
-        image::Rgb([r, g, b].map(|v| ((v * a + 255 * (255 - a) + 127) / 255) as u8))
-    });
-    let grey = contrast_grey(&rgb);
-    let opaque_paper = image.pixels().zip(grey.as_raw()).any(|(p, &g)| p.0[3] > 250 && g > 200);
-    let transparent = image.pixels().any(|p| p.0[3] < 128);
-    let care = image.pixels().map(|p| u8::from(!(opaque_paper && transparent && p.0[3] < 128))).collect();
-    (grey, care)
-}
-
-/// Resizes a template, to a longer side of [`MAX_SIDE`] at most; also gives the original pixels per pixel.
-fn resize(grey: GrayImage, care: Vec<u8>, size: f32) -> (GrayImage, Vec<u8>, f32) {
-    let (w, h) = grey.dimensions();
-    let factor = size.min(MAX_SIDE as f32 / w.max(h) as f32);
-    if factor == 1.0 {
-        return (grey, care, 1.0);
-    }
+/// The symbol at `factor` times its size with [`PAD`] pixels around it; `None` when its ink is lost at this size.
+fn render(clean: &Clean, factor: f32) -> Option<(Picture, Ink)> {
+    let pad = (PAD as f32 / factor).ceil() as i64;
+    let [x0, y0, x1, y1] = clean.bounds.map(|v| v as i64);
+    let (w, h) = ((x1 - x0 + 2 * pad) as u32, (y1 - y0 + 2 * pad) as u32);
     let side = |v: u32| ((v as f32 * factor).round() as u32).max(1);
-    let care = GrayImage::from_fn(w, h, |x, y| Luma([255 * care[(y * w + x) as usize]]));
-    let resized = |g: &GrayImage| image::imageops::resize(g, side(w), side(h), image::imageops::FilterType::Triangle);
-    let care = resized(&care).into_raw().into_iter().map(|v| u8::from(v >= 128)).collect();
-    (resized(&grey), care, 1.0 / factor)
-}
-
-/// A template is light on dark when both its border and most of its area are dark.
-fn polarity(grey: &GrayImage, threshold: u8) -> Polarity {
-    let (w, h) = grey.dimensions();
-    let dark = |v: u8| v <= threshold;
-    let area = grey.as_raw().iter().filter(|&&v| dark(v)).count();
-    let border: Vec<bool> = grey
-        .enumerate_pixels()
-        .filter(|&(x, y, _)| x == 0 || y == 0 || x + 1 == w || y + 1 == h)
-        .map(|(_, _, p)| dark(p.0[0]))
-        .collect();
-    let dark_border = border.iter().filter(|&&d| d).count();
-    if 2 * area > grey.as_raw().len() && 2 * dark_border > border.len() {
-        Polarity::LightOnDark
+    let plane = |value: &dyn Fn(usize, i64) -> u8| {
+        let full = GrayImage::from_fn(w, h, |x, y| {
+            let (x, y) = (i64::from(x) + x0 - pad, i64::from(y) + y0 - pad);
+            let (u, v) = (x.clamp(0, clean.width as i64 - 1), y.clamp(0, clean.height as i64 - 1));
+            Luma([value(v as usize * clean.width + u as usize, (x - u).abs().max((y - v).abs()))])
+        });
+        if factor == 1.0 {
+            return full.into_raw();
+        }
+        imageops::resize(&full, side(w), side(h), FilterType::Triangle).into_raw()
+    };
+    let on = |condition: bool| 255 * u8::from(condition);
+    let weight = plane(&|i, beyond| on(clean.care[i] == 1 && beyond <= KNOWN_BEYOND));
+    let text =
+        plane(&|i, beyond| on(clean.text[i] == 1 && beyond == 0)).into_iter().map(|v| u8::from(v >= 128)).collect();
+    let darkness = plane(&|i, beyond| if beyond == 0 { clean.darkness[i] } else { 0 });
+    let grey: Vec<u8> = darkness.iter().map(|&d| 255 - d).collect();
+    let mask: Vec<u8> = if factor == 1.0 {
+        plane(&|i, beyond| u8::from(clean.ink[i] == 1 && beyond == 0))
     } else {
-        Polarity::DarkOnLight
+        let (threshold, _) = otsu(&grey);
+        grey.iter().zip(&weight).map(|(&g, &known)| u8::from(g <= threshold && known >= 128)).collect()
+    };
+    let (width, height) = (side(w) as usize, side(h) as usize);
+    if !mask.contains(&1) {
+        return None;
     }
-}
-
-/// Removes what is left of neighbours in a crop: small pieces that lie along the border, and single specks. Returns
-/// how many there were.
-fn remove_fragments(ink: &mut Ink) -> usize {
-    let (w, h) = (ink.width, ink.height);
-    let pieces = components(&ink.mask, w, h);
-    let total: usize = pieces.iter().map(Vec::len).sum();
-    let largest = pieces.iter().map(Vec::len).max().unwrap_or(0);
-    let mut removed = 0;
-    for piece in pieces {
-        let border = |&&i: &&usize| i % w == 0 || i % w + 1 == w || i / w == 0 || i / w + 1 == h;
-        let touching = piece.iter().filter(border).count();
-        let extent = |v: &dyn Fn(usize) -> usize| {
-            let (lo, hi) = piece.iter().fold((usize::MAX, 0), |(lo, hi), &i| (lo.min(v(i)), hi.max(v(i))));
-            hi + 1 - lo
-        };
-        let small = 2 * extent(&|i| i % w) < w && 2 * extent(&|i| i / w) < h;
-        let n = piece.len();
-        let fragment = n as f32 <= 0.15 * total as f32 && touching as f32 > 0.12 * n as f32 && small;
-        if n < largest && (fragment || n < 4) {
-            removed += 1;
-            for i in piece {
-                ink.mask[i] = 0;
-            }
-        }
-    }
-    removed
-}
-
-/// Connected pieces of ink (eight neighbours), in row order of their first pixel.
-fn components(mask: &[u8], w: usize, h: usize) -> Vec<Vec<usize>> {
-    let mut seen = vec![false; mask.len()];
-    let mut pieces = Vec::new();
-    for start in 0..mask.len() {
-        if mask[start] == 0 || seen[start] {
-            continue;
-        }
-        let (mut piece, mut next) = (Vec::new(), vec![start]);
-        seen[start] = true;
-        while let Some(i) = next.pop() {
-            piece.push(i);
-            let (x, y) = (i % w, i / w);
-            for v in y.saturating_sub(1)..=(y + 1).min(h - 1) {
-                for u in x.saturating_sub(1)..=(x + 1).min(w - 1) {
-                    let k = v * w + u;
-                    if mask[k] == 1 && !seen[k] {
-                        seen[k] = true;
-                        next.push(k);
-                    }
-                }
-            }
-        }
-        pieces.push(piece);
-    }
-    pieces
-}
-
-/// Cuts to the ink's bounding box and puts [`PAD`] pixels of paper around it.
-fn trim(ink: &Ink, care: &[u8]) -> Option<(Ink, Vec<u8>)> {
-    let w = ink.width;
-    let at: Vec<usize> = (0..ink.mask.len()).filter(|&i| ink.mask[i] == 1).collect();
-    let (x0, x1) = (at.iter().map(|i| i % w).min()?, at.iter().map(|i| i % w).max()?);
-    let (y0, y1) = (at.first()? / w, at.last()? / w);
-    let (nw, nh) = (x1 + 1 - x0 + 2 * PAD, y1 + 1 - y0 + 2 * PAD);
-    let mut out = Ink { width: nw, height: nh, mask: vec![0; nw * nh], grey: vec![255; nw * nh] };
-    let mut kept = vec![1; nw * nh];
-    for y in 0..nh {
-        for x in 0..nw {
-            let (sx, sy) = ((x + x0).wrapping_sub(PAD), (y + y0).wrapping_sub(PAD));
-            if sx < w && sy < ink.height {
-                let (to, from) = (y * nw + x, sy * w + sx);
-                out.mask[to] = ink.mask[from];
-                out.grey[to] = ink.grey[from];
-                kept[to] = care[from];
-            }
-        }
-    }
-    Some((out, kept))
+    let centre = [width as f32 / 2.0, height as f32 / 2.0];
+    Some((Picture { width, height, darkness, weight, text, centre }, Ink { width, height, mask, grey }))
 }
 
 /// Direction of the stroke at a pixel: the double-angle vector of the structure tensor of a 5x5 window, of length 1,
@@ -351,9 +247,9 @@ pub(super) fn orientation(grey: &[u8], w: usize, h: usize, x: i32, y: i32) -> [f
 
 /// Gives every point the number of its cell in a grid over the ink's box; thinly filled cells get none. Returns how
 /// many numbers were given.
-fn assign_sectors(points: &mut [Point], [w, h]: [usize; 2]) -> usize {
+fn assign_sectors(points: &mut [Point], [w, h]: [f32; 2]) -> usize {
     let cell = |p: &Point| {
-        let at = |v: f32, side: usize| (((v / side as f32 + 0.5) * SECTORS as f32) as usize).min(SECTORS - 1);
+        let at = |v: f32, side: f32| (((v / side + 0.5) * SECTORS as f32) as usize).min(SECTORS - 1);
         at(p.at[1], h) * SECTORS + at(p.at[0], w)
     };
     let mut counts = [0; SECTORS * SECTORS];

@@ -69,7 +69,7 @@ impl Dense {
         let planes = [&thin, &picture.darkness, &thick, &thicker].map(|p| super::ink::smooth(p, w, h));
         let offset = |i: usize| [(i % w) as f32 + 0.5 - picture.centre[0], (i / w) as f32 + 0.5 - picture.centre[1]];
         let inside: Vec<usize> =
-            (0..w * h).filter(|&i| picture.weight[i] > 0 && hull.contains(offset(i), MARGIN)).collect();
+            (0..w * h).filter(|&i| picture.weight[i] >= 128 && hull.contains(offset(i), MARGIN)).collect();
         let stride = inside.len().div_ceil(MAX_SAMPLES).max(1);
         let columns = (w as f32 / TEXT_CELL).ceil() as usize;
         let mut cells = std::collections::BTreeMap::<usize, (u16, f32, f32)>::new();
@@ -97,6 +97,8 @@ impl Dense {
         }
         Self { samples, text }
     }
+
+    pub fn has_text(&self) -> bool { !self.text.is_empty() }
 
     /// Compares the template at a pose with the drawing, whose smoothed darkness `at` gives.
     pub fn compare(&self, pose: &Pose, at: impl Fn([f32; 2]) -> f32) -> Likeness {

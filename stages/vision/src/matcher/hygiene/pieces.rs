@@ -1,0 +1,126 @@
+//! Connected pieces of ink, and which of them belong to neighbours.
+
+/// Largest fragment, as a share of all ink.
+const MAX_FRAGMENT: f32 = 0.15;
+/// Share of all ink that fragments may be together; when they are more, they are the symbol.
+const MAX_FRAGMENTS: f32 = 0.4;
+/// Share of a fragment's pixels that lie on the border, at least.
+const MIN_TOUCHING: f32 = 0.06;
+/// Share of all ink that a line along the border may be.
+const MAX_LINE: f32 = 0.25;
+/// Fewest pixels of a piece that is no speck.
+const MIN_PIECE: usize = 4;
+
+/// A connected piece of ink (eight neighbours).
+#[derive(Clone, Debug)]
+pub(super) struct Piece {
+    pub pixels: Vec<usize>,
+    /// Left, top, right, bottom; the last two are one past the ink.
+    pub bounds: [usize; 4],
+}
+
+impl Piece {
+    pub fn size(&self) -> [usize; 2] {
+        let [x0, y0, x1, y1] = self.bounds;
+        [x1 - x0, y1 - y0]
+    }
+}
+
+/// The pieces, in row order of their first pixel.
+pub(super) fn pieces(mask: &[u8], w: usize, h: usize) -> Vec<Piece> {
+    let mut seen = vec![false; mask.len()];
+    let mut all = Vec::new();
+    for start in 0..mask.len() {
+        if mask[start] == 0 || seen[start] {
+            continue;
+        }
+        let (mut pixels, mut next) = (Vec::new(), vec![start]);
+        let mut bounds = [usize::MAX, usize::MAX, 0, 0];
+        seen[start] = true;
+        while let Some(i) = next.pop() {
+            pixels.push(i);
+            let (x, y) = (i % w, i / w);
+            bounds = [bounds[0].min(x), bounds[1].min(y), bounds[2].max(x + 1), bounds[3].max(y + 1)];
+            for v in y.saturating_sub(1)..=(y + 1).min(h - 1) {
+                for u in x.saturating_sub(1)..=(x + 1).min(w - 1) {
+                    let k = v * w + u;
+                    if mask[k] == 1 && !seen[k] {
+                        seen[k] = true;
+                        next.push(k);
+                    }
+                }
+            }
+        }
+        all.push(Piece { pixels, bounds });
+    }
+    all
+}
+
+/// Pixels of parts of neighbours, and pixels of specks.
+pub(super) fn foreign(ink: &[u8], w: usize, h: usize) -> (Vec<usize>, Vec<usize>) {
+    let all = pieces(ink, w, h);
+    let total: usize = all.iter().map(|p| p.pixels.len()).sum();
+    let Some(main) = (0..all.len()).max_by_key(|&i| (all[i].pixels.len(), std::cmp::Reverse(i))) else {
+        return Default::default();
+    };
+    let others = || all.iter().enumerate().filter(|&(i, p)| i != main && p.pixels.len() >= MIN_PIECE);
+    let mut foreign: Vec<usize> = others()
+        .filter(|(_, p)| chopped(p, total, w, h) || (line_along(p, total, w, h) && !twin(p, &all, w, h)))
+        .map(|(i, _)| i)
+        .collect();
+    // Letters and dashes of a chopped word that the border misses by a hair stand in line with those that it cuts.
+    let cut = foreign.clone();
+    let body = all[main].bounds;
+    foreign.extend(others().map(|(i, _)| i).filter(|i| {
+        let p = &all[*i];
+        let small = p.pixels.len() as f32 <= MAX_FRAGMENT * total as f32;
+        !cut.contains(i) && small && cut.iter().any(|&c| in_line(p, &all[c], body, w, h))
+    }));
+    let sum: usize = foreign.iter().map(|&i| all[i].pixels.len()).sum();
+    if sum as f32 > MAX_FRAGMENTS * total as f32 {
+        foreign.clear();
+    }
+    let specks = all.iter().enumerate().filter(|&(i, p)| i != main && p.pixels.len() < MIN_PIECE);
+    let pixels = |i: usize| all[i].pixels.iter().copied();
+    (foreign.into_iter().flat_map(pixels).collect(), specks.flat_map(|(i, _)| pixels(i)).collect())
+}
+
+/// A small piece that the border cuts off: it is narrower than half the picture both ways and lies along the border.
+fn chopped(p: &Piece, total: usize, w: usize, h: usize) -> bool {
+    let n = p.pixels.len() as f32;
+    let touching = p.pixels.iter().filter(|&&i| i % w == 0 || i % w + 1 == w || i / w == 0 || i / w + 1 == h).count();
+    let [pw, ph] = p.size();
+    n <= MAX_FRAGMENT * total as f32 && touching as f32 > MIN_TOUCHING * n && 2 * pw < w && 2 * ph < h
+}
+
+/// A stroke that runs from border to border near the picture's edge, such as a pipe that passes by.
+fn line_along(p: &Piece, total: usize, w: usize, h: usize) -> bool {
+    let thin = |side: usize| (0.12 * side as f32).max(2.0);
+    let [x0, y0, x1, y1] = p.bounds;
+    let near = |lo: usize, hi: usize, side: usize| {
+        let band = 0.2 * side as f32;
+        (hi - lo) as f32 <= thin(side) && (hi as f32 <= band || (side - lo) as f32 <= band)
+    };
+    let passes = (x1 - x0 == w && near(y0, y1, h)) || (y1 - y0 == h && near(x0, x1, w));
+    passes && p.pixels.len() as f32 <= MAX_LINE * total as f32
+}
+
+/// Whether a line has a counterpart on the other side of the picture: then both belong to the symbol.
+fn twin(line: &Piece, all: &[Piece], w: usize, h: usize) -> bool {
+    let [x0, y0, x1, y1] = line.bounds;
+    let mirrored = if x1 - x0 == w { [x0, h - y1, x1, h - y0] } else { [w - x1, y0, w - x0, y1] };
+    let slack = 2 + w.min(h) / 20;
+    all.iter().any(|p| p.bounds != line.bounds && (0..4).all(|k| p.bounds[k].abs_diff(mirrored[k]) <= slack))
+}
+
+/// Whether a piece continues the line of writing that a chopped piece belongs to, outside the body's box.
+fn in_line(p: &Piece, chopped: &Piece, body: [usize; 4], w: usize, h: usize) -> bool {
+    let overlap = |k: usize| {
+        let (lo, hi) = (p.bounds[k].max(chopped.bounds[k]), p.bounds[k + 2].min(chopped.bounds[k + 2]));
+        hi > lo
+    };
+    let outside = |k: usize| p.bounds[k + 2] <= body[k] + 1 || p.bounds[k] + 1 >= body[k + 2];
+    let c = chopped.bounds;
+    // A line of writing lies along the side that cuts it.
+    (outside(1) && (c[1] == 0 || c[3] == h) && overlap(1)) || (outside(0) && (c[0] == 0 || c[2] == w) && overlap(0))
+}
