@@ -7,7 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use engine::{InputSpec, Machine, ProjectLock, Registry, Store, graph::Graph, graph::PipelineSpec};
+use engine::{
+    InputSpec, Machine, ProjectLock, Registry, Store,
+    graph::{Graph, NodeSpec, PipelineSpec},
+};
 use miette::{IntoDiagnostic, Report, Result, WrapErr};
 
 use crate::{
@@ -108,6 +111,7 @@ impl Project {
             }
         }
         connect_decisions(&mut spec, folder(&file));
+        connect_exemplars(&mut spec);
         let store = Store::open(runs.join(".store")).map_err(Report::from_err)?;
         Ok(Self { file, sample, runs, store, spec, places, one_off: false, registry, machine: Machine::probe() })
     }
@@ -177,6 +181,35 @@ fn connect_decisions(spec: &mut PipelineSpec, dir: &Path) {
         files.map(|f| f.path()).any(|p| p.extension().is_some_and(|e| e.eq_ignore_ascii_case("json")))
     };
     spec.inputs.retain(|i| i.name != name || (if i.path.is_dir() { has_json(&i.path) } else { i.path.exists() }));
+}
+
+/// Name of the stage that makes templates of decisions.
+const EXEMPLARS: &str = "exemplars";
+
+/// Lets a labeller that looks for templates learn from the decisions that are there: a stage before it cuts templates
+/// out of the drawings that it labels. A project that has such a stage already is left as it is.
+fn connect_exemplars(spec: &mut PipelineSpec) {
+    let has = |name: &str| spec.inputs.iter().any(|i| i.name == name);
+    let taken = spec.nodes.iter().any(|n| n.name == EXEMPLARS || n.uses == EXEMPLARS);
+    if taken || !has(DECISIONS.0) {
+        return;
+    }
+    let learns = |n: &NodeSpec| match n.config["labeller"].as_str() {
+        None | Some("auto") => !has("labels") && !n.connect.contains_key("labels"),
+        Some(labeller) => labeller == "template",
+    };
+    if let Some(at) = spec.nodes.iter().position(|n| n.uses == "label" && learns(n)) {
+        let label = &spec.nodes[at];
+        let images = label.connect.iter().filter(|(port, _)| *port == "images");
+        let connect = images.map(|(port, from)| (port.clone(), from.clone())).collect();
+        let (name, needs) = (EXEMPLARS.to_owned(), label.needs.clone());
+        let node = NodeSpec { uses: name.clone(), name, connect, needs, ..NodeSpec::default() };
+        // Ports of a stage that names what it needs are connected to that alone.
+        if let Some(needs) = &mut spec.nodes[at].needs {
+            needs.push(EXEMPLARS.to_owned());
+        }
+        spec.nodes.insert(at, node);
+    }
 }
 
 /// The folder that the project file lies in.

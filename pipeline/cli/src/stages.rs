@@ -10,6 +10,7 @@ pub fn registry() -> Registry {
         .add(setup::Setup)
         .add(ontology::OntologyStage)
         .add(label::Import)
+        .add(label::Exemplars)
         .add_items(label::Label)
         .add(review::Review)
         .add(train::Train)

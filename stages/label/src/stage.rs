@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use artifacts::{Annotations, Files, IMAGES, Model, OntologyKind, Report};
+use artifacts::{Annotations, Candidates, Exemplars, Files, IMAGES, Model, OntologyKind, Report};
 use datasets::picture::{Limits, decode};
 use datasets::{Annotation, AnnotationSet, ClassInfo, ImageAnnotations, Skipped};
 use engine::artifact::Kind;
@@ -26,7 +26,7 @@ use crate::settings::{Choice, Settings};
 const MAX_BYTES: u64 = 2 << 30;
 
 /// The label stage. Inputs `images` (the items), `ontology`, and, for the labellers that need them, `labels`
-/// (annotations) and `model`; outputs `annotations` and `report`.
+/// (annotations), `model` and `exemplars`; outputs `annotations`, `candidates` (what missed its threshold) and `report`.
 pub struct Label;
 
 /// What is made once for all images.
@@ -52,15 +52,20 @@ impl ItemStage for Label {
     fn descriptor(&self) -> Descriptor {
         Descriptor {
             name: "label".into(),
-            version: 2,
+            version: 3,
             about: "Finds the ontology's symbols on every image.".into(),
             inputs: vec![
                 Port::new("images", IMAGES),
                 Port::new("ontology", OntologyKind::NAME),
                 Port::optional("labels", Annotations::NAME),
                 Port::optional("model", Model::NAME),
+                Port::optional("exemplars", Exemplars::NAME),
             ],
-            outputs: vec![Port::new("annotations", Annotations::NAME), Port::new("report", Report::NAME)],
+            outputs: vec![
+                Port::new("annotations", Annotations::NAME),
+                Port::new("candidates", Candidates::NAME),
+                Port::new("report", Report::NAME),
+            ],
             items: Some("images".into()),
         }
     }
@@ -134,6 +139,7 @@ impl ItemStage for Label {
             |c: &ontologies::Class| ClassInfo { name: c.name.clone(), category: c.category.clone(), color: c.color };
         let classes = ontology.ontology.classes.iter().map(class).collect();
         let mut set = AnnotationSet { classes, ..AnnotationSet::default() };
+        let mut candidates = set.clone();
         let mut remarks: BTreeMap<String, u64> = BTreeMap::new();
         let mut unknown = Vec::new();
         for result in results.iter() {
@@ -152,17 +158,24 @@ impl ItemStage for Label {
                         set.skipped.push(Skipped { image, reason });
                         continue;
                     }
-                    set.images.push(ImageAnnotations {
-                        image,
-                        digest: item.blob.digest.to_string(),
-                        width: kept.width,
-                        height: kept.height,
-                        annotations: kept.labelled.annotations,
-                    });
+                    let (width, height, digest) = (kept.width, kept.height, item.blob.digest.to_string());
+                    let of_image = |annotations| ImageAnnotations {
+                        image: image.clone(),
+                        digest: digest.clone(),
+                        width,
+                        height,
+                        annotations,
+                    };
+                    if !kept.labelled.candidates.is_empty() {
+                        candidates.images.push(of_image(kept.labelled.candidates));
+                    }
+                    set.images.push(of_image(kept.labelled.annotations));
                 }
             }
         }
-        set.images.sort_by(|a, b| a.image.cmp(&b.image));
+        for images in [&mut set.images, &mut candidates.images] {
+            images.sort_by(|a, b| a.image.cmp(&b.image));
+        }
         let mut words: Vec<String> = remarks.into_iter().map(|(text, n)| format!("{text} ({n})")).collect();
         if config.labeller == Choice::Imported {
             words.extend(imported::settle(&mut set, &ctx.read::<Annotations>("labels")?));
@@ -180,6 +193,8 @@ impl ItemStage for Label {
         let told = Told { set: &set, settings: config, ontology: &ontology, words: &words };
         let report = Files::from([("section.json".to_owned(), section(&told, ctx)?.to_json())]);
         ctx.write::<Report>("report", &report)?;
+        ctx.metric("candidates", candidates.box_count() as f64);
+        ctx.write::<Candidates>("candidates", &candidates)?;
         ctx.write::<Annotations>("annotations", &set)?;
         Ok(Outcome::Done)
     }

@@ -34,6 +34,7 @@ pub fn build(parts: &Parts<'_>) -> Result<Box<dyn Labeller>, StageError> {
             templates.push(Template { class, name, image: image.into_rgba8(), role });
         }
     }
+    templates.extend(crate::exemplars::templates(parts)?);
     let matcher = Matcher::new(&templates, &matcher_config(parts.settings, &templates)).map_err(|e| match e {
         MatcherError::NoTemplates => StageError::input(
             "no class of the ontology has a template",
