@@ -225,6 +225,11 @@ impl Draft<'_> {
     /// Puts `count` unlisted symbols.
     pub fn unlisted(&mut self, count: usize) {
         for _ in 0..count {
+            if self.s.lettered > 0 && self.chance(0.6) {
+                let symbol = crate::lettered::stranger(&mut self.rng);
+                self.place(&symbol, false);
+                continue;
+            }
             let lookalike = self.chance(self.s.lookalikes);
             let all: Vec<&Symbol> =
                 UNLISTED_SYMBOLS.iter().filter(|(l, _)| *l == lookalike).map(|(_, symbol)| symbol).collect();

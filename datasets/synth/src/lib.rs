@@ -12,6 +12,7 @@ mod draft;
 mod dress;
 mod font;
 mod invented;
+mod lettered;
 mod pipes;
 mod place;
 pub mod sample;

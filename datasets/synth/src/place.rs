@@ -197,6 +197,21 @@ impl Draft<'_> {
             "PSL", "ZS", "AE",
         ];
         self.stamp(symbol, at, 1, listed);
+        let turn = if at.degrees % 180.0 > 90.0 { at.degrees - 180.0 } else { at.degrees };
+        if symbol.role == Role::Balloon && symbol.file.starts_with(['l', 's']) && (!symbol.writing.is_empty() || !listed) {
+            let [small, large] = self.s.letters;
+            let grow = self.between(small, large).min(1.15);
+            for line in &symbol.writing {
+                let text = line.text(&mut self.rng);
+                let (sin, cos) = sin_cos(turn);
+                let y = line.y * at.scale;
+                let height = line.height * at.scale * grow;
+                let center = [at.center[0] - y * sin, at.center[1] + y * cos];
+                let pen = (self.pen * 0.6).clamp(0.9, height * 0.12 + 0.5);
+                self.canvas.text(&text, center, height, turn, pen);
+            }
+            return;
+        }
         if self.chance(0.06) {
             return;
         }

@@ -36,6 +36,8 @@ pub struct SynthSettings {
     pub classes: Vec<String>,
     /// Number of invented classes added to them: outlines, fillings and attachments combined at random by the seed.
     pub invented: u32,
+    /// Number of classes added to them that differ in what is written in a common outline.
+    pub lettered: u32,
     /// Size in pixels of a library symbol (96 units of its drawing) at scale 1.
     pub symbol_px: f64,
     /// Scale of single symbols.
@@ -95,6 +97,7 @@ impl Default for SynthSettings {
             symbols: [60, 90],
             classes: Vec::new(),
             invented: 0,
+            lettered: 0,
             symbol_px: 64.0,
             scale: [0.8, 1.25],
             aspect: [1.0, 1.0],

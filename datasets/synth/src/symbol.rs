@@ -6,7 +6,7 @@ use ontologies::{PromptStyle, Shape, hvac, rules};
 use tiny_skia::{Path, Transform};
 
 use crate::canvas::{Point, sin_cos};
-use crate::invented;
+use crate::{invented, lettered};
 use crate::settings::{SettingsError, SynthSettings};
 
 /// Units of a drawing that `symbol_px` pixels stand for.
@@ -40,6 +40,8 @@ pub struct Symbol {
     pub shape: Shape,
     /// How it is used.
     pub role: Role,
+    /// What is written in every instance; instruments of the library have texts of their own.
+    pub writing: Vec<crate::lettered::Line>,
 }
 
 /// How one instance lies on the sheet.
@@ -83,7 +85,7 @@ impl Symbol {
             "Signals" => Role::Line,
             _ => Role::Free,
         });
-        Self { name, category, file, shape, role }
+        Self { name, category, file, shape, role, writing: Vec::new() }
     }
 
     /// A symbol from SVG elements about the origin, at most 60 units to each side, drawn with the library's pen.
@@ -144,6 +146,7 @@ pub fn symbols(settings: &SynthSettings, seed: u64) -> Result<Vec<Symbol>, Setti
         library.iter().filter(wanted).map(|s| Symbol::new(s.file.to_owned(), s.shape(), None)).collect();
     out.sort_by(|a, b| a.name.cmp(&b.name));
     out.extend(invented::symbols(seed, settings.invented));
+    out.extend(lettered::symbols(seed, settings.lettered));
     Ok(out)
 }
 

@@ -172,7 +172,7 @@ impl Shape {
             ink: ink_at.iter().map(|&i| offset(i)).collect(),
             samples: inside.iter().step_by(stride).map(sample).collect(),
             sample_area: stride as f32,
-            dense: Dense::of(&picture, &hull),
+            dense: Dense::of(&picture, &hull, [-0.5 * inner[0], -0.5 * inner[1], 0.5 * inner[0], 0.5 * inner[1]]),
             points,
             sectors,
             hull,

@@ -10,7 +10,7 @@ use super::shape::Picture;
 /// Most samples of a template.
 const MAX_SAMPLES: usize = 1600;
 /// Margin around the hull that is compared too, pixels: the paper around a symbol is part of it.
-const MARGIN: f32 = 3.0;
+const MARGIN: f32 = 2.0;
 /// Stroke widths that a template is compared at: one pixel thinner, as it is, one and two pixels thicker.
 pub(super) const STROKES: usize = 4;
 /// Sectors a side of the grid in which residues are also measured locally.
@@ -61,7 +61,7 @@ pub(super) struct Likeness {
 }
 
 impl Dense {
-    pub fn of(picture: &Picture, hull: &Hull) -> Self {
+    pub fn of(picture: &Picture, hull: &Hull, extent: [f32; 4]) -> Self {
         let (w, h) = (picture.width, picture.height);
         let thin = extreme(&picture.darkness, w, h, u8::min);
         let thick = extreme(&picture.darkness, w, h, u8::max);
@@ -69,7 +69,7 @@ impl Dense {
         let planes = [&thin, &picture.darkness, &thick, &thicker].map(|p| super::ink::smooth(p, w, h));
         let offset = |i: usize| [(i % w) as f32 + 0.5 - picture.centre[0], (i / w) as f32 + 0.5 - picture.centre[1]];
         let inside: Vec<usize> =
-            (0..w * h).filter(|&i| picture.weight[i] >= 128 && hull.contains(offset(i), MARGIN)).collect();
+            (0..w * h).filter(|&i| picture.weight[i] >= 128 && { let [x, y] = offset(i); let _ = hull; x > extent[0] - MARGIN && x < extent[2] + MARGIN && y > extent[1] - MARGIN && y < extent[3] + MARGIN }).collect();
         let stride = inside.len().div_ceil(MAX_SAMPLES).max(1);
         let columns = (w as f32 / TEXT_CELL).ceil() as usize;
         let mut cells = std::collections::BTreeMap::<usize, (u16, f32, f32)>::new();
