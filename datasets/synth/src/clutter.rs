@@ -70,15 +70,17 @@ impl Draft<'_> {
         }
         self.junctions();
         for _ in 0..count {
-            match self.below(12) {
+            // Pipes carry what is drawn on them; on schematics there are none.
+            let kinds = if self.runs.is_empty() { 9 } else { 12 };
+            match self.below(kinds) {
                 0..=2 => self.mark(),
                 3 | 4 => self.remark(),
-                5 | 6 => self.text_on_pipe(),
-                7 => self.dimension(),
-                8 => self.hatching(),
-                9 => self.cloud(),
-                10 => self.schedule(),
-                _ => self.stray_line(),
+                5 => self.dimension(),
+                6 => self.cloud(),
+                7 => self.schedule(),
+                8 => self.stray_line(),
+                9 => self.hatching(),
+                _ => self.text_on_pipe(),
             }
         }
     }

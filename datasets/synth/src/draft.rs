@@ -118,7 +118,7 @@ impl Draft<'_> {
     /// A placement at the origin with this sheet's scale and pen drawn anew.
     pub fn placement(&mut self, degrees: f64) -> Placement {
         let [low, high] = self.s.scale;
-        let scale = self.between(low, high) * self.s.symbol_px / NOMINAL_UNITS;
+        let scale = self.between(low, high) * self.u / NOMINAL_UNITS;
         let mirrored = self.chance(self.s.mirror);
         let [thin, thick] = self.s.stroke_spread;
         let pen = self.pen * self.between(thin, thick);

@@ -8,6 +8,7 @@ use datasets::BBox;
 
 use crate::canvas::{Bounds, Point};
 use crate::draft::Draft;
+use crate::settings::Trade;
 use crate::symbol::{Role, Symbol};
 
 const WORDS: [&str; 28] = [
@@ -95,6 +96,8 @@ impl Draft<'_> {
             "HEAT RECOVERY",
             "CONDENSATE RETURN",
         ];
+        const CIRCUITS: [&str; 6] =
+            ["POWER SUPPLY", "MOTOR CONTROL", "INPUT STAGE", "RELAY BOARD", "LOGIC CARD", "CHARGER"];
         let u = self.u;
         let (width, height) = ((5.2 * u).min(frame.width() * 0.45), 1.9 * u);
         let b = BBox::new(frame.x1 - width, frame.y1 - height, frame.x1, frame.y1);
@@ -105,8 +108,12 @@ impl Draft<'_> {
             self.canvas.lines(&[[b.x0, row(f64::from(n))], [b.x1, row(f64::from(n))]], thin);
         }
         let size = 0.17 * u;
-        let title = self.pick(&TITLES);
-        self.canvas.text("PIPING AND INSTRUMENT DIAGRAM", [b.center().0, row(0.5)], size * 0.9, 0.0, thin);
+        let (kind, titles) = match self.s.trade {
+            Trade::Piping => ("PIPING AND INSTRUMENT DIAGRAM", TITLES),
+            Trade::Electrical => ("SCHEMATIC DIAGRAM", CIRCUITS),
+        };
+        let title = self.pick(&titles);
+        self.canvas.text(kind, [b.center().0, row(0.5)], size * 0.9, 0.0, thin);
         self.canvas.text(title, [b.center().0, row(1.5)], size * 1.15, 0.0, thin * 1.2);
         for n in 2..4 {
             for column in 0..3 {

@@ -1,4 +1,5 @@
-//! Drawings with exact truth: sheets that look like piping and instrumentation diagrams, made from the symbol library.
+//! Drawings with exact truth: sheets that look like piping and instrumentation diagrams, made from the
+//! symbol library, or like electrical schematics.
 //!
 //! Owns the drawing of sheets, their truth and the embedded sample. Refuses to judge what is found on them.
 //!
@@ -10,6 +11,7 @@ pub mod crops;
 pub mod dataset;
 mod draft;
 mod dress;
+pub mod electrical;
 mod font;
 mod invented;
 mod lettered;
@@ -17,6 +19,7 @@ mod pipes;
 mod place;
 pub mod sample;
 mod scan;
+mod schematic;
 pub mod sets;
 pub mod settings;
 mod sheet;
@@ -25,5 +28,5 @@ pub mod symbol;
 pub use crops::{Crop, CropSettings, crops};
 pub use dataset::{DatasetError, Templates, write_dataset, write_dataset_with};
 pub use sets::Set;
-pub use settings::{Rotation, SettingsError, SynthSettings};
+pub use settings::{Rotation, SettingsError, SynthSettings, Trade};
 pub use sheet::{Sheet, sheet};

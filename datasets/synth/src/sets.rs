@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use crate::crops::CropSettings;
 use crate::dataset::Templates;
-use crate::settings::{Rotation, SynthSettings};
+use crate::settings::{Rotation, SynthSettings, Trade};
 
 /// A benchmark set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,6 +24,8 @@ pub enum Set {
     L,
     /// Templates cut from a drawing: grey paper, stretched symbols, uneven lines, letters that touch, JPEG.
     E,
+    /// Electrical schematics of symbols of 15 to 60 pixels, every second one a coarse scan.
+    Electrical,
 }
 
 /// No set has this name.
@@ -36,7 +38,7 @@ pub struct UnknownSet {
 
 impl Set {
     /// All sets, in the order of reports.
-    pub const ALL: [Self; 6] = [Self::A, Self::B, Self::C, Self::D, Self::L, Self::E];
+    pub const ALL: [Self; 7] = [Self::A, Self::B, Self::C, Self::D, Self::L, Self::E, Self::Electrical];
     /// Drawings of a set in reports.
     pub const SHEETS: u64 = 16;
 
@@ -49,6 +51,7 @@ impl Set {
             Self::D => "D",
             Self::L => "L",
             Self::E => "E",
+            Self::Electrical => "electrical",
         }
     }
 
@@ -61,6 +64,7 @@ impl Set {
             Self::D => "scale .5-1.5, stroke .5-2",
             Self::L => "7000x5000",
             Self::E => "templates cut from a drawing",
+            Self::Electrical => "electrical schematics",
         }
     }
 
@@ -124,6 +128,25 @@ impl Set {
                 jpeg_quality: Some(80),
                 ..clean
             },
+            Self::Electrical => SynthSettings {
+                trade: Trade::Electrical,
+                width: 1800,
+                height: 1300,
+                symbols: [100, 150],
+                symbol_px: 60.0,
+                sheet_scale: [0.65, 1.3],
+                scale: [0.94, 1.06],
+                aspect: [0.94, 1.08],
+                mirror: 0.3,
+                stroke: [1.4, 2.0],
+                stroke_spread: [0.9, 1.15],
+                letters: [0.85, 1.2],
+                tags: 0.9,
+                clutter: 0.15,
+                blur: 0.7,
+                scan_share: 0.5,
+                ..scanned
+            },
         }
     }
 
@@ -159,6 +182,6 @@ mod tests {
             assert_eq!(set.name().to_lowercase().parse(), Ok(set));
         }
         let e = "Z".parse::<Set>().unwrap_err();
-        assert_eq!(e.to_string(), "no set `Z`; there are A, B, C, D, L, E");
+        assert_eq!(e.to_string(), "no set `Z`; there are A, B, C, D, L, E, electrical");
     }
 }

@@ -22,17 +22,29 @@ pub enum Rotation {
     Any,
 }
 
+/// What kind of drawing it is, and which library its symbols are from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trade {
+    /// Piping and instrumentation diagrams.
+    Piping,
+    /// Electrical schematics.
+    Electrical,
+}
+
 /// Settings of a sheet. Ranges are `[low, high]`, drawn evenly.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SynthSettings {
+    /// Kind of drawing.
+    pub trade: Trade,
     /// Width in pixels.
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
     /// Symbols a sheet; fewer when they do not fit.
     pub symbols: [u32; 2],
-    /// Class names from the symbol library, such as `ball valve`; all when empty.
+    /// Class names from the trade's symbol library, such as `ball valve`; all when empty.
     pub classes: Vec<String>,
     /// Number of invented classes added to them: outlines, fillings and attachments combined at random by the seed.
     pub invented: u32,
@@ -40,6 +52,8 @@ pub struct SynthSettings {
     pub lettered: u32,
     /// Size in pixels of a library symbol (96 units of its drawing) at scale 1.
     pub symbol_px: f64,
+    /// Scale of whole sheets: everything on a sheet, lines too, is so many times larger; one draw a sheet.
+    pub sheet_scale: [f64; 2],
     /// Scale of single symbols.
     pub scale: [f64; 2],
     /// Length of symbols along their axis against their drawing, their width unchanged; drawn for each.
@@ -92,6 +106,7 @@ impl Default for SynthSettings {
     /// Clean sheets as a drawing program prints them.
     fn default() -> Self {
         Self {
+            trade: Trade::Piping,
             width: 2000,
             height: 1500,
             symbols: [60, 90],
@@ -99,6 +114,7 @@ impl Default for SynthSettings {
             invented: 0,
             lettered: 0,
             symbol_px: 64.0,
+            sheet_scale: [1.0, 1.0],
             scale: [0.8, 1.25],
             aspect: [1.0, 1.0],
             rotation: Rotation::Quarter,
@@ -191,6 +207,7 @@ impl SynthSettings {
             return fail(key, &format!("must be {MIN_SIDE} to {MAX_SIDE} pixels"));
         }
         for (key, [low, high], least, most) in [
+            ("sheet_scale", self.sheet_scale, 0.1, 10.0),
             ("scale", self.scale, 0.1, 10.0),
             ("aspect", self.aspect, 0.3, 3.0),
             ("stroke", self.stroke, 0.3, 40.0),
@@ -230,12 +247,11 @@ impl SynthSettings {
             }
         }
         let room = f64::from(self.width.min(self.height)) / 5.0;
-        if !(8.0..=room).contains(&(self.symbol_px * self.scale[1]))
-            || !(4.0..).contains(&(self.symbol_px * self.scale[0]))
-        {
+        let size = |n: usize| self.symbol_px * self.scale[n] * self.sheet_scale[n];
+        if !(8.0..=room).contains(&size(1)) || !(4.0..).contains(&size(0)) {
             return fail(
                 "symbol_px",
-                "times `scale` must be at least 8 pixels and at most a fifth of the sheet's shorter side",
+                "times `scale` and `sheet_scale` must be at least 8 pixels and at most a fifth of the sheet's shorter side",
             );
         }
         if self.paper[0] <= self.ink[1] {

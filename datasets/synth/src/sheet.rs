@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::canvas::Canvas;
 use crate::draft::Draft;
 use crate::scan;
-use crate::settings::{SettingsError, SynthSettings};
+use crate::settings::{SettingsError, SynthSettings, Trade};
 use crate::symbol::{Role, Symbol, symbols};
 
 /// A drawn sheet.
@@ -37,14 +37,16 @@ pub(crate) fn draw(s: &SynthSettings, symbols: &[Symbol], seed: u64, index: u64)
     rng.set_stream(index);
     let degrees = if s.skew > 0.0 { rng.random_range(-s.skew..=s.skew) } else { 0.0 };
     let pen = rng.random_range(s.stroke[0]..=s.stroke[1]);
-    let u = s.symbol_px;
+    let [small, large] = s.sheet_scale;
+    let size = if large > small { rng.random_range(small..large) } else { small };
+    let u = s.symbol_px * size;
     let edge = 0.75 * u;
     let mut d = Draft {
         s,
         rng,
         canvas: Canvas::new(s.width, s.height, degrees),
         u,
-        pen,
+        pen: pen * size,
         inner: BBox::new(edge, edge, f64::from(s.width) - edge, f64::from(s.height) - edge),
         solid: Vec::new(),
         runs: Vec::new(),
@@ -53,27 +55,12 @@ pub(crate) fn draw(s: &SynthSettings, symbols: &[Symbol], seed: u64, index: u64)
         dashes_are_listed: symbols.iter().any(|s| s.name.contains("electrical")),
     };
     let wanted = wanted(&mut d, symbols);
-    let of = |role: Role| wanted.iter().filter(move |n| symbols[**n].role == role);
-    let inline = of(Role::Inline).count();
-
     d.frame();
-    let cells = f64::from(s.width) * f64::from(s.height) / (u * u);
-    let vessels = (cells / 130.0).round().clamp(1.0, 12.0) as usize;
-    let nozzles = d.vessels(vessels);
-    d.lay_pipes(3 + inline / 3 + wanted.len() / 8, &nozzles);
-    for role in [Role::Inline, Role::Balloon, Role::Line, Role::Free] {
-        for &n in of(role) {
-            d.place(&symbols[n], true);
-        }
-    }
-    d.unlisted((wanted.len() as f64 * s.distractors).round() as usize);
     let clutter = (wanted.len() as f64 * s.clutter).round() as usize;
-    d.lookalikes(clutter / 6);
-    d.draw_pipes();
-    d.finish_ends();
-    d.cross_symbols();
-    d.label_pipes();
-    d.tags();
+    match s.trade {
+        Trade::Piping => d.piping(symbols, &wanted, clutter),
+        Trade::Electrical => d.schematic(symbols, &wanted),
+    }
     d.clutter(clutter);
 
     let Draft { canvas, truth, mut rng, .. } = d;
@@ -92,6 +79,31 @@ pub(crate) fn draw(s: &SynthSettings, symbols: &[Symbol], seed: u64, index: u64)
         annotations: truth,
     };
     Sheet { image: image.into_rgb8(), file, annotations }
+}
+
+impl Draft<'_> {
+    /// Draws pipes, what is in them and what belongs to them.
+    fn piping(&mut self, symbols: &[Symbol], wanted: &[usize], clutter: usize) {
+        let (s, u) = (self.s, self.u);
+        let of = |role: Role| wanted.iter().filter(move |n| symbols[**n].role == role);
+        let inline = of(Role::Inline).count();
+        let cells = f64::from(s.width) * f64::from(s.height) / (u * u);
+        let vessels = (cells / 130.0).round().clamp(1.0, 12.0) as usize;
+        let nozzles = self.vessels(vessels);
+        self.lay_pipes(3 + inline / 3 + wanted.len() / 8, &nozzles);
+        for role in [Role::Inline, Role::Balloon, Role::Line, Role::Free] {
+            for &n in of(role) {
+                self.place(&symbols[n], true);
+            }
+        }
+        self.unlisted((wanted.len() as f64 * s.distractors).round() as usize);
+        self.lookalikes(clutter / 6);
+        self.draw_pipes();
+        self.finish_ends();
+        self.cross_symbols();
+        self.label_pipes();
+        self.tags();
+    }
 }
 
 /// Which symbols the sheet gets: every class as often as any other, give or take one, in random order.

@@ -6,8 +6,9 @@ use ontologies::{PromptStyle, Shape, hvac, rules};
 use tiny_skia::{Path, Transform};
 
 use crate::canvas::{Point, sin_cos};
+use crate::electrical::{self, Terminal};
+use crate::settings::{SettingsError, SynthSettings, Trade};
 use crate::{invented, lettered};
-use crate::settings::{SettingsError, SynthSettings};
 
 /// Units of a drawing that `symbol_px` pixels stand for.
 pub const NOMINAL_UNITS: f64 = 96.0;
@@ -42,6 +43,10 @@ pub struct Symbol {
     pub role: Role,
     /// What is written in every instance; instruments of the library have texts of their own.
     pub writing: Vec<crate::lettered::Line>,
+    /// Where wires meet it, on schematics.
+    pub terminals: Vec<Terminal>,
+    /// Letters before the number of a component, on schematics.
+    pub letters: &'static str,
 }
 
 /// How one instance lies on the sheet.
@@ -85,7 +90,7 @@ impl Symbol {
             "Signals" => Role::Line,
             _ => Role::Free,
         });
-        Self { name, category, file, shape, role, writing: Vec::new() }
+        Self { name, category, file, shape, role, writing: Vec::new(), terminals: Vec::new(), letters: "" }
     }
 
     /// A symbol from SVG elements about the origin, at most 60 units to each side, drawn with the library's pen.
@@ -133,17 +138,19 @@ impl Symbol {
 
 /// The classes that `settings` ask for, in the order of their names; invented ones last.
 pub fn symbols(settings: &SynthSettings, seed: u64) -> Result<Vec<Symbol>, SettingsError> {
-    let library: Vec<&hvac::Symbol> = hvac::symbols().iter().collect();
-    let wanted = |s: &&&hvac::Symbol| settings.classes.is_empty() || settings.classes.contains(&s.class());
+    let library: Vec<Symbol> = match settings.trade {
+        Trade::Piping => hvac::symbols().iter().map(|s| Symbol::new(s.file.to_owned(), s.shape(), None)).collect(),
+        Trade::Electrical => electrical::symbols(),
+    };
     for class in &settings.classes {
-        if !library.iter().any(|s| s.class() == *class) {
-            let known = library.iter().map(|s| s.class()).collect::<Vec<_>>().join(", ");
+        if !library.iter().any(|s| s.name == *class) {
+            let known = library.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ");
             let message = format!("no class `{class}` in the symbol library; it has {known}");
             return Err(SettingsError { key: "classes", message });
         }
     }
-    let mut out: Vec<Symbol> =
-        library.iter().filter(wanted).map(|s| Symbol::new(s.file.to_owned(), s.shape(), None)).collect();
+    let wanted = |s: &Symbol| settings.classes.is_empty() || settings.classes.contains(&s.name);
+    let mut out: Vec<Symbol> = library.into_iter().filter(wanted).collect();
     out.sort_by(|a, b| a.name.cmp(&b.name));
     out.extend(invented::symbols(seed, settings.invented));
     out.extend(lettered::symbols(seed, settings.lettered));

@@ -196,7 +196,7 @@ fn connect_exemplars(spec: &mut PipelineSpec) {
     }
     let learns = |n: &NodeSpec| match n.config["labeller"].as_str() {
         None | Some("auto") => !has("labels") && !n.connect.contains_key("labels"),
-        Some(labeller) => labeller == "template",
+        Some(labeller) => !["imported", "detector", "grounded-sam-2"].contains(&labeller),
     };
     if let Some(at) = spec.nodes.iter().position(|n| n.uses == "label" && learns(n)) {
         let label = &spec.nodes[at];

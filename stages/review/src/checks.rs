@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use artifacts::decisions::box_ids;
 use datasets::{AnnotationSet, ImageAnnotations, Skipped};
-use engine::Digest;
 use report::number::{counted, fixed, percent};
 use serde::Serialize;
 
@@ -123,22 +123,6 @@ pub struct Checks {
     pub counts: BTreeMap<&'static str, usize>,
     /// Odd boxes, at most `LISTED`.
     pub boxes: Vec<OddBox>,
-}
-
-/// Ids of an image's boxes, in order: 12 hex digits made of the image's bytes (or its name when they are not known),
-/// class and edges; a repeated box gets `-2`, `-3`, ... A box that is relabelled the same keeps its id.
-pub fn box_ids(image: &ImageAnnotations) -> Vec<String> {
-    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
-    let whose = if image.digest.is_empty() { &image.image } else { &image.digest };
-    let id = |a: &datasets::Annotation| {
-        let b = &a.bbox;
-        let text = format!("{whose}\n{}\n{} {} {} {}", a.class, b.x0, b.y0, b.x1, b.y1);
-        let id = Digest::of(text.as_bytes()).short();
-        let n = seen.entry(id.clone()).or_default();
-        *n += 1;
-        if *n == 1 { id } else { format!("{id}-{n}") }
-    };
-    image.annotations.iter().map(id).collect()
 }
 
 /// What is odd about the boxes of an image: position of the box, and what. The pair of a duplicate or an overlap is

@@ -1,18 +1,19 @@
 //! The pictures of the report: annotated sheets, cut-out boxes, templates. Decodes the selected images only, a few at a
 //! time, and stops at the budget.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use artifacts::OntologyValue;
+use artifacts::{ExemplarSet, OntologyValue};
 use datasets::picture::{Limits, decode};
-use datasets::{AnnotationSet, ImageAnnotations};
+use datasets::{Annotation, AnnotationSet, ImageAnnotations};
 use engine::{Context, Manifest, StageError};
-use image::RgbImage;
+use image::{RgbImage, imageops};
 use rayon::prelude::*;
 use report::draw::{self, EncodeError, Mark};
 use report::{Legend, Picture};
 
-use crate::doubt::{Doubtful, Selection, Sheet};
+use crate::doubt::{Selection, Sheet};
+use crate::queue::{Labels, Queue, QueueItem};
 use crate::settings::Settings;
 
 /// Longer side of an annotated sheet in pixels: small symbols stay readable when the picture is enlarged.
@@ -26,11 +27,11 @@ const TEMPLATE_PX: u32 = 120;
 
 /// A box cut out of its sheet.
 pub struct Crop {
-    /// The box and why it is doubtful.
-    pub doubtful: Doubtful,
+    /// Position of the box in the queue.
+    pub item: usize,
     /// The cut-out.
     pub picture: Picture,
-    /// The template that it was found with (file and picture), where the class has several.
+    /// The template that it was found with, or the first of its class, turned as the box says: name and picture.
     pub template: Option<(String, Picture)>,
 }
 
@@ -39,10 +40,8 @@ pub struct Crop {
 pub struct Pictures {
     /// Annotated sheets.
     pub sheets: Vec<(Sheet, Picture)>,
-    /// Cut-out boxes by class, most doubtful first.
+    /// Cut-out boxes by class, the most useful first.
     pub crops: BTreeMap<String, Vec<Crop>>,
-    /// Templates by class: the first, and those that the cut-out boxes were found with.
-    pub templates: BTreeMap<String, Vec<(String, Picture)>>,
     /// Number of pictures left out because the report would get too large.
     pub over_budget: usize,
     /// Images that could not be shown, with the reason.
@@ -54,40 +53,41 @@ pub fn legend(set: &AnnotationSet) -> Legend {
     Legend::new(set.classes.iter().map(|c| (c.name.as_str(), c.color)))
 }
 
-/// What one decoded image gives.
+/// What pictures are made of.
+pub struct Sources<'a> {
+    pub labels: Labels<'a>,
+    pub queue: &'a Queue,
+    pub selection: &'a Selection,
+    pub images: &'a Manifest,
+    pub ontology: &'a OntologyValue,
+    pub exemplars: &'a ExemplarSet,
+}
+
+/// What one decoded image gives: its sheet, and cut-outs by position in the queue.
 struct FromImage {
     sheet: Option<Picture>,
-    crops: Vec<(String, usize, Picture)>,
+    crops: Vec<(usize, Picture)>,
 }
 
 /// Makes the pictures of a selection.
-pub fn make(
-    set: &AnnotationSet,
-    selection: &Selection,
-    images: &Manifest,
-    ontology: &OntologyValue,
-    settings: &Settings,
-    ctx: &Context,
-) -> Result<Pictures, StageError> {
+pub fn make(of: &Sources<'_>, settings: &Settings, ctx: &Context) -> Result<Pictures, StageError> {
+    let (set, selection) = (of.labels.set, of.selection);
     let legend = legend(set);
-    let mut out = Pictures { templates: templates(set, selection, ontology)?, ..Pictures::default() };
+    let mut out = Pictures::default();
     let mut left = (settings.picture_mb * 1e6) as usize;
-    for (_, picture) in out.templates.values().flatten() {
-        left = left.saturating_sub(picture.page_bytes());
-    }
-    let needed = selection.images();
+    let needed = selection.images(of.queue);
     let mut sheets: BTreeMap<usize, Picture> = BTreeMap::new();
-    let mut crops: BTreeMap<(String, usize), Picture> = BTreeMap::new();
+    let mut crops: BTreeMap<usize, Picture> = BTreeMap::new();
     let mut done = 0;
     for some in needed.chunks(ctx.threads().max(1)) {
         ctx.check()?;
         let results: Vec<(usize, Result<FromImage, Trouble>)> =
-            some.par_iter().map(|&at| (at, from_image(&set.images[at], at, selection, images, &legend, ctx))).collect();
+            some.par_iter().map(|&at| (at, from_image(of, at, &legend, ctx))).collect();
         for (at, result) in results {
             match result {
                 Ok(found) => {
                     sheets.extend(found.sheet.map(|p| (at, p)));
-                    crops.extend(found.crops.into_iter().map(|(class, rank, p)| ((class, rank), p)));
+                    crops.extend(found.crops);
                 }
                 Err(Trouble::Picture(why)) => out.failed.push((set.images[at].image.clone(), why)),
                 Err(Trouble::Stage(e)) => return Err(e),
@@ -106,18 +106,16 @@ pub fn make(
         }
         fits
     };
+    let mut templates = Templates::default();
     let ranks = selection.boxes.values().map(Vec::len).max().unwrap_or(0);
     for rank in 0..ranks {
         for (class, list) in &selection.boxes {
-            let Some(picture) = crops.remove(&(class.clone(), rank)) else { continue };
+            let Some(&item) = list.get(rank) else { continue };
+            let Some(picture) = crops.remove(&item) else { continue };
             if afford(&picture, &mut out.over_budget) {
-                let doubtful = list[rank].clone();
-                let all = out.templates.get(class).map_or(&[][..], Vec::as_slice);
-                let source = &set.images[doubtful.image].annotations[doubtful.annotation].provenance.source;
-                let template = all.iter().find(|(file, _)| all.len() > 1 && Some(file) == source.as_ref());
-                // It stands beside every box that it found.
-                let template = template.filter(|(_, p)| afford(p, &mut 0)).cloned();
-                out.crops.entry(class.clone()).or_default().push(Crop { doubtful, picture, template });
+                let template = templates.beside(&of.queue.items[item], of)?;
+                let template = template.filter(|(_, p)| afford(p, &mut 0));
+                out.crops.entry(class.clone()).or_default().push(Crop { item, picture, template });
             }
         }
     }
@@ -146,15 +144,9 @@ fn encoding(e: EncodeError) -> StageError {
     StageError::failed("making a picture for the report", e)
 }
 
-fn from_image(
-    image: &ImageAnnotations,
-    at: usize,
-    selection: &Selection,
-    images: &Manifest,
-    legend: &Legend,
-    ctx: &Context,
-) -> Result<FromImage, Trouble> {
-    let Some(blob) = images.blob(&image.image) else {
+fn from_image(of: &Sources<'_>, at: usize, legend: &Legend, ctx: &Context) -> Result<FromImage, Trouble> {
+    let image = &of.labels.set.images[at];
+    let Some(blob) = of.images.blob(&image.image) else {
         return Err(Trouble::Picture("it is not among the input images".into()));
     };
     if !image.digest.is_empty() && image.digest != blob.digest.to_string() {
@@ -164,14 +156,17 @@ fn from_image(
     let rgb = decode(&bytes, &Limits::default()).map_err(|e| Trouble::Picture(e.to_string()))?.rgb;
     drop(bytes);
     let mut crops = Vec::new();
-    for (class, list) in &selection.boxes {
-        for (rank, d) in list.iter().enumerate().filter(|(_, d)| d.image == at) {
-            if let Some(crop) = crop(&rgb, image, d.annotation, legend) {
-                crops.push((class.clone(), rank, draw::jpeg(&crop)?));
-            }
+    for &item in of.selection.boxes.values().flatten() {
+        let place = of.queue.items[item].at;
+        if place.image != at {
+            continue;
+        }
+        let own = place.candidates.is_none().then_some(place.annotation);
+        if let Some(crop) = crop(&rgb, image, of.labels.at(place), own, legend) {
+            crops.push((item, draw::jpeg(&crop)?));
         }
     }
-    let wanted = selection.sheets.iter().any(|s| s.image == at);
+    let wanted = of.selection.sheets.iter().any(|s| s.image == at);
     let sheet = if wanted { Some(draw::jpeg(&sheet(&rgb, image, legend))?) } else { None };
     Ok(FromImage { sheet, crops })
 }
@@ -189,46 +184,59 @@ fn sheet(rgb: &RgbImage, image: &ImageAnnotations, legend: &Legend) -> RgbImage 
     small
 }
 
-/// A box with its surroundings; its neighbours are drawn with broken lines.
-fn crop(rgb: &RgbImage, image: &ImageAnnotations, at: usize, legend: &Legend) -> Option<RgbImage> {
-    let a = &image.annotations[at];
+/// A box with its surroundings; the labels around it are drawn with broken lines. `own` is its position among the
+/// image's labels, where it is one.
+fn crop(
+    rgb: &RgbImage,
+    image: &ImageAnnotations,
+    a: &Annotation,
+    own: Option<usize>,
+    legend: &Legend,
+) -> Option<RgbImage> {
     let cut = draw::crop(rgb, a.bbox, CROP_CONTEXT, CROP_PX)?;
-    let mark = |b: &datasets::Annotation| Mark::new(cut.place(b.bbox), legend.color(&b.class), "");
-    let mut marks: Vec<Mark> = image
-        .annotations
-        .iter()
-        .enumerate()
-        .filter(|(i, b)| *i != at && b.bbox.is_valid())
-        .map(|(_, b)| mark(b).dashed())
-        .collect();
+    let mark = |b: &Annotation| Mark::new(cut.place(b.bbox), legend.color(&b.class), "");
+    let others = image.annotations.iter().enumerate().filter(|(i, b)| Some(*i) != own && b.bbox.is_valid());
+    let mut marks: Vec<Mark> = others.map(|(_, b)| mark(b).dashed()).collect();
     marks.push(mark(a));
     let mut picture = cut.picture.clone();
     draw::marks(&mut picture, &marks);
     Some(picture)
 }
 
-/// Small pictures of the templates of every class: of the first, and of those that selected boxes were found with. One
-/// that cannot be decoded is left out: the ontology stage has judged templates already.
-fn templates(
-    set: &AnnotationSet,
-    selection: &Selection,
-    ontology: &OntologyValue,
-) -> Result<BTreeMap<String, Vec<(String, Picture)>>, StageError> {
-    let found_with = |d: &Doubtful| set.images[d.image].annotations[d.annotation].provenance.source.as_deref();
-    let mut all: BTreeMap<String, Vec<(String, Picture)>> = BTreeMap::new();
-    for class in &ontology.ontology.classes {
-        let used: BTreeSet<&str> =
-            selection.boxes.get(&class.name).into_iter().flatten().filter_map(found_with).collect();
-        for (i, exemplar) in class.exemplars.iter().enumerate() {
-            if i > 0 && !used.contains(exemplar.file.as_str()) {
-                continue;
-            }
-            let Some(bytes) = ontology.templates.get(&exemplar.file) else { continue };
-            let Ok(picture) = decode(bytes, &Limits::default()) else { continue };
-            let (small, _) = draw::thumbnail(&picture.rgb, TEMPLATE_PX);
-            let picture = draw::png(&small).map_err(encoding)?;
-            all.entry(class.name.clone()).or_default().push((exemplar.file.clone(), picture));
+/// Small pictures of templates, decoded once each. One that cannot be decoded is left out: the ontology stage has judged
+/// templates already.
+#[derive(Default)]
+struct Templates(BTreeMap<String, Option<RgbImage>>);
+
+impl Templates {
+    /// The template that a box was found with, or the first of its class, lying as the box does.
+    fn beside(&mut self, item: &QueueItem, of: &Sources<'_>) -> Result<Option<(String, Picture)>, StageError> {
+        let first = || of.ontology.ontology.class(&item.class)?.exemplars.first().map(|e| e.file.clone());
+        let names = item.template.iter().cloned().chain(first());
+        for name in names {
+            let Some(upright) = self.0.entry(name.clone()).or_insert_with(|| small(&name, of)) else { continue };
+            let picture = draw::png(&turned(upright, &item.evidence)).map_err(encoding)?;
+            return Ok(Some((name, picture)));
         }
+        Ok(None)
     }
-    Ok(all)
+}
+
+/// A template of the ontology or of a person's decisions, by its name.
+fn small(name: &str, of: &Sources<'_>) -> Option<RgbImage> {
+    let learned = || of.exemplars.pictures.get(&of.exemplars.list.iter().find(|e| e.name == name)?.file);
+    let bytes = of.ontology.templates.get(name).or_else(learned)?;
+    Some(draw::thumbnail(&decode(bytes, &Limits::default()).ok()?.rgb, TEMPLATE_PX).0)
+}
+
+/// A picture mirrored and turned to the nearest quarter, as a match says.
+fn turned(picture: &RgbImage, evidence: &BTreeMap<String, f64>) -> RgbImage {
+    let number = |name: &str| evidence.get(name).copied().unwrap_or(0.0);
+    let picture = if number("mirrored") > 0.5 { imageops::flip_horizontal(picture) } else { picture.clone() };
+    match (number("rotation_deg") / 90.0).round().rem_euclid(4.0) as u8 {
+        1 => imageops::rotate90(&picture),
+        2 => imageops::rotate180(&picture),
+        3 => imageops::rotate270(&picture),
+        _ => picture,
+    }
 }

@@ -1,18 +1,19 @@
 //! The review's section of the report: a verdict in plain words, then pictures, numbers and lists.
 
-use std::collections::BTreeMap;
-
 use datasets::AnnotationSet;
 use report::html::{self, Cell, Column, Figure, Grid, Table, el};
 use report::number::{self, count, counted, fixed, percent};
 use report::plot::{self, Axes, Bar};
 use report::{Headline, Html, Legend, Section, Tone};
 
-use crate::checks::{Checks, Warning, box_ids};
+use crate::bands::{Band, Bands, SECONDS_PER_LOOK};
+use crate::checks::{Checks, Warning};
 use crate::decisions::Applied;
+use crate::explain::sentence as explained;
 use crate::gate::Verdict;
 use crate::metrics::{Metrics, Summary};
 use crate::pictures::{Crop, Pictures, legend};
+use crate::queue::Queue;
 use crate::settings::Settings;
 
 const DECIDE: &str = include_str!("decide.js");
@@ -21,14 +22,16 @@ const STYLE: &str = include_str!("section.css");
 const SHOWN: usize = 100;
 /// At most this many classes in the bar chart; the table has them all.
 const BARS: usize = 12;
-/// Classes whose most doubtful boxes are open when the page opens.
-const OPEN: usize = 4;
+/// Classes whose boxes to look at are open when the page opens.
+const OPEN: usize = 6;
 
 /// Everything that the section tells.
 pub struct Told<'a> {
     pub set: &'a AnnotationSet,
     pub digest: &'a str,
     pub metrics: &'a Metrics,
+    pub bands: &'a Bands,
+    pub queue: &'a Queue,
     pub checks: &'a Checks,
     pub warnings: &'a [Warning],
     pub verdict: &'a Verdict,
@@ -45,8 +48,9 @@ pub fn section(t: &Told<'_>) -> Section {
     s.push(Html::trusted(format!("<style>\n{STYLE}</style>")));
     s.push(verdict(t));
     s.push(warnings(t.warnings));
+    s.push(bands(t, &legend));
+    s.push(to_look_at(t, &legend));
     s.push(sheets(t, &legend));
-    s.push(doubtful(t, &legend));
     s.push(numbers(t, &legend));
     s.push(problems(t));
     s.push(decide(t));
@@ -62,6 +66,7 @@ pub fn headline(t: &Told<'_>) -> Vec<Headline> {
     vec![
         Headline::toned("Gate", gate.0, gate.1),
         Headline::toned("Boxes", count(m.boxes), if m.boxes == 0 { Tone::Bad } else { Tone::Plain }),
+        Headline::new("To look at", count(t.bands.to_look_at)),
         Headline::new("Images", count(m.images)),
         Headline::toned("Images with boxes", m.coverage.map_or_else(|| number::NONE.into(), percent), tone("coverage")),
         Headline::toned("Mean confidence", number::maybe(m.confidence.map(|c| c.mean), 2), tone("confidence")),
@@ -91,14 +96,15 @@ fn verdict(t: &Told<'_>) -> Html {
     };
     text.push(html::p(summary));
     let a = t.applied;
-    if a.changed() {
+    if a.decided() > 0 {
         text.push(html::p(format!(
             "A person decided about single boxes: {} accepted, {} corrected, {} added, {} rejected. All numbers here are \
-             those after these decisions.",
+             those after these decisions.{}",
             a.accepted,
             a.corrected,
             a.added,
-            a.rejected.len()
+            a.all_rejected(),
+            held(a)
         )));
     }
     text.push(html::p(format!("{}.", sentence(t.verdict.why()))));
@@ -109,6 +115,29 @@ fn verdict(t: &Told<'_>) -> Html {
         (false, _) => (Tone::Warn, "Waiting for a person"),
     };
     html::notice(tone, title, text)
+}
+
+/// How decisions hold that did not simply fit, in words.
+fn held(a: &Applied) -> String {
+    let mut out = String::new();
+    for (n, one, many) in [
+        (
+            a.by_place,
+            "box moved since and was recognised by its place",
+            "boxes moved since and were recognised by their places",
+        ),
+        (
+            a.kept,
+            "is no longer found by the labeller and stays all the same",
+            "are no longer found by the labeller and stay all the same",
+        ),
+        (a.gave_way, "label gave way to a person's box", "labels gave way to boxes of a person"),
+    ] {
+        if n > 0 {
+            out.push_str(&format!(" {}.", counted(n, one, many)));
+        }
+    }
+    out
 }
 
 /// First letter large, no full stop at the end.
@@ -168,62 +197,157 @@ fn sheets(t: &Told<'_>, legend: &Legend) -> Html {
     out
 }
 
-fn doubtful(t: &Told<'_>, legend: &Legend) -> Html {
+/// How sure the labeller is, class by class.
+fn bands(t: &Told<'_>, legend: &Legend) -> Html {
+    let (b, mut out) = (t.bands, Html::new());
+    if b.all.total() == 0 {
+        return out;
+    }
+    out.push(html::h3("How sure"));
+    let labels = counted(b.all.queue_labels, "label", "labels");
+    let odd = b.to_look_at - b.all.queue_labels - b.all.queue_candidates;
+    let mut text = format!(
+        "{} accepted outright: the labeller is {} sure or more.",
+        counted(b.all.accept, "box is", "boxes are"),
+        whole(b.settings.accept)
+    );
+    if b.to_look_at > 0 {
+        text += &format!(
+            " {} worth a look: {labels} below that, and {} that {} left out",
+            counted(b.to_look_at, "box is", "boxes are"),
+            count(b.all.queue_candidates),
+            if b.all.queue_candidates == 1 { "was" } else { "were" }
+        );
+        if odd > 0 {
+            text += &format!(
+                ", and {} with something odd about {}",
+                counted(odd, "sure one", "sure ones"),
+                if odd == 1 { "it" } else { "them" }
+            );
+        }
+        text += &format!(
+            ". At {} seconds each that takes about {}.",
+            fixed(SECONDS_PER_LOOK, 0),
+            number::duration(b.seconds)
+        );
+    } else {
+        text += " Nothing else needs a look.";
+    }
+    out.push(html::p(text));
+    let most = b.classes.iter().map(crate::bands::ClassBands::total).max().unwrap_or(1).max(1) as f64;
+    let mut table = Table::new(
+        "Boxes by class",
+        [
+            Column::text("Class"),
+            Column::text(""),
+            Column::number("Decided"),
+            Column::number("Accepted outright"),
+            Column::number("To look at: labels"),
+            Column::number("To look at: left out"),
+        ],
+    );
+    for c in &b.classes {
+        let part = |class: &'static str, n: usize| {
+            let width = fixed(n as f64 / most * 100.0, 2);
+            (n > 0).then(|| el("i").class(class).attr("style", format_args!("width:{width}%")))
+        };
+        let parts = [
+            part("decided", c.decided),
+            part("accept", c.accept),
+            part("queue", c.queue_labels),
+            part("out", c.queue_candidates),
+        ];
+        let said = format!(
+            "{}: {} decided, {} accepted outright, {} labels and {} left out to look at",
+            c.class, c.decided, c.accept, c.queue_labels, c.queue_candidates
+        );
+        let bar = el("span").class("bands").attr("role", "img").attr("aria-label", said);
+        table.row([
+            Cell::of(html::class_name(&c.class, legend.color(&c.class))),
+            Cell::sorted(Html::from(bar.children(parts.into_iter().flatten())), c.total() as f64),
+            Cell::count(c.decided),
+            Cell::count(c.accept),
+            Cell::count(c.queue_labels),
+            Cell::count(c.queue_candidates),
+        ]);
+    }
+    out.push(table);
+    let key = |class: &'static str, text: &str| -> Html {
+        [Html::from(el("span").class("bands key").child(el("i").class(class))), format!(" {text} ").into()]
+            .into_iter()
+            .collect()
+    };
+    out.push(html::note(Html::from_iter([
+        key("decided", "decided by a person"),
+        key("accept", "accepted outright"),
+        key("queue", "label to look at"),
+        key("out", "left out, to look at"),
+    ])));
+    out
+}
+
+/// The queue, class by class, with pictures.
+fn to_look_at(t: &Told<'_>, legend: &Legend) -> Html {
     let mut out = Html::new();
     if t.pictures.crops.is_empty() {
         return out;
     }
-    out.push(html::h3("Boxes worth a second look"));
-    out.push(html::note(
-        "The most doubtful boxes of each class: low confidence, close to the threshold, overlapping or of unusual size. \
-         Mark a box right or wrong; then save the decisions at the end of this section.",
-    ));
+    out.push(html::h3("Boxes worth a look"));
+    let shown: usize = t.pictures.crops.values().map(Vec::len).sum();
+    let all = t.bands.to_look_at;
+    let some = if shown < all {
+        format!(" {} of {} are shown; queue.json has all of them.", count(shown), count(all))
+    } else {
+        String::new()
+    };
+    out.push(html::note(format!(
+        "The most useful first: where the labeller is least sure, a look decides most. Beside each box is the template, \
+         turned as it was found. Mark a box right or wrong, or say what it is; then save the decisions at the end of \
+         this section. A box that was left out and is right becomes a label.{some}"
+    )));
     let mut classes: Vec<(&String, &Vec<Crop>)> = t.pictures.crops.iter().collect();
-    let worst = |crops: &[Crop]| crops.iter().map(|c| c.doubtful.doubt).fold(0.0, f64::max);
-    classes.sort_by(|a, b| worst(b.1).total_cmp(&worst(a.1)).then(a.0.cmp(b.0)));
-    let mut ids: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+    let best = |crops: &[Crop]| crops.iter().map(|c| t.queue.items[c.item].usefulness).fold(0.0, f64::max);
+    classes.sort_by(|a, b| best(b.1).total_cmp(&best(a.1)).then(a.0.cmp(b.0)));
     for (rank, (class, crops)) in classes.into_iter().enumerate() {
-        let known = t.metrics.classes.iter().find(|c| c.name == *class);
         let mut summary = Html::new();
         summary.push(html::class_name(class, legend.color(class)));
-        if let Some(c) = known {
-            let range = c.confidence.map_or_else(String::new, |s| {
-                format!(", confidence {} to {}, mean {}", fixed(s.min, 2), fixed(s.max, 2), fixed(s.mean, 2))
-            });
-            summary.push(el("span").class("aside").child(format!("{}{range}", counted(c.boxes, "box", "boxes"))));
+        if let Some(b) = t.bands.classes.iter().find(|b| b.class == *class) {
+            let words = format!(
+                "{} to look at, {} accepted outright",
+                counted(b.queue_labels + b.queue_candidates, "box", "boxes"),
+                count(b.accept)
+            );
+            summary.push(el("span").class("aside").child(words));
         }
-        let mut grid = el("div").class("grid small");
-        for (file, picture) in t.pictures.templates.get(class).into_iter().flatten().take(1) {
-            let caption: Html =
-                [Html::from(el("b").child("Template")), format!(" {file}").into()].into_iter().collect();
-            grid = grid.child(el("div").class("template").child(Figure::new(
-                picture.clone(),
-                format!("Template of {class}"),
-                caption,
-            )));
-        }
-        for crop in crops {
-            let image = &t.set.images[crop.doubtful.image];
-            let id = &ids.entry(crop.doubtful.image).or_insert_with(|| box_ids(image))[crop.doubtful.annotation];
-            grid = grid.child(crop_figure(t, class, crop, &image.image, id));
-        }
-        let block = el("details").child(el("summary").child(summary)).child(grid);
+        let cards = crops.iter().map(|crop| card(t, crop));
+        let block =
+            el("details").child(el("summary").child(summary)).child(el("div").class("grid queue").children(cards));
         out.push(if rank < OPEN { block.flag("open") } else { block });
     }
     out
 }
 
-fn crop_figure(t: &Told<'_>, class: &str, crop: &Crop, image: &str, id: &str) -> Html {
-    let a = &t.set.images[crop.doubtful.image].annotations[crop.doubtful.annotation];
-    let score = number::maybe(a.score.map(datasets::Score::get), 2);
+/// A box of the queue: the cut-out and its template, what is known about it, and the buttons.
+fn card(t: &Told<'_>, crop: &Crop) -> Html {
+    let item = &t.queue.items[crop.item];
+    let sure = item.score.map_or_else(|| "confidence not known".to_owned(), |s| format!("{} sure", whole(s)));
+    let fate = match (item.candidate, item.band) {
+        (true, _) => ("out", "left out"),
+        (false, Band::Accept) => ("accept", "label, accepted outright"),
+        (false, _) => ("queue", "label"),
+    };
     let mut caption = Html::new();
-    caption.push(el("b").child(&score)).push(" ").push(image);
-    if let Some((file, _)) = &crop.template {
-        caption.push(format!(", found with {file}"));
+    caption.push(el("b").child(&sure)).push(" ").push(el("span").class(format_args!("fate {}", fate.0)).child(fate.1));
+    let why = explained(&item.explanation);
+    if !why.is_empty() {
+        caption.push(el("span").class("why").child(why));
     }
-    if !crop.doubtful.reasons.is_empty() {
-        caption.push(el("span").class("reason").child(crop.doubtful.reasons.join("; ")));
+    if !item.reasons.is_empty() {
+        caption.push(el("span").class("reason").child(format!("{}.", sentence(&item.reasons.join("; ")))));
     }
+    let with = crop.template.as_ref().map_or_else(String::new, |(name, _)| format!(" · {name}"));
+    caption.push(el("span").class("where").child(format!("{}{with}", item.image)));
+    let (class, image) = (&item.class, &item.image);
     let button = |what: &str, label: &str| {
         el("button")
             .attr("type", "button")
@@ -232,13 +356,30 @@ fn crop_figure(t: &Told<'_>, class: &str, crop: &Crop, image: &str, id: &str) ->
             .attr("aria-label", format_args!("{label}: {class} on {image}"))
             .child(label)
     };
-    let buttons = el("span").class("decide").child(button("accept", "right")).child(button("reject", "wrong"));
-    caption.push(buttons);
-    let mut figure = Figure::new(crop.picture.clone(), format!("{class}, confidence {score}, on {image}"), caption);
-    if let Some((file, picture)) = &crop.template {
-        figure = figure.beside(picture.clone(), format!("Template {file}"));
+    let other = el("select")
+        .attr("data-decision", "correct")
+        .attr("aria-label", format_args!("It is another class: {class} on {image}"));
+    let buttons = [button("accept", "right"), button("reject", "wrong"), other];
+    caption.push(el("span").class("decide").children(buttons));
+    let mut figure = Figure::new(crop.picture.clone(), format!("{class}, {sure}, on {image}"), caption);
+    if let Some((name, picture)) = &crop.template {
+        figure = figure.beside(picture.clone(), format!("Template {name}"));
     }
-    el("div").class("crop").attr("data-image", image).attr("data-box", id).child(figure).into()
+    let edges: [f64; 4] = item.bbox.into();
+    el("div")
+        .class("crop")
+        .attr("data-image", image)
+        .attr("data-digest", &item.digest)
+        .attr("data-box", &item.id)
+        .attr("data-class", class)
+        .attr("data-edges", serde_json::to_string(&edges).unwrap_or_default())
+        .child(figure)
+        .into()
+}
+
+/// A share in whole percent; never 100 for less.
+fn whole(share: f64) -> String {
+    format!("{} %", fixed((share * 100.0).round().min(if share < 1.0 { 99.0 } else { 100.0 }), 0))
 }
 
 fn numbers(t: &Told<'_>, legend: &Legend) -> Html {
@@ -429,22 +570,28 @@ fn decide(t: &Told<'_>) -> Html {
     let mut out = Html::new();
     out.push(html::h3("Decide"));
     out.push(html::p(
-        "Mark boxes above as right or wrong, tick the approval when the labels are good enough to train on, and save. \
-         The file lands in your downloads folder.",
+        "Mark boxes above as right or wrong and save. After the commands below the labeller has learned from the marks \
+         and has searched all drawings again; confirming three to five boxes of a class usually helps most. When the \
+         labels are good enough to train on, approve them.",
     ));
     let approve: Html = el("label")
         .child(el("input").attr("type", "checkbox").attr("id", "approve"))
-        .child(" I have looked at these labels and approve them for training.")
+        .child(
+            " I have looked at these labels and approve them for training. (The labels are final then: marks saved \
+             together with an approval correct them, and nothing is searched again.)",
+        )
         .into();
     let name: Html =
         el("label").child("Your name ").child(el("input").attr("type", "text").attr("id", "reviewer")).into();
     let save = el("button").attr("type", "button").attr("id", "save").child("Save DECISIONS.json");
+    let classes: Vec<&str> = t.set.classes.iter().map(|c| c.name.as_str()).collect();
     let status = el("output").attr("id", "marked").attr("aria-live", "polite").child("Nothing marked yet.");
     out.push(
         el("div")
             .class("decisions")
             .attr("id", "decisions")
             .attr("data-annotations", t.digest)
+            .attr("data-classes", serde_json::to_string(&classes).unwrap_or_default())
             .child(el("p").child(approve))
             .child(el("p").child(name))
             .child(el("p").child(save).child(" ").child(status)),

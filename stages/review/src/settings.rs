@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::bands::BandSettings;
 use crate::gate::Gate;
 
 /// Share of images with boxes under which the set is warned about.
@@ -27,6 +28,8 @@ pub struct Settings {
     /// When training may start: `auto` (unless there is nothing to train on), `approve` (when a person said so), `none`
     /// (always).
     pub gate: Gate,
+    /// Which boxes are accepted outright, and which are queued for a person.
+    pub bands: BandSettings,
     /// Warn when fewer than this share of the images has a box, 0..=1.
     pub min_coverage: f64,
     /// Warn when the mean confidence is lower, 0..=1.
@@ -43,7 +46,7 @@ pub struct Settings {
     pub duplicate_iou: f64,
     /// At most this many annotated sheets in the report.
     pub sheets: usize,
-    /// At most this many cut-out boxes of each class in the report, the most doubtful first.
+    /// At most this many cut-out boxes of each class in the report, the most useful first.
     pub crops_per_class: usize,
     /// At most this many images are decoded for the report's pictures.
     pub picture_images: usize,
@@ -55,6 +58,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             gate: Gate::Auto,
+            bands: BandSettings::default(),
             min_coverage: MIN_COVERAGE,
             min_confidence: MIN_CONFIDENCE,
             max_imbalance: MAX_IMBALANCE,
@@ -79,11 +83,18 @@ impl Settings {
             ("huge_share", self.huge_share),
             ("overlap_iou", self.overlap_iou),
             ("duplicate_iou", self.duplicate_iou),
+            ("bands.accept", self.bands.accept),
+            ("bands.queue", self.bands.queue),
         ];
         for (name, value) in shares {
             if !(0.0..=1.0).contains(&value) {
                 return Some((name, format!("{value} is not from 0 to 1")));
             }
+        }
+        if self.bands.queue > self.bands.accept {
+            let message =
+                format!("{} is above bands.accept ({}), which leaves no queue", self.bands.queue, self.bands.accept);
+            return Some(("bands.queue", message));
         }
         for (name, value) in
             [("max_imbalance", self.max_imbalance), ("tiny_px", self.tiny_px), ("picture_mb", self.picture_mb)]

@@ -1,28 +1,35 @@
 //! The stage: measure, check, show, judge, pass on.
 
-use artifacts::{Annotations, Files, IMAGES, InputFiles, OntologyKind, Report};
-use datasets::AnnotationSet;
+use std::collections::BTreeMap;
+
+use artifacts::decisions::{approval, parse_all};
+use artifacts::{
+    Annotations, Candidates, ExemplarSet, Exemplars, Files, IMAGES, InputFiles, OntologyKind, OntologyValue, Report,
+};
 use engine::artifact::Kind;
 use engine::event::Level;
 use engine::{Context, Descriptor, Facts, Needs, Outcome, Port, Stage, StageError};
+use report::number::counted;
 use serde::Serialize;
 
+use crate::bands::{Bands, bands};
 use crate::checks::{self, Checks, Warning};
-use crate::decisions::{self, Applied, Decisions};
+use crate::decisions::{self, Applied};
 use crate::doubt;
 use crate::gate::{Gate, Verdict, judge};
 use crate::metrics::{Metrics, measure};
-use crate::pictures;
+use crate::pictures::{self, Sources};
+use crate::queue::{Labels, QUEUE_VERSION, Queue, QueueClass, QueueFile, queue};
 use crate::section::{Told, section};
 use crate::settings::Settings;
 
 /// Layout of `review.json`.
-pub const REVIEW_VERSION: u32 = 1;
+pub const REVIEW_VERSION: u32 = 2;
 
 /// What `review.json` holds.
 #[derive(Debug, Serialize)]
 pub struct ReviewFile<'a> {
-    /// Layout: 1.
+    /// Layout: 2.
     pub version: u32,
     /// Digest of the labels before decisions.
     pub annotations: String,
@@ -32,6 +39,8 @@ pub struct ReviewFile<'a> {
     pub verdict: &'a Verdict,
     /// Numbers, after decisions.
     pub metrics: &'a Metrics,
+    /// Boxes by band of confidence, after decisions.
+    pub bands: &'a Bands,
     /// Warnings.
     pub warnings: &'a [Warning],
     /// Odd images and boxes.
@@ -40,8 +49,9 @@ pub struct ReviewFile<'a> {
     pub decisions: &'a Applied,
 }
 
-/// The review stage. Inputs `images`, `annotations`, `ontology`, and `decisions` (files, optional); outputs
-/// `annotations` (after decisions; absent while it waits) and `report` with `section.json`, `review.json` and
+/// The review stage. Inputs `images`, `annotations`, `ontology`, and optionally `candidates` (what missed its threshold),
+/// `exemplars` (to show them) and `decisions` (files); outputs `annotations` (after decisions; absent while it waits) and
+/// `report` with `section.json`, `review.json`, `queue.json` (all that a page needs to show what to look at) and
 /// `DECISIONS.json`, an approval ready to be applied.
 pub struct Review;
 
@@ -51,12 +61,14 @@ impl Stage for Review {
     fn descriptor(&self) -> Descriptor {
         Descriptor {
             name: "review".into(),
-            version: 2,
+            version: 3,
             about: "Measures the labels, shows them, and decides whether training may start.".into(),
             inputs: vec![
                 Port::new("images", IMAGES),
                 Port::new("annotations", Annotations::NAME),
                 Port::new("ontology", OntologyKind::NAME),
+                Port::optional("candidates", Candidates::NAME),
+                Port::optional("exemplars", Exemplars::NAME),
                 Port::optional("decisions", InputFiles::NAME),
             ],
             outputs: vec![Port::new("annotations", Annotations::NAME), Port::new("report", Report::NAME)],
@@ -86,13 +98,20 @@ impl Stage for Review {
                 "put drawings into the folder that `inputs.images` names",
             ));
         }
-        let files = decision_files(ctx)?;
-        let applied = decisions::apply(&mut set, &digest, &files);
+        let mut candidates = optional::<Candidates>(ctx, "candidates")?;
+        let files = parse_all(&optional::<InputFiles>(ctx, "decisions")?)?;
+        let applied = decisions::apply(&mut set, &mut candidates, &digest, &files);
         for problem in &applied.problems {
             ctx.message(Level::Warn, problem);
         }
+        for said in said(&applied) {
+            ctx.message(Level::Info, said);
+        }
 
         let metrics = measure(&set);
+        let mut bands = bands(&set, &candidates, &config.bands);
+        let labels = Labels { set: &set, candidates: &candidates };
+        let queue = queue(labels, &metrics, config, &mut bands);
         let checks = checks::check(&set, &metrics, config);
         let warnings = checks::warnings(&metrics, &checks, config);
         for w in &warnings {
@@ -103,9 +122,18 @@ impl Stage for Review {
 
         let images = ctx.manifest("images")?;
         let usable = |at: usize| images.blob(&set.images[at].image).is_some();
-        let selection = doubt::select(&set, &metrics, config, usable);
+        let selection = doubt::select(&set, &queue, config, usable);
         let ontology = ctx.read::<OntologyKind>("ontology")?;
-        let pictures = pictures::make(&set, &selection, &images, &ontology, config, ctx)?;
+        let exemplars: ExemplarSet = optional::<Exemplars>(ctx, "exemplars")?;
+        let sources = Sources {
+            labels,
+            queue: &queue,
+            selection: &selection,
+            images: &images,
+            ontology: &ontology,
+            exemplars: &exemplars,
+        };
+        let pictures = pictures::make(&sources, config, ctx)?;
         for (image, why) in &pictures.failed {
             ctx.message(Level::Warn, format!("`{image}` is not shown in the report: {why}"));
         }
@@ -113,6 +141,8 @@ impl Stage for Review {
             set: &set,
             digest: &digest,
             metrics: &metrics,
+            bands: &bands,
+            queue: &queue,
             checks: &checks,
             warnings: &warnings,
             verdict: &verdict,
@@ -126,6 +156,7 @@ impl Stage for Review {
             gate: config.gate,
             verdict: &verdict,
             metrics: &metrics,
+            bands: &bands,
             warnings: &warnings,
             checks: &checks,
             decisions: &applied,
@@ -133,10 +164,11 @@ impl Stage for Review {
         let output = Files::from([
             ("section.json".to_owned(), section(&told).to_json()),
             ("review.json".to_owned(), pretty(&review)),
-            ("DECISIONS.json".to_owned(), pretty(&decisions::approval(&digest))),
+            ("queue.json".to_owned(), queue_file(&queue, &bands, &ontology, &digest, ctx)?),
+            ("DECISIONS.json".to_owned(), pretty(&approval(&digest))),
         ]);
         ctx.write::<Report>("report", &output)?;
-        tell(ctx, &metrics, warnings.len());
+        tell(ctx, &metrics, &bands, warnings.len());
         match verdict {
             Verdict::Waiting { why } => Ok(Outcome::Waiting { reason: why }),
             Verdict::Passed { why } => {
@@ -158,28 +190,61 @@ fn pretty(value: &impl Serialize) -> Vec<u8> {
     bytes
 }
 
-/// Every `.json` file at the port `decisions`, in order of names.
-fn decision_files(ctx: &Context) -> Result<Vec<Decisions>, StageError> {
-    if !ctx.has("decisions") {
-        return Ok(Vec::new());
-    }
-    let help = "save the file from the report again, or correct the line by hand";
-    ctx.read::<InputFiles>("decisions")?
-        .iter()
-        .filter(|(name, _)| name.to_ascii_lowercase().ends_with(".json"))
-        .map(|(name, bytes)| {
-            decisions::parse(name, bytes).map_err(|e| {
-                let cause = std::error::Error::source(&e).map_or_else(String::new, |c| format!(": {c}"));
-                StageError::input(format!("{e}{cause}"), help)
-            })
-        })
-        .collect()
+/// The value at an optional input, or an empty one.
+fn optional<K: Kind<Value: Default>>(ctx: &Context, port: &str) -> Result<K::Value, StageError> {
+    if ctx.has(port) { ctx.read::<K>(port) } else { Ok(K::Value::default()) }
 }
 
-fn tell(ctx: &Context, m: &Metrics, warnings: usize) {
+/// How decisions were met that did not simply fit, in words.
+fn said(a: &Applied) -> Vec<String> {
+    let parts = [
+        (
+            a.by_place,
+            "decision was matched by class and place: its box moved",
+            "decisions were matched by class and place: their boxes moved",
+        ),
+        (a.kept, "decided box is no longer found and was kept", "decided boxes are no longer found and were kept"),
+        (a.gave_way, "label gave way to a person's box", "labels gave way to boxes of a person"),
+    ];
+    parts.into_iter().filter(|p| p.0 > 0).map(|(n, one, many)| counted(n, one, many)).collect()
+}
+
+fn queue_file(
+    queue: &Queue,
+    bands: &Bands,
+    ontology: &OntologyValue,
+    digest: &str,
+    ctx: &Context,
+) -> Result<Vec<u8>, StageError> {
+    let mut pictures = BTreeMap::new();
+    for port in ["images", "ontology", "exemplars"] {
+        if ctx.has(port) {
+            pictures.insert(port, ctx.input(port)?.to_string());
+        }
+    }
+    let class = |c: &ontologies::Class| QueueClass {
+        name: c.name.clone(),
+        color: c.color,
+        templates: c.exemplars.iter().map(|e| e.file.clone()).collect(),
+    };
+    let file = QueueFile {
+        version: QUEUE_VERSION,
+        annotations: digest,
+        pictures,
+        classes: ontology.ontology.classes.iter().map(class).collect(),
+        bands,
+        items: &queue.items,
+        left_out: queue.left_out,
+    };
+    Ok(pretty(&file))
+}
+
+fn tell(ctx: &Context, m: &Metrics, bands: &Bands, warnings: usize) {
     ctx.metric("images", m.images as f64);
     ctx.metric("boxes", m.boxes as f64);
     ctx.metric("classes_found", m.classes_found as f64);
+    ctx.metric("accepted_outright", bands.all.accept as f64);
+    ctx.metric("to_look_at", bands.to_look_at as f64);
     ctx.metric("warnings", warnings as f64);
     if let Some(coverage) = m.coverage {
         ctx.metric("coverage", coverage);
@@ -192,23 +257,11 @@ fn tell(ctx: &Context, m: &Metrics, warnings: usize) {
     }
 }
 
-/// Reads a decisions file and says what it would do to `set` (whose digest is `digest`) without doing it.
-pub fn preview(
-    file: &str,
-    bytes: &[u8],
-    set: &AnnotationSet,
-    digest: &str,
-) -> Result<Applied, decisions::DecisionsError> {
-    let decisions = decisions::parse(file, bytes)?;
-    Ok(decisions::apply(&mut set.clone(), digest, &[decisions]))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::box_ids;
     use crate::checks::fixture::{class, image, scored, set};
-    use artifacts::OntologyValue;
+    use artifacts::decisions::box_ids;
     use engine::{Registry, harness::Harness};
     use report::Section;
     use serde_json::{Value, json};
@@ -277,7 +330,7 @@ mod tests {
         assert!(!page.contains("http:") && !page.contains("https:"));
         assert!(!page.contains(NAMES[0]) && page.contains("Ball &lt;valve&gt; &amp; &quot;co&quot;"));
         assert!(page.contains(NAMES[1]));
-        assert!(page.contains("score 0.41 close to threshold 0.40"));
+        assert!(page.contains("Just over the threshold of 40 %"));
         assert_eq!(page.matches("data:image/jpeg").count(), 3, "one sheet and two crops");
         assert!(!page.contains("NaN"));
     }

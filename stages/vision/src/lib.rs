@@ -6,6 +6,7 @@ pub mod detector;
 mod kernels;
 pub mod letterbox;
 pub mod matcher;
+pub mod ncc;
 pub mod nms;
 pub mod tiles;
 pub mod yolov8;

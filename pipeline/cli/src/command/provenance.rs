@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use artifacts::decisions::box_ids;
 use artifacts::{Annotations, OntologyKind, Predictions};
 use datasets::{
     Annotation, AnnotationSet, ImageAnnotations,
@@ -14,7 +15,6 @@ use engine::{
 };
 use miette::{IntoDiagnostic, Report, Result};
 use ontologies::Ontology;
-use review::checks::box_ids;
 use serde_json::{Value, json};
 
 use crate::{

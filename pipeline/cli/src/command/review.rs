@@ -5,14 +5,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use artifacts::Annotations;
+use artifacts::{Annotations, Candidates, Decisions, decisions::parse_all};
 use clap::Subcommand;
+use datasets::AnnotationSet;
 use engine::{
     artifact::{ArtifactReader, Kind},
     result::StageResult,
 };
 use miette::{IntoDiagnostic, Report, Result, WrapErr};
-use review::gate::Approval;
+use review::{Preview, gate::Approval};
 use serde_json::json;
 
 use crate::{
@@ -65,30 +66,36 @@ pub fn review(global: &Global, args: &Review) -> Result<Exit> {
     }
 }
 
-/// The newest labels before decisions: those that the review stage reads.
-fn labels(project: &Project) -> Result<engine::Digest> {
-    let result = StageResult::latest(&project.store, "label");
-    result
-        .and_then(|r| r.outputs.get("annotations").copied())
-        .ok_or_else(|| Usage::new("there are no labels to decide about", "`pipeline run --until review` makes them"))
+/// The newest labels before decisions, those that the review stage reads, with their digest and candidates.
+fn labels(project: &Project) -> Result<(engine::Digest, AnnotationSet, AnnotationSet)> {
+    let none = || Usage::new("there are no labels to decide about", "`pipeline run --until review` makes them");
+    let outputs = StageResult::latest(&project.store, "label").ok_or_else(none)?.outputs;
+    let digest = *outputs.get("annotations").ok_or_else(none)?;
+    let open = |digest| ArtifactReader::open(&project.store, digest).map_err(Report::from_err);
+    let set = Annotations::read(&open(digest)?).map_err(Report::from_err)?;
+    let candidates = match outputs.get("candidates") {
+        Some(digest) => Candidates::read(&open(*digest)?).map_err(Report::from_err)?,
+        None => AnnotationSet::default(),
+    };
+    Ok((digest, set, candidates))
+}
+
+/// The decisions that hold already: the `.json` files of a folder, in order of names.
+fn earlier(folder: &Path) -> Result<Vec<Decisions>> {
+    let mut files = artifacts::Files::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
+        if path.is_file() {
+            let bytes = fs::read(&path).into_diagnostic().wrap_err_with(|| format!("reading `{}`", path.display()))?;
+            files.insert(name, bytes);
+        }
+    }
+    parse_all(&files).map_err(|e| Usage::new(e.to_string(), "mend or remove that file"))
 }
 
 fn apply(global: &Global, project: &Project, file: &Path) -> Result<Exit> {
     let bytes = fs::read(file).map_err(|e| Usage::new(format!("`{}`: {e}", file.display()), "check the path"))?;
-    let digest = labels(project)?;
-    let set = Annotations::read(&ArtifactReader::open(&project.store, digest).map_err(Report::from_err)?)
-        .map_err(Report::from_err)?;
-    let name = file.display().to_string();
-    let applied = review::preview(&name, &bytes, &set, &digest.to_string()).map_err(|e| {
-        // The position is in the message already.
-        let words = |c: String| c.rsplit_once(" at line ").map_or(c.clone(), |(words, _)| words.to_owned());
-        let cause = std::error::Error::source(&e).map_or_else(String::new, |c| format!(": {}", words(c.to_string())));
-        Usage::new(
-            format!("{e}{cause}"),
-            "nothing was applied; mend the file, or take it from the report's folder again",
-        )
-    })?;
-    refuse_useless(file, &applied)?;
+    let (digest, set, candidates) = labels(project)?;
     let (name, default) = DECISIONS;
     let folder = project.input(name).map_or_else(|| project.dir().join(default), Path::to_owned);
     if folder.is_file() {
@@ -97,6 +104,22 @@ fn apply(global: &Global, project: &Project, file: &Path) -> Result<Exit> {
             format!("move the file into a folder and write `{name}: {default}`, or leave the line out"),
         ));
     }
+    let earlier = earlier(&folder)?;
+    let name = file.display().to_string();
+    let preview = review::preview(&name, &bytes, &set, &candidates, &digest.to_string(), &earlier).map_err(|e| {
+        // The position is in the message already.
+        let words = |c: String| c.rsplit_once(" at line ").map_or(c.clone(), |(words, _)| words.to_owned());
+        let cause = std::error::Error::source(&e).map_or_else(String::new, |c| format!(": {}", words(c.to_string())));
+        Usage::new(
+            format!("{e}{cause}"),
+            "nothing was applied; mend the file, or take it from the report's folder again",
+        )
+    })?;
+    let Preview { decisions, applied } = preview;
+    refuse_useless(file, &applied)?;
+    // What the boxes look like goes into the kept file, which then holds when the labels change.
+    let mut bytes = serde_json::to_vec_pretty(&decisions).into_diagnostic()?;
+    bytes.push(b'\n');
     let target = keep(project, &folder, file, &bytes)?;
     let approval = match &applied.approval {
         Approval::Given { by } => format!("the labels are approved by {by}"),
@@ -105,14 +128,22 @@ fn apply(global: &Global, project: &Project, file: &Path) -> Result<Exit> {
     for problem in &applied.problems {
         say(format_args!("warning: {problem}"));
     }
-    let rejected = applied.rejected.len();
+    // Of labels that came from files or a detector nothing is searched again.
+    let searched = set.images.iter().flat_map(|i| &i.annotations).any(|a| a.provenance.evidence.contains_key("scale"));
+    let learns = searched && !decisions.approve && applied.decided() > 0;
+    let next = match learns {
+        true => "pipeline run --until review   (the labeller learns from these boxes and searches all drawings again)",
+        false => "pipeline run",
+    };
+    let (rejected, candidates) = (applied.all_rejected(), applied.candidates);
     if global.json {
         let doc = json!({ "file": target, "applied": applied });
         data(serde_json::to_string_pretty(&doc).into_diagnostic()?);
     } else {
         data(format_args!(
-            "{} accepted, {rejected} rejected, {} corrected, {} added, {} not usable; {approval}\nkept as {} (delete that file to take it back)\nnext: pipeline run",
+            "{} accepted{}, {rejected} rejected, {} corrected, {} added, {} not usable; {approval}\nkept as {} (delete that file to take it back)\nnext: {next}",
             applied.accepted,
+            if candidates > 0 { format!(" ({candidates} of them had been left out)") } else { String::new() },
             applied.corrected,
             applied.added,
             applied.problems.len(),
@@ -131,7 +162,7 @@ fn refuse_useless(file: &Path, applied: &review::decisions::Applied) -> Result<(
             "nothing was applied; look at the newest report and take the DECISIONS.json beside it, or write `\"approve\": false` to use the decisions about single boxes alone",
         ));
     }
-    if applied.changed() || matches!(applied.approval, Approval::Given { .. }) {
+    if applied.decided() > 0 || matches!(applied.approval, Approval::Given { .. }) {
         return Ok(());
     }
     let why = match applied.problems.as_slice() {

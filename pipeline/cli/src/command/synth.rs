@@ -1,12 +1,12 @@
 //! `pipeline synth`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, str::FromStr};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use indicatif::ProgressBar;
 use miette::{IntoDiagnostic, Report, Result};
 use serde_json::json;
-use synth::{DatasetError, SynthSettings, write_dataset};
+use synth::{CropSettings, DatasetError, Set, SynthSettings, Templates, write_dataset_with};
 
 use crate::{
     args::Global,
@@ -17,7 +17,7 @@ use crate::{
 /// `pipeline synth`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  pipeline synth --out sheets --sheets 50 --seed 1\n  pipeline synth --out scans --sheets 20 --seed 2 --look scanned --classes \"ball valve,globe valve\" --size 3000x2000\n\nThe folder gets drawings/, templates/, truth.json (COCO) and labels/yolo/ (a YOLO data set with its images). The same arguments give the same files."
+    after_help = "Examples:\n  pipeline synth --out sheets --sheets 50 --seed 1\n  pipeline synth --out scans --sheets 20 --seed 2 --look scanned --classes \"ball valve,globe valve\" --size 3000x2000\n  pipeline synth --out crops --sheets 16 --look E --cut 3\n\nBenchmark sets for --look: A clean; B any angle, mirrored; C scanned; D sizes and line widths; L 7000x5000; E templates cut from a drawing.\n\nThe folder gets drawings/, templates/, truth.json (COCO) and labels/yolo/ (a YOLO data set with its images). The same arguments give the same files."
 )]
 pub struct Synth {
     /// A new or empty folder.
@@ -29,9 +29,12 @@ pub struct Synth {
     /// Seed: other numbers give other sheets; that of the `--settings`, else 0, when not given.
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
-    /// How the sheets look.
-    #[arg(long, value_enum, default_value_t = Look::Clean)]
+    /// How the sheets look: clean, scanned, any-angle, or a benchmark set.
+    #[arg(long, value_name = "LOOK", default_value = "clean")]
     look: Look,
+    /// Cut N templates of each class from further sheets instead of drawing clean ones.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=100))]
+    cut: Option<u16>,
     /// Width and height in pixels.
     #[arg(long, value_name = "WxH")]
     size: Option<String>,
@@ -49,7 +52,7 @@ pub struct Synth {
     settings: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug)]
 enum Look {
     /// As a drawing program prints them.
     Clean,
@@ -57,6 +60,41 @@ enum Look {
     Scanned,
     /// Clean, with symbols at any angle and mirrored.
     AnyAngle,
+    /// A benchmark set.
+    Set(Set),
+}
+
+impl FromStr for Look {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Ok(match name {
+            "clean" => Self::Clean,
+            "scanned" => Self::Scanned,
+            "any-angle" => Self::AnyAngle,
+            other => Self::Set(other.parse().map_err(|e| format!("{e}; beside them clean, scanned, any-angle"))?),
+        })
+    }
+}
+
+impl Look {
+    fn settings(self) -> SynthSettings {
+        match self {
+            Self::Clean => SynthSettings::clean(),
+            Self::Scanned => SynthSettings::scanned(),
+            Self::AnyAngle => SynthSettings::any_angle(),
+            Self::Set(set) => set.settings(),
+        }
+    }
+}
+
+/// Clean templates, or cut ones when they are asked for or the set has them.
+fn templates(args: &Synth) -> Templates {
+    match (args.cut, args.look) {
+        (Some(n), _) => Templates::Cut(CropSettings { exemplars: n.into(), ..CropSettings::default() }),
+        (None, Look::Set(set)) => set.templates(1),
+        (None, _) => Templates::Legend,
+    }
 }
 
 fn pair(text: &str, what: &str, between: char) -> Result<[u32; 2]> {
@@ -71,11 +109,7 @@ fn pair(text: &str, what: &str, between: char) -> Result<[u32; 2]> {
 /// What to draw, how many, and the seed.
 fn settings(args: &Synth) -> Result<(SynthSettings, u64, u64)> {
     let (mut sheets, mut seed) = (args.sheets, args.seed);
-    let mut s = match args.look {
-        Look::Clean => SynthSettings::clean(),
-        Look::Scanned => SynthSettings::scanned(),
-        Look::AnyAngle => SynthSettings::any_angle(),
-    };
+    let mut s = args.look.settings();
     if let Some(file) = &args.settings {
         let wrong = |e: &dyn std::fmt::Display| {
             Usage::new(format!("--settings `{}`: {e}", file.display()), "see `synth.json` of an earlier data set")
@@ -106,7 +140,7 @@ pub fn synth(global: &Global, args: &Synth) -> Result<Exit> {
     let (settings, sheets, seed) = settings(args)?;
     let quiet = global.quiet || global.json;
     let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(sheets) };
-    let truth = write_dataset(&args.out, &settings, sheets, seed, &|done| bar.set_position(done));
+    let truth = write_dataset_with(&args.out, &settings, &templates(args), sheets, seed, &|n| bar.set_position(n));
     bar.finish_and_clear();
     let truth = truth.map_err(|e| match e {
         DatasetError::Settings(_) | DatasetError::NoSheets | DatasetError::NotEmpty(_) => {

@@ -141,24 +141,3 @@ fn dilate(window: &Window) -> Window {
     }
     out
 }
-
-/// How many ink cells of the template the window lacks; `None` as soon as they are more than `allowed`.
-///
-/// This and [`overlap`] are the whole arithmetic of the scan.
-#[inline]
-pub(super) fn missing(window: &Window, ink: &Window, allowed: u32) -> Option<u32> {
-    let mut missing = 0;
-    for (w, t) in window.chunks_exact(2).zip(ink.chunks_exact(2)) {
-        missing += (t[0] & !w[0]).count_ones() + (t[1] & !w[1]).count_ones();
-        if missing > allowed {
-            return None;
-        }
-    }
-    Some(missing)
-}
-
-/// Cells set in both windows.
-#[inline]
-pub(super) fn overlap(a: &Window, b: &Window) -> u32 {
-    a.iter().zip(b).map(|(p, q)| (p & q).count_ones()).sum()
-}

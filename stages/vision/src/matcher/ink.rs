@@ -1,7 +1,14 @@
 //! From grey levels to ink: threshold, polarity, specks, distance to the nearest ink.
 
-use image::{GrayImage, RgbImage};
+use std::ops::Range;
 
+use image::{GrayImage, RgbImage};
+use rayon::prelude::*;
+
+use super::simd::{self, Simd};
+
+/// Rows that one task takes: few enough for the second-level cache, so many that the rows read twice do not count.
+pub(super) const BAND: usize = 64;
 /// Grey levels by which ink and paper must differ at least; below that a picture counts as empty paper.
 const MIN_CONTRAST: f64 = 24.0;
 
@@ -26,24 +33,25 @@ pub(super) enum Polarity {
 /// One grey level per pixel in which coloured lines keep their contrast: the darkest channel on light paper, the
 /// lightest on dark paper.
 pub(super) fn contrast_grey(picture: &RgbImage) -> GrayImage {
-    let mut sum = 0u64;
-    for p in picture.pixels() {
-        sum += p.0.iter().map(|&v| u64::from(v)).sum::<u64>();
-    }
-    let light_paper = sum >= 3 * 128 * u64::from(picture.width()) * u64::from(picture.height());
-    let pick = |[r, g, b]: [u8; 3]| if light_paper { r.min(g).min(b) } else { r.max(g).max(b) };
-    let grey = picture.pixels().map(|p| pick(p.0)).collect();
-    GrayImage::from_raw(picture.width(), picture.height(), grey).expect("one level per pixel")
+    let (width, height) = picture.dimensions();
+    let row = 3 * (width as usize).max(1);
+    let sum: u64 = picture.as_raw().par_chunks(row).map(|r| r.iter().map(|&v| u64::from(v)).sum::<u64>()).sum();
+    let light_paper = sum >= 3 * 128 * u64::from(width) * u64::from(height);
+    let mut grey = vec![0; width as usize * height as usize];
+    let bands = grey.par_chunks_mut(BAND * row / 3).zip(picture.as_raw().par_chunks(BAND * row));
+    bands.for_each(|(out, rgb)| simd::extreme_channel(Simd::chosen(), rgb, !light_paper, out));
+    GrayImage::from_raw(width, height, grey).expect("one level per pixel")
 }
 
 /// Otsu's threshold (IEEE Trans. SMC 9, 1979): the level that separates two classes best, and the distance of the
 /// classes' means. Levels up to the threshold are the dark class.
 pub(super) fn otsu(grey: &[u8]) -> (u8, f64) {
-    let mut histogram = [0u64; 256];
-    for &v in grey {
-        histogram[usize::from(v)] += 1;
-    }
-    let n = grey.len() as f64;
+    separate(&histogram(grey))
+}
+
+/// Otsu's threshold from the pixels of each level.
+fn separate(histogram: &Histogram) -> (u8, f64) {
+    let n = histogram.iter().sum::<u64>() as f64;
     let total: f64 = histogram.iter().enumerate().map(|(v, &c)| v as f64 * c as f64).sum();
     let (mut weight, mut sum, mut best, mut threshold, mut contrast) = (0.0, 0.0, -1.0, 0u8, 0.0);
     for (v, &count) in histogram.iter().enumerate() {
@@ -61,35 +69,119 @@ pub(super) fn otsu(grey: &[u8]) -> (u8, f64) {
     (threshold, contrast)
 }
 
+/// Pixels of each level.
+type Histogram = [u64; 256];
+
+fn histogram(grey: &[u8]) -> Histogram {
+    /// Pixels of a task: their counts fit 32 bits.
+    const PART: usize = 1 << 20;
+    let count = |part: &[u8]| {
+        // Four tables, because equal levels in a row would wait for each other; paper is counted by eights.
+        let mut tables = [[0u32; 256]; 4];
+        let (words, rest) = part.as_chunks::<8>();
+        for w in words {
+            if u64::from_ne_bytes(*w) == u64::from(w[0]) * (u64::MAX / 255) {
+                tables[0][usize::from(w[0])] += 8;
+            } else {
+                for (i, &v) in w.iter().enumerate() {
+                    tables[i % 4][usize::from(v)] += 1;
+                }
+            }
+        }
+        for &v in rest {
+            tables[0][usize::from(v)] += 1;
+        }
+        std::array::from_fn(|v| tables.iter().map(|t| u64::from(t[v])).sum())
+    };
+    let add = |a: Histogram, b: Histogram| std::array::from_fn(|v| a[v] + b[v]);
+    grey.par_chunks(PART).map(count).reduce(|| [0; 256], add)
+}
+
+/// A mask, a bit a pixel, row by row; a row starts a new word.
+pub(super) struct Bits {
+    pub width: usize,
+    pub height: usize,
+    /// Words a row.
+    pub words: usize,
+    pub rows: Vec<u64>,
+}
+
 impl Ink {
-    /// Separates ink from paper. The rarer side is ink; a picture without contrast has none.
+    /// Separates ink from paper. The rarer side is ink; a picture without contrast has none. Ink pixels with at most
+    /// one neighbour of eight are specks and no ink.
     pub fn of_drawing(grey: &GrayImage) -> Self {
-        let (threshold, contrast) = otsu(grey.as_raw());
-        let dark = grey.as_raw().iter().filter(|&&v| v <= threshold).count();
-        let polarity = if 2 * dark > grey.as_raw().len() { Polarity::LightOnDark } else { Polarity::DarkOnLight };
-        let mut ink = Self::split(grey, threshold, contrast, polarity);
-        ink.despeckle();
-        ink
+        let levels = histogram(grey.as_raw());
+        let (threshold, contrast) = separate(&levels);
+        let dark: u64 = levels[..=usize::from(threshold)].iter().sum();
+        let polarity =
+            if 2 * dark > grey.as_raw().len() as u64 { Polarity::LightOnDark } else { Polarity::DarkOnLight };
+        Self::split_rows(grey, threshold, contrast, polarity, true)
     }
 
     /// Separates ink from paper with a polarity that is known.
     pub fn split(grey: &GrayImage, threshold: u8, contrast: f64, polarity: Polarity) -> Self {
+        Self::split_rows(grey, threshold, contrast, polarity, false)
+    }
+
+    fn split_rows(grey: &GrayImage, threshold: u8, contrast: f64, polarity: Polarity, despeckle: bool) -> Self {
         let (width, height) = (grey.width() as usize, grey.height() as usize);
-        let empty = contrast < MIN_CONTRAST;
-        let is_ink = |v: u8| !empty && ((v <= threshold) == (polarity == Polarity::DarkOnLight));
-        let mask = grey.as_raw().iter().map(|&v| u8::from(is_ink(v))).collect();
+        let levels = grey.as_raw();
+        let mut mask = vec![0; width * height];
+        if contrast >= MIN_CONTRAST {
+            let simd = Simd::chosen();
+            let dark = polarity == Polarity::DarkOnLight;
+            let row_of = |y: usize| &levels[y * width..(y + 1) * width];
+            mask.par_chunks_mut(BAND * width).enumerate().for_each(|(band, out)| {
+                let first = band * BAND;
+                if !despeckle {
+                    let levels = &levels[first * width..][..out.len()];
+                    return simd::threshold(simd, levels, threshold, dark, out);
+                }
+                // Three rows before specks are removed, of which the band needs one above and one below.
+                let mut rows = [vec![0; width], vec![0; width], vec![0; width]];
+                let fill = |y: usize, row: &mut [u8]| simd::threshold(simd, row_of(y), threshold, dark, row);
+                fill(first.saturating_sub(1), &mut rows[1]);
+                fill(first, &mut rows[2]);
+                for (y, out) in (first..).zip(out.chunks_exact_mut(width)) {
+                    rows.rotate_left(1);
+                    fill((y + 1).min(height - 1), &mut rows[2]);
+                    if y == 0 || y + 1 == height {
+                        out.copy_from_slice(&rows[1]);
+                    } else {
+                        simd::despeckle(simd, &rows[0], &rows[1], &rows[2], out);
+                    }
+                }
+            });
+        }
         let grey = match polarity {
-            Polarity::DarkOnLight => grey.as_raw().clone(),
-            Polarity::LightOnDark => grey.as_raw().iter().map(|&v| 255 - v).collect(),
+            Polarity::DarkOnLight => levels.clone(),
+            Polarity::LightOnDark => levels.iter().map(|&v| 255 - v).collect(),
         };
         Self { width, height, mask, grey }
+    }
+
+    /// The ink, a bit a pixel.
+    pub fn bits(&self) -> Bits {
+        let (simd, words) = (Simd::chosen(), self.width.div_ceil(64));
+        let mut rows = vec![0; words * self.height];
+        let bands = rows.par_chunks_mut((BAND * words).max(1)).zip(self.mask.par_chunks((BAND * self.width).max(1)));
+        bands.for_each(|(out, mask)| {
+            for (out, row) in out.chunks_exact_mut(words).zip(mask.chunks_exact(self.width)) {
+                simd::pack(simd, row, out);
+            }
+        });
+        Bits { width: self.width, height: self.height, words, rows }
     }
 
     /// The part of the drawing inside a rectangle, which may reach outside.
     pub fn cut(&self, x: usize, y: usize, width: usize, height: usize) -> Self {
         let (x0, y0) = (x.min(self.width), y.min(self.height));
         let (x1, y1) = ((x + width).min(self.width), (y + height).min(self.height));
-        let part = |v: &[u8]| (y0..y1).flat_map(|r| v[r * self.width + x0..r * self.width + x1].to_vec()).collect();
+        let part = |v: &[u8]| {
+            let mut out = Vec::with_capacity((x1 - x0) * (y1 - y0));
+            (y0..y1).for_each(|r| out.extend_from_slice(&v[r * self.width + x0..r * self.width + x1]));
+            out
+        };
         Self { width: x1 - x0, height: y1 - y0, mask: part(&self.mask), grey: part(&self.grey) }
     }
 
@@ -98,46 +190,25 @@ impl Ink {
         !self.mask.contains(&1)
     }
 
-    /// Removes ink pixels with at most one neighbour of eight.
-    fn despeckle(&mut self) {
-        let (w, h) = (self.width, self.height);
-        let mut specks = Vec::new();
-        for y in 1..h.saturating_sub(1) {
-            for x in 1..w.saturating_sub(1) {
-                let i = y * w + x;
-                if self.mask[i] == 0 {
-                    continue;
-                }
-                let row = |i: usize| self.mask[i - 1] + self.mask[i] + self.mask[i + 1];
-                if row(i - w) + row(i) + row(i + w) <= 2 {
-                    specks.push(i);
-                }
-            }
-        }
-        for i in specks {
-            self.mask[i] = 0;
-        }
-    }
-
     /// Darkness, 0 (paper) to 255 (ink), with the paper's and the ink's typical grey as the two ends, smoothed by a
     /// 5x5 binomial kernel.
     pub fn darkness(&self) -> Vec<u8> {
-        smooth(&self.raw_darkness(), self.width, self.height)
-    }
-
-    /// The same, not smoothed.
-    pub fn raw_darkness(&self) -> Vec<u8> {
-        let (mut paper, mut ink) = ([0u64; 256], [0u64; 256]);
-        for (&v, &m) in self.grey.iter().zip(&self.mask) {
-            let histogram = if m == 0 { &mut paper } else { &mut ink };
-            histogram[usize::from(v)] += 1;
+        let mut ink = [0u64; 256];
+        for (mask, grey) in self.mask.chunks(8).zip(self.grey.chunks(8)) {
+            if mask != [0; 8] {
+                for (&m, &v) in mask.iter().zip(grey) {
+                    ink[usize::from(v)] += u64::from(m);
+                }
+            }
         }
+        let all = histogram(&self.grey);
+        let paper: Histogram = std::array::from_fn(|v| all[v] - ink[v]);
         let light = quantile(&paper, 0.5).unwrap_or(255) as f32;
         let dark = quantile(&ink, 0.2).unwrap_or(0) as f32;
         let span = (light - dark).max(1.0);
         let table: Vec<u8> =
             (0..256).map(|v| (255.0 * ((light - v as f32) / span).clamp(0.0, 1.0)).round() as u8).collect();
-        self.grey.iter().map(|&v| table[usize::from(v)]).collect()
+        smooth(&self.grey, &table, self.width, self.height)
     }
 }
 
@@ -150,63 +221,78 @@ fn quantile(histogram: &[u64; 256], q: f64) -> Option<usize> {
     })
 }
 
-/// Separable 5x5 binomial smoothing; the border repeats.
-pub(super) fn smooth(v: &[u8], width: usize, height: usize) -> Vec<u8> {
-    let mix = |t: [u8; 5]| {
-        let [a, b, c, d, e] = t.map(u32::from);
-        ((a + e + 4 * (b + d) + 6 * c + 8) / 16) as u8
-    };
-    let clamp = |i: usize, offset: usize, n: usize| (i + offset).saturating_sub(2).min(n - 1);
-    let mut rows = vec![0; v.len()];
-    for y in 0..height {
-        let row = &v[y * width..(y + 1) * width];
-        for x in 0..width {
-            rows[y * width + x] = mix(std::array::from_fn(|k| row[clamp(x, k, width)]));
+/// Separable 5x5 binomial smoothing of the levels' entries in a table; the border repeats.
+pub(super) fn smooth(levels: &[u8], table: &[u8], width: usize, height: usize) -> Vec<u8> {
+    let simd = Simd::chosen();
+    let mut out = vec![0; levels.len()];
+    out.par_chunks_mut((BAND * width).max(1)).enumerate().for_each(|(band, out)| {
+        let mut row = vec![0; width];
+        let mut fill = |y: usize, smoothed: &mut [u8]| {
+            let y = y.saturating_sub(2).min(height - 1);
+            look_up(table, &levels[y * width..(y + 1) * width], &mut row);
+            simd::smooth_row(simd, &row, smoothed);
+        };
+        let first = band * BAND;
+        let mut rows: [Vec<u8>; 5] = std::array::from_fn(|_| vec![0; width]);
+        for (k, smoothed) in rows.iter_mut().enumerate().skip(1) {
+            fill(first + k - 1, smoothed);
         }
-    }
-    let mut out = vec![0; v.len()];
-    for y in 0..height {
-        let starts: [usize; 5] = std::array::from_fn(|k| clamp(y, k, height) * width);
-        for x in 0..width {
-            out[y * width + x] = mix(starts.map(|s| rows[s + x]));
+        for (y, out) in (first..).zip(out.chunks_exact_mut(width)) {
+            rows.rotate_left(1);
+            fill(y + 4, &mut rows[4]);
+            simd::smooth_columns(simd, std::array::from_fn(|k| &*rows[k]), out);
         }
-    }
+    });
     out
+}
+
+/// Entries of a table; of eight equal levels, as on paper, only one is looked up.
+fn look_up(table: &[u8], levels: &[u8], out: &mut [u8]) {
+    let (words, rest) = levels.as_chunks::<8>();
+    let (outs, out_rest) = out.as_chunks_mut::<8>();
+    for (o, w) in outs.iter_mut().zip(words) {
+        if u64::from_ne_bytes(*w) == u64::from(w[0]) * (u64::MAX / 255) {
+            *o = [table[usize::from(w[0])]; 8];
+        } else {
+            *o = w.map(|v| table[usize::from(v)]);
+        }
+    }
+    for (o, &v) in out_rest.iter_mut().zip(rest) {
+        *o = table[usize::from(v)];
+    }
 }
 
 /// Chamfer 3-4 distance to the nearest ink in thirds of a pixel, cut off at `cap` (Borgefors, CVGIP 34, 1986).
 pub(super) fn distance(mask: &[u8], width: usize, height: usize, cap: u8) -> Vec<u8> {
-    let mut d: Vec<u8> = mask.iter().map(|&m| if m == 0 { cap } else { 0 }).collect();
-    if width == 0 {
-        return d;
-    }
-    for y in 0..height {
-        let (above, rest) = d.split_at_mut(y * width);
-        pass(&mut rest[..width], if y > 0 { above.get((y - 1) * width..) } else { None }, cap);
-        let row = &mut rest[..width];
-        for x in 1..width {
-            row[x] = row[x].min(row[x - 1] + 3);
-        }
-    }
-    for y in (0..height).rev() {
-        let (rest, below) = d.split_at_mut((y + 1) * width);
-        pass(&mut rest[y * width..], below.get(..width), cap);
-        let row = &mut rest[y * width..];
-        for x in (0..width - 1).rev() {
-            row[x] = row[x].min(row[x + 1] + 3);
-        }
-    }
-    d
+    let mut out = vec![0; mask.len()];
+    out.par_chunks_mut((BAND * width).max(1)).enumerate().for_each(|(band, out)| {
+        let first = band * BAND;
+        let rows = first..first + out.len() / width;
+        out.copy_from_slice(&band_distance(mask, width, height, cap, rows));
+    });
+    out
 }
 
-/// Takes over distances from the neighbouring row, straight and diagonally.
-fn pass(row: &mut [u8], neighbour: Option<&[u8]>, cap: u8) {
-    let Some(n) = neighbour else { return };
-    for x in 0..row.len() {
-        let left = if x > 0 { n[x - 1] } else { cap };
-        let right = n.get(x + 1).copied().unwrap_or(cap);
-        row[x] = row[x].min(n[x] + 3).min(left.min(right) + 4);
+/// Distances of some rows. Ink that far above or below that it does not count is not looked at.
+pub(super) fn band_distance(mask: &[u8], width: usize, height: usize, cap: u8, rows: Range<usize>) -> Vec<u8> {
+    let simd = Simd::chosen();
+    let reach = usize::from(cap / 3);
+    let (top, bottom) = (rows.start.saturating_sub(reach), (rows.end + reach).min(height));
+    let mut d = vec![0; (bottom - top) * width];
+    simd::to_distance(simd, &mask[top * width..bottom * width], cap, &mut d);
+    let mut scratch = vec![0; width];
+    for y in 0..bottom - top {
+        let (above, rest) = d.split_at_mut(y * width);
+        let neighbour = (y > 0).then(|| &above[(y - 1) * width..]);
+        simd::chamfer(simd, &mut rest[..width], neighbour, cap, &mut scratch);
     }
+    for y in (0..bottom - top - 1).rev() {
+        let (rest, below) = d.split_at_mut((y + 1) * width);
+        simd::chamfer(simd, &mut rest[y * width..], Some(&below[..width]), cap, &mut scratch);
+    }
+    d.truncate((rows.end - top) * width);
+    d.drain(..(rows.start - top) * width);
+    d
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod scale;
 mod scan;
 mod score;
 mod shape;
+mod simd;
 mod suppress;
 mod verify;
 
@@ -30,6 +31,7 @@ use rayon::prelude::*;
 pub use config::{CANDIDATE_THRESHOLD, DEFAULT_THRESHOLD, MatcherConfig, Poses, Rotations, ScaleBase};
 pub use hygiene::{Removed, RemovedKind};
 pub use score::{CONFIDENCE_FEATURES, ConfidenceFeature};
+pub use simd::Simd;
 
 use bank::Variant;
 use ink::Ink;

@@ -1,8 +1,11 @@
 //! Fine poses: a template laid on the drawing, and the descent that moves it to where it fits best.
 
+use rayon::prelude::*;
+
 use super::bank::stretch_factors;
-use super::ink::{Ink, distance};
-use super::shape::{Point, Shape};
+use super::ink::{BAND, Ink, band_distance};
+use super::shape::Shape;
+use super::simd::{self, Affine, Bordered, Cloud, Simd, whole};
 
 /// Distance to ink, thirds of a pixel, at which a template point counts as uncovered.
 const FAR: u8 = 15;
@@ -12,8 +15,6 @@ const FAR_COST: u8 = FAR * FAR;
 const MAX_SKEW: f32 = 0.05;
 /// Room beyond the wanted scales, for templates that were drawn a little larger or smaller than they say.
 const SCALE_SLACK: f32 = 1.05;
-/// Smallest gain that counts as an improvement.
-const MIN_GAIN: f32 = 1e-6;
 /// Most sweeps over all parameters at one step size.
 const MAX_SWEEPS: usize = 4;
 
@@ -40,9 +41,14 @@ impl Pose {
 
     /// The linear part: columns are where the shape's x and y axes go.
     pub fn matrix(&self) -> [[f32; 2]; 2] {
-        let [ex, ey] = stretch_factors(self.stretch);
+        self.turned(&Turn::of(self))
+    }
+
+    /// The linear part from sines and exponentials that are known.
+    fn turned(&self, turn: &Turn) -> [[f32; 2]; 2] {
         let sign = if self.mirrored { -1.0 } else { 1.0 };
-        let (s, c) = self.angle.sin_cos();
+        let [ex, ey] = turn.stretch;
+        let (s, c) = turn.sin_cos;
         let (x, y) = (sign * ex * self.scale, ey * self.scale);
         [[c * x, s * x], [-s * y, c * y]]
     }
@@ -76,30 +82,49 @@ impl Pose {
     }
 }
 
+/// What of a pose is dear to compute and changes with few of its moves.
+#[derive(Clone, Copy)]
+struct Turn {
+    sin_cos: (f32, f32),
+    stretch: [f32; 2],
+}
+
+impl Turn {
+    fn of(pose: &Pose) -> Self {
+        Self { sin_cos: pose.angle.sin_cos(), stretch: stretch_factors(pose.stretch) }
+    }
+}
+
 /// Cost of a template point at each pixel: the squared distance to ink in thirds of a pixel, at most [`FAR_COST`].
 pub(super) struct CostMap {
-    width: i32,
-    height: i32,
+    width: usize,
+    height: usize,
+    /// With a border of [`FAR_COST`], one pixel wide.
     cost: Vec<u8>,
+    simd: Simd,
 }
 
 impl CostMap {
     pub fn of(ink: &Ink) -> Self {
-        let mut cost = distance(&ink.mask, ink.width, ink.height, FAR);
-        for d in &mut cost {
-            *d *= *d;
-        }
-        Self { width: ink.width as i32, height: ink.height as i32, cost }
+        let (simd, width, height) = (Simd::chosen(), ink.width, ink.height);
+        let pitch = width + 2;
+        let mut cost = vec![FAR_COST; pitch * (height + 2)];
+        let inner = &mut cost[pitch..pitch * (height + 1)];
+        inner.par_chunks_mut(BAND * pitch).enumerate().for_each(|(band, out)| {
+            let first = band * BAND;
+            let distances = band_distance(&ink.mask, width, height, FAR, first..first + out.len() / pitch);
+            for (out, row) in out.chunks_exact_mut(pitch).zip(distances.chunks_exact(width.max(1))) {
+                simd::square(simd, row, &mut out[1..=width]);
+            }
+        });
+        Self { width, height, cost, simd }
     }
 
     /// The cost at a place; [`FAR_COST`] outside the drawing.
     #[inline]
     pub fn at(&self, [x, y]: [f32; 2]) -> u8 {
-        let (u, v) = (x.floor() as i32, y.floor() as i32);
-        if u < 0 || v < 0 || u >= self.width || v >= self.height {
-            return FAR_COST;
-        }
-        self.cost[v as usize * self.width as usize + u as usize]
+        let [column, row] = [(x, self.width), (y, self.height)].map(|(v, n)| 1 + whole(v.max(-1.0).min(n as f32)));
+        self.cost[row as usize * (self.width + 2) + column as usize]
     }
 
     /// Distance to ink, pixels, at most 5.
@@ -107,12 +132,11 @@ impl CostMap {
         f32::from(self.at(at)).sqrt() / 3.0
     }
 
-    /// How well ink of the drawing covers the points, 0..=1.
-    fn cover<'a>(&self, points: impl ExactSizeIterator<Item = &'a Point>, pose: &Pose) -> f32 {
-        let place = pose.placer();
-        let n = points.len().max(1) as f32;
-        let cost: u32 = points.map(|p| u32::from(self.at(place(p.at)))).sum();
-        1.0 - cost as f32 / (n * f32::from(FAR_COST))
+    /// Sum of the points' costs at a pose; one that reaches the limit may be too small.
+    fn cost(&self, points: &Cloud, pose: &Pose, turn: &Turn, limit: u32) -> u32 {
+        let [x, y] = pose.turned(turn);
+        let map = Bordered { bytes: &self.cost, width: self.width, height: self.height };
+        simd::sum_under(self.simd, points, &map, &Affine { at: pose.at, x, y }, limit)
     }
 }
 
@@ -159,23 +183,24 @@ pub(super) fn refine(
     mut steps: Steps,
     limits: &Limits,
 ) -> (Pose, f32) {
-    let cover = |pose: &Pose| match sampling {
-        Sampling::Quick => map.cover(shape.quick.iter().map(|&i| &shape.points[i as usize]), pose),
-        Sampling::All => map.cover(shape.points.iter(), pose),
+    let points = match sampling {
+        Sampling::Quick => Cloud::of(shape.quick.iter().map(|&i| shape.points[i as usize].at)),
+        Sampling::All => Cloud::of(shape.points.iter().map(|p| p.at)),
     };
     let allowed = |p: &Pose| {
         (limits.scale[0] / SCALE_SLACK..=limits.scale[1] * SCALE_SLACK).contains(&p.scale)
             && (limits.free_angle || (p.angle - coarse_angle).abs() <= MAX_SKEW)
             && p.stretch.abs() <= limits.stretch
     };
-    let (mut best, mut value) = (start, cover(&start));
+    let (mut best, mut turn) = (start, Turn::of(&start));
+    let mut cost = map.cost(&points, &best, &turn, u32::MAX);
     let mut direction = [1.0f32; 5];
     for _ in 0..steps.rounds {
         for _ in 0..MAX_SWEEPS {
             let mut moved = false;
             for (k, direction) in direction.iter_mut().enumerate() {
                 for sign in [*direction, -*direction] {
-                    let mut p = best;
+                    let (mut p, mut t) = (best, turn);
                     match k {
                         0 => p.at[0] += sign * steps.shift,
                         1 => p.at[1] += sign * steps.shift,
@@ -186,9 +211,14 @@ pub(super) fn refine(
                     if !allowed(&p) {
                         continue;
                     }
-                    let v = cover(&p);
-                    if v > value + MIN_GAIN {
-                        (best, value, moved, *direction) = (p, v, true, sign);
+                    match k {
+                        3 => t.sin_cos = p.angle.sin_cos(),
+                        4 => t.stretch = stretch_factors(p.stretch),
+                        _ => {}
+                    }
+                    let c = map.cost(&points, &p, &t, cost);
+                    if c < cost {
+                        (best, turn, cost, moved, *direction) = (p, t, c, true, sign);
                         break;
                     }
                 }
@@ -202,5 +232,6 @@ pub(super) fn refine(
         steps.angle *= 0.5;
         steps.stretch *= 0.5;
     }
-    (best, value)
+    let worst = points.len().max(1) as f32 * f32::from(FAR_COST);
+    (best, 1.0 - cost as f32 / worst)
 }

@@ -2,8 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::bank::{CELLS, DIAMETER_CELLS, Variant, Window, missing, overlap};
-use super::ink::Ink;
+use super::bank::{CELLS, DIAMETER_CELLS, Variant};
+use super::ink::{Bits, Ink};
+use super::simd::{self, Hit, LANES, Probes, Simd, Strip};
 
 /// Ratio of cell sizes from one level to the next. A window tolerates one cell of 16 at its rim.
 const LEVEL_RATIO: f32 = 1.12;
@@ -20,6 +21,8 @@ const MIN_SCORE: f32 = 0.65;
 const BLOCK: usize = 4;
 /// Smallest cell, pixels: half a pixel, below which nothing is gained.
 const MIN_CELL: f32 = 0.5;
+/// Columns of a word of a level.
+const WORD: usize = 32;
 
 /// A place where a window fits coarsely.
 #[derive(Clone, Copy, Debug)]
@@ -44,37 +47,57 @@ pub(super) fn candidates(ink: &Ink, bank: &[Variant], scales: impl Fn(&Variant) 
     let largest = ranges.iter().map(|r| r[1]).fold(0.0, f32::max);
     // Cell sizes are powers of the ratio whatever the templates are, so that adding one leaves the others' results.
     let (first, last) = (smallest.ln() / LEVEL_RATIO.ln(), largest.ln() / LEVEL_RATIO.ln());
-    let mut found = Vec::new();
-    for step in first.floor() as i32..=last.ceil() as i32 {
-        let cell = LEVEL_RATIO.powi(step);
-        let mut wanted: Vec<u32> = (0..bank.len() as u32)
-            .filter(|&i| {
-                let [lo, hi] = ranges[i as usize];
-                (lo..=hi).contains(&cell)
-            })
-            .collect();
-        if wanted.is_empty() {
-            continue;
+    let (simd, bits) = (Simd::chosen(), ink.bits());
+    let levels: Vec<Vec<Candidate>> = (first.floor() as i32..last.ceil() as i32 + 1)
+        .into_par_iter()
+        .map(|step| {
+            let cell = LEVEL_RATIO.powi(step);
+            let mut wanted: Vec<u32> = (0..bank.len() as u32)
+                .filter(|&i| {
+                    let [lo, hi] = ranges[i as usize];
+                    (lo..=hi).contains(&cell)
+                })
+                .collect();
+            if wanted.is_empty() {
+                return Vec::new();
+            }
+            wanted.sort_by_key(|&i| (bank[i as usize].count, i));
+            Level::of(&bits, cell, simd).scan(&Wanted::of(bank, wanted))
+        })
+        .collect();
+    levels.concat()
+}
+
+/// The variants that are looked for on a level, those with the least ink first.
+struct Wanted<'a> {
+    bank: &'a [Variant],
+    variants: Vec<u32>,
+    probes: Probes,
+}
+
+impl<'a> Wanted<'a> {
+    fn of(bank: &'a [Variant], variants: Vec<u32>) -> Self {
+        let mut probes = Probes::default();
+        for v in variants.iter().map(|&i| &bank[i as usize]) {
+            probes.push(&v.ink, &v.clutter, (v.count as f32 * MAX_MISSING) as u32);
         }
-        wanted.sort_by_key(|&i| (bank[i as usize].count, i));
-        found.extend(Level::of(ink, cell).scan(bank, &wanted));
+        Self { bank, variants, probes }
     }
-    found
 }
 
 /// The drawing pooled to cells: a cell is set when any of its pixels is ink.
 struct Level {
+    simd: Simd,
     /// Pixels a cell.
     cell: f32,
     /// Columns and rows, with a margin of one window on every side.
     columns: usize,
     rows: usize,
-    /// Words a row; one spare word at its end.
-    words: usize,
-    /// The cells.
-    ink: Vec<u64>,
+    /// The cells, in words of 32 columns. The words of a column of words follow each other from top to bottom, so that
+    /// windows below one another lie side by side.
+    ink: Vec<u32>,
     /// The cells and their eight neighbours.
-    near: Vec<u64>,
+    near: Vec<u32>,
 }
 
 /// The best window of a shape in a block.
@@ -87,35 +110,80 @@ struct Peak {
     at: [u32; 2],
 }
 
+/// What the scan of a strip needs room for.
+#[derive(Default)]
+struct Scratch {
+    near: Vec<u64>,
+    ink: Vec<u64>,
+    available: Vec<u16>,
+    hits: Vec<Hit>,
+}
+
 impl Level {
-    fn of(ink: &Ink, cell: f32) -> Self {
+    fn of(bits: &Bits, cell: f32, simd: Simd) -> Self {
+        /// Rows that are turned into columns together: a cache line of words.
+        const TOGETHER: usize = 16;
         let side = |pixels: usize| (pixels as f32 / cell).ceil() as usize + 2 * CELLS + 1;
-        let (columns, rows) = (side(ink.width), side(ink.height));
-        let words = columns / 64 + 2;
-        let mut bits = vec![0u64; words * rows];
+        let (columns, rows) = (side(bits.width), side(bits.height));
+        // Two spare words, so that a strip always has a word to its right.
+        let words = columns / WORD + 2;
         // A pixel sets the cell of its centre or, where cells are smaller than pixels, every cell that it touches.
         let reach = if cell < 1.0 { 0.499 } else { 0.0 };
-        let span = |p: usize| [-reach, reach].map(|r: f32| ((p as f32 + 0.5 + r) / cell) as usize + CELLS);
-        let spans: Vec<[usize; 2]> = (0..ink.width).map(span).collect();
-        for (y, row) in ink.mask.chunks_exact(ink.width.max(1)).enumerate() {
-            let [v0, v1] = span(y);
-            for (x, _) in row.iter().enumerate().filter(|&(_, &m)| m == 1) {
-                let [u0, u1] = spans[x];
-                for v in v0..=v1 {
-                    for u in u0..=u1 {
-                        bits[v * words + u / 64] |= 1 << (u % 64);
+        let spans = |n: usize| -> Vec<[usize; 2]> {
+            (0..n).map(|p| [-reach, reach].map(|r: f32| ((p as f32 + 0.5 + r) / cell) as usize + CELLS)).collect()
+        };
+        let (across, down) = (spans(bits.width), spans(bits.height));
+        let mut ink = vec![0u32; words * rows];
+        let mut pooled = vec![0u64; bits.words];
+        let mut cells = vec![0u32; TOGETHER * words];
+        // Pixel rows `from..to` touch the row of cells.
+        let (mut from, mut to) = (0, 0);
+        for top in (0..rows).step_by(TOGETHER) {
+            let height = TOGETHER.min(rows - top);
+            let mut any = false;
+            for (v, cells) in (top..top + height).zip(cells.chunks_exact_mut(words)) {
+                while from < bits.height && down[from][1] < v {
+                    from += 1;
+                }
+                to = from.max(to);
+                while to < bits.height && down[to][0] <= v {
+                    to += 1;
+                }
+                if from == to {
+                    continue;
+                }
+                pooled.fill(0);
+                for row in bits.rows[from * bits.words..to * bits.words].chunks_exact(bits.words) {
+                    simd::unite(simd, row, &mut pooled);
+                }
+                any |= pool(&pooled, &across, cells);
+            }
+            if any {
+                for (w, column) in ink.chunks_exact_mut(rows).enumerate() {
+                    for (k, cell) in column[top..top + height].iter_mut().enumerate() {
+                        *cell = cells[k * words + w];
                     }
                 }
+                cells.fill(0);
             }
         }
-        let near = dilate(&bits, words, rows);
-        Self { cell, columns, rows, words, ink: bits, near }
+        let mut near = vec![0; words * rows];
+        let empty = vec![0; rows];
+        let column = |w: usize| ink.get(w * rows..(w + 1) * rows).unwrap_or(&empty);
+        for (w, out) in near.chunks_exact_mut(rows).enumerate() {
+            simd::grow(simd, column(w.wrapping_sub(1)), column(w), column(w + 1), out);
+        }
+        Self { simd, cell, columns, rows, ink, near }
     }
 
     /// Scans blocks of columns side by side, then keeps the local maxima of every shape.
-    fn scan(&self, bank: &[Variant], wanted: &[u32]) -> Vec<Candidate> {
+    fn scan(&self, wanted: &Wanted) -> Vec<Candidate> {
         let blocks = (self.columns - CELLS).div_ceil(BLOCK);
-        let peaks: Vec<Vec<Peak>> = (0..blocks).into_par_iter().map(|b| self.scan_block(b, bank, wanted)).collect();
+        let peaks: Vec<Vec<Peak>> = (0..blocks)
+            .into_par_iter()
+            .with_min_len(8)
+            .map_init(Scratch::default, |scratch, b| self.scan_block(b, wanted, scratch))
+            .collect();
         let mut found = Vec::new();
         for (b, column) in peaks.iter().enumerate() {
             let neighbours = &peaks[b.saturating_sub(1)..(b + 2).min(peaks.len())];
@@ -135,39 +203,33 @@ impl Level {
         found
     }
 
-    fn scan_block(&self, block: usize, bank: &[Variant], wanted: &[u32]) -> Vec<Peak> {
-        let lightest = bank[wanted[0] as usize].count as f32 * (1.0 - MAX_MISSING);
+    /// The best windows of a block of columns, by row of blocks and shape.
+    fn scan_block(&self, block: usize, wanted: &Wanted, scratch: &mut Scratch) -> Vec<Peak> {
+        let windows = (self.rows - CELLS).div_ceil(STRIDE);
+        let length = windows.next_multiple_of(LANES) + CELLS / 2;
+        scratch.near.resize(length, 0);
+        scratch.ink.resize(length, 0);
+        scratch.available.resize(length, 0);
         let mut peaks: Vec<Peak> = Vec::new();
-        let (mut ink, mut near, mut sums) = (vec![0u64; self.rows], vec![0u64; self.rows], vec![0u32; self.rows + 1]);
         for x in (block * BLOCK..((block + 1) * BLOCK).min(self.columns - CELLS)).step_by(STRIDE) {
-            self.strip(&self.near, x, &mut near);
-            for y in 0..self.rows {
-                sums[y + 1] = sums[y] + (near[y] as u32).count_ones();
-            }
-            if sums[self.rows] == 0 {
+            self.strip(&self.near, x, &mut scratch.near);
+            simd::available(self.simd, &scratch.near, &mut scratch.available);
+            if scratch.available[..windows].iter().all(|&a| a < wanted.probes.needed()) {
                 continue;
             }
-            self.strip(&self.ink, x, &mut ink);
-            for y in (0..self.rows - CELLS).step_by(STRIDE) {
-                let available = sums[y + CELLS] - sums[y];
-                if (available as f32) < lightest {
-                    continue;
-                }
-                let window: Window = std::array::from_fn(|k| near[y + 2 * k]);
-                for &i in wanted {
-                    let v = &bank[i as usize];
-                    let allowed = (v.count as f32 * MAX_MISSING) as u32;
-                    if v.count - allowed > available {
-                        break;
-                    }
-                    let Some(miss) = missing(&window, &v.ink, allowed) else { continue };
-                    let n = v.count as f32;
-                    let foreign = overlap(&std::array::from_fn(|k| ink[y + 2 * k]), &v.clutter);
-                    let score = 1.0 - miss as f32 / n - CLUTTER_WEIGHT * (foreign as f32 / n).min(CLUTTER_CAP);
-                    if score > MIN_SCORE {
-                        let row = (y / BLOCK) as u32;
-                        peaks.push(Peak { row, shape: v.shape, score, variant: i, at: [x as u32, y as u32] });
-                    }
+            self.strip(&self.ink, x, &mut scratch.ink);
+            let strip = Strip { near: &scratch.near, ink: &scratch.ink, available: &scratch.available[..windows] };
+            scratch.hits.clear();
+            simd::windows(self.simd, &strip, &wanted.probes, &mut scratch.hits);
+            for hit in &scratch.hits {
+                let variant = wanted.variants[hit.probe as usize];
+                let v = &wanted.bank[variant as usize];
+                let n = v.count as f32;
+                let foreign = (hit.foreign as f32 / n).min(CLUTTER_CAP);
+                let score = 1.0 - hit.missing as f32 / n - CLUTTER_WEIGHT * foreign;
+                if score > MIN_SCORE {
+                    let y = hit.window * STRIDE as u32;
+                    peaks.push(Peak { row: y / BLOCK as u32, shape: v.shape, score, variant, at: [x as u32, y] });
                 }
             }
         }
@@ -182,34 +244,47 @@ impl Level {
         peaks
     }
 
-    /// The 32 columns from `x` on: entry `y` holds row `y` in its low and row `y + 1` in its high half.
-    fn strip(&self, bits: &[u64], x: usize, out: &mut [u64]) {
-        let (word, shift) = (x / 64, x % 64);
-        let mut below = 0;
-        for y in (0..self.rows).rev() {
-            let i = y * self.words + word;
-            let pair = u128::from(bits[i]) | u128::from(bits[i + 1]) << 64;
-            let row = u64::from((pair >> shift) as u32);
-            out[y] = row | below << CELLS;
-            below = row;
+    /// The 32 columns from `x` on: entry `k` holds row `2k` in its low and row `2k + 1` in its high half.
+    fn strip(&self, words: &[u32], x: usize, out: &mut [u64]) {
+        let column = |w: usize| &words[w * self.rows..(w + 1) * self.rows];
+        let rows = &mut bytemuck::cast_slice_mut::<u64, u32>(out)[..self.rows];
+        simd::shift(self.simd, column(x / WORD), column(x / WORD + 1), (x % WORD) as u32, rows);
+        if cfg!(target_endian = "big") {
+            for pair in out {
+                *pair = pair.rotate_left(32);
+            }
         }
     }
 }
 
-/// Sets the eight neighbours of every set cell.
-fn dilate(bits: &[u64], words: usize, rows: usize) -> Vec<u64> {
-    let mut wide = vec![0; bits.len()];
-    for (row, out) in bits.chunks_exact(words).zip(wide.chunks_exact_mut(words)) {
-        for k in 0..words {
-            let left = if k > 0 { row[k - 1] >> 63 } else { 0 };
-            let right = row.get(k + 1).map_or(0, |w| w << 63);
-            out[k] = row[k] | row[k] << 1 | left | row[k] >> 1 | right;
+/// Sets the cells under the ink of a row of pixels; `spans` are a pixel's first and last cell. Says whether there was
+/// any ink.
+fn pool(row: &[u64], spans: &[[usize; 2]], cells: &mut [u32]) -> bool {
+    let mut any = false;
+    for (k, &word) in row.iter().enumerate().filter(|(_, w)| **w != 0) {
+        any = true;
+        let mut rest = word;
+        while rest != 0 {
+            // Neighbouring pixels have the same cell or neighbouring ones: a run of pixels is a run of cells.
+            let start = rest.trailing_zeros();
+            let length = (rest >> start).trailing_ones();
+            rest &= u64::MAX.checked_shl(start + length).unwrap_or(0);
+            let first = k * 64 + start as usize;
+            fill(cells, spans[first][0], spans[first + length as usize - 1][1]);
         }
     }
-    let mut out = wide.clone();
-    for i in words..rows * words {
-        out[i] |= wide[i - words];
-        out[i - words] |= wide[i];
+    any
+}
+
+/// Sets the bits `first..=last`.
+fn fill(words: &mut [u32], first: usize, last: usize) {
+    let (from, to) = (first / WORD, last / WORD);
+    let (head, tail) = (u32::MAX << (first % WORD), u32::MAX >> (WORD - 1 - last % WORD));
+    if from == to {
+        words[from] |= head & tail;
+    } else {
+        words[from] |= head;
+        words[from + 1..to].fill(u32::MAX);
+        words[to] |= tail;
     }
-    out
 }

@@ -176,7 +176,7 @@ impl Features {
             ("tight", self.tight),
             ("foreign", self.foreign),
             ("unexplained", self.unexplained),
-            ("correlation", self.likeness.correlation),("whole", self.likeness.whole),("text", self.likeness.text),("density", self.likeness.density),("residue", self.likeness.residues[0]),("residue2", self.likeness.residues[1]),("stroke", self.likeness.stroke),("stretch", self.stretch),("explained",self.explained),("scale_off",self.scale_off),
+            ("correlation", self.likeness.correlation),("whole", self.likeness.whole),("text", self.likeness.text),("density", self.likeness.density),("residue", self.likeness.residues[0]),("residue2", self.likeness.residues[1]),("stroke", self.likeness.stroke),("own",self.likeness.own),("letters",self.likeness.letters[0]),("letters_mean",self.likeness.letters[1]),("stretch", self.stretch),("explained",self.explained),("scale_off",self.scale_off),
             ("ink", self.ink),
             ("evidence", self.evidence()),
             ("margin", margin),

@@ -41,6 +41,8 @@ pub(super) struct Dense {
     samples: Vec<Sample>,
     /// Mean darkness of the template in each cell of text.
     text: Vec<f32>,
+    /// Lines of text: offset from the centre and smoothed darkness of their pixels.
+    lines: Vec<Vec<([f32; 2], f32)>>,
 }
 
 /// What the dense comparison measured.
@@ -56,6 +58,10 @@ pub(super) struct Likeness {
     pub density: f32,
     /// Largest and second largest share of the grey levels' variance that a sector leaves unexplained, 0 and up.
     pub residues: [f32; 2],
+    /// Correlation at the template's own stroke width.
+    pub own: f32,
+    /// Best and mean correlation of a line of text, letter by letter.
+    pub letters: [f32; 2],
     /// Best stroke width, in steps of a pixel to both sides of the template's.
     pub stroke: f32,
 }
@@ -66,7 +72,8 @@ impl Dense {
         let thin = extreme(&picture.darkness, w, h, u8::min);
         let thick = extreme(&picture.darkness, w, h, u8::max);
         let thicker = extreme(&thick, w, h, u8::max);
-        let planes = [&thin, &picture.darkness, &thick, &thicker].map(|p| super::ink::smooth(p, w, h));
+        let table: Vec<u8> = (0..=255).collect();
+        let planes = [&thin, &picture.darkness, &thick, &thicker].map(|p| super::ink::smooth(p, &table, w, h));
         let offset = |i: usize| [(i % w) as f32 + 0.5 - picture.centre[0], (i / w) as f32 + 0.5 - picture.centre[1]];
         let inside: Vec<usize> =
             (0..w * h).filter(|&i| picture.weight[i] >= 128 && { let [x, y] = offset(i); let _ = hull; x > extent[0] - MARGIN && x < extent[2] + MARGIN && y > extent[1] - MARGIN && y < extent[3] + MARGIN }).collect();
@@ -95,7 +102,8 @@ impl Dense {
         for (i, sum, n) in cells.into_values() {
             text[usize::from(i)] = sum / n;
         }
-        Self { samples, text }
+        let lines = text_lines(picture, &planes[1], &offset);
+        Self { samples, text, lines }
     }
 
     pub fn has_text(&self) -> bool { !self.text.is_empty() }
@@ -149,6 +157,19 @@ impl Dense {
             let floor = 2.0 * self.text.len() as f32;
             density = ((theirs + floor) / (mine + floor)).ln().abs();
         }
+        let mut letters = [values[k]; 2];
+        if !self.lines.is_empty() {
+            let found: Vec<f32> = self.lines.iter().map(|line| {
+                let mut best = -1.0f32;
+                for dy in [-1.5, 0.0, 1.5] { for dx in [-1.5, 0.0, 1.5] {
+                    let mut c = Correlation::default();
+                    for &([x, y], a) in line { c.add(a, at(place([x + dx, y + dy]))); }
+                    best = best.max(c.value());
+                } }
+                best
+            }).collect();
+            letters = [found.iter().copied().fold(-1.0, f32::max), found.iter().sum::<f32>() / found.len() as f32];
+        }
         let residue = |i: usize| residues.get(i).copied().unwrap_or(0.0);
         Likeness {
             correlation: values[k],
@@ -156,9 +177,30 @@ impl Dense {
             text,
             density,
             residues: [residue(0), residue(1)],
+            own: values[1],
+            letters,
             stroke: k as f32 - 1.0,
         }
     }
+}
+
+/// Rows of text that paper separates.
+fn text_lines(picture: &Picture, smooth: &[u8], offset: &dyn Fn(usize) -> [f32; 2]) -> Vec<Vec<([f32; 2], f32)>> {
+    let (w, h) = (picture.width, picture.height);
+    let inked = |y: usize| (0..w).any(|x| picture.text[y * w + x] == 1 && picture.darkness[y * w + x] > 110);
+    let mut lines = Vec::new();
+    let mut y = 0;
+    while y < h {
+        if !inked(y) { y += 1; continue; }
+        let start = y;
+        while y < h && inked(y) { y += 1; }
+        if y - start < 4 { continue; }
+        let rows = start.saturating_sub(1)..(y + 1).min(h);
+        let pixels: Vec<_> = rows.flat_map(|y| (0..w).map(move |x| y * w + x)).filter(|&i| picture.text[i] == 1).collect();
+        let stride = pixels.len().div_ceil(300).max(1);
+        lines.push(pixels.iter().step_by(stride).map(|&i| (offset(i), f32::from(smooth[i]))).collect());
+    }
+    lines
 }
 
 /// The least or greatest darkness of a pixel and its four neighbours.

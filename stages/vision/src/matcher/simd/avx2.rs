@@ -1,0 +1,170 @@
+//! The loops with AVX2: four windows or eight points a register.
+
+use std::arch::x86_64::{
+    __m128i, __m256i, _mm_cvtsi128_si64, _mm_extract_epi64, _mm256_add_epi8, _mm256_add_epi32, _mm256_add_epi64,
+    _mm256_add_ps, _mm256_and_si256, _mm256_andnot_si256, _mm256_castsi256_pd, _mm256_castsi256_si128,
+    _mm256_cmpgt_epi64, _mm256_cvttps_epi32, _mm256_extracti128_si256, _mm256_floor_ps, _mm256_loadu_ps,
+    _mm256_loadu_si256, _mm256_max_ps, _mm256_min_ps, _mm256_movemask_pd, _mm256_mul_ps, _mm256_mullo_epi32,
+    _mm256_sad_epu8, _mm256_set1_epi8, _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_set1_ps, _mm256_setr_epi8,
+    _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_srli_epi16, _mm256_storeu_si256,
+};
+
+use super::{Affine, Bordered, Cloud, Hit, LANES, POINTS, Probes, STEP, Strip, WORDS, Words};
+
+/// Eight windows.
+type Pair = [__m256i; 2];
+
+#[target_feature(enable = "avx2,popcnt")]
+pub(super) fn windows(strip: &Strip, probes: &Probes, hits: &mut Vec<Hit>) {
+    for (block, available) in strip.available.chunks(LANES).enumerate() {
+        let most = available.iter().copied().max().unwrap_or(0);
+        if most < probes.needed() {
+            continue;
+        }
+        let start = block * LANES;
+        let window = load(&strip.near[start..]);
+        for (i, first) in probes.first.iter().enumerate() {
+            if first.needed > most {
+                break;
+            }
+            let mut missing = lacking(&window, &first.words);
+            let mut fit = at_most(missing, first.allowed);
+            if fit == 0 {
+                continue;
+            }
+            let rest = &probes.rest[i];
+            for words in &rest.words {
+                let more = lacking(&window, words);
+                missing = [_mm256_add_epi64(missing[0], more[0]), _mm256_add_epi64(missing[1], more[1])];
+                fit = at_most(missing, first.allowed);
+                if fit == 0 {
+                    break;
+                }
+            }
+            if fit == 0 {
+                continue;
+            }
+            let missing = store(missing);
+            for lane in (0..available.len()).filter(|l| fit >> l & 1 == 1) {
+                let ink = &strip.ink[start + lane..][..WORDS];
+                let foreign = ink.iter().zip(&rest.clutter).map(|(p, q)| (p & q).count_ones()).sum();
+                let missing = missing[lane] as u32;
+                hits.push(Hit { probe: i as u32, window: (start + lane) as u32, missing, foreign });
+            }
+        }
+    }
+}
+
+/// Eight windows, each a word further down.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load(words: &[u64]) -> [Pair; WORDS] {
+    let words: &[u64; WORDS + LANES] = words[..WORDS + LANES].try_into().expect("checked by the caller");
+    // SAFETY: eight words from `k` on are inside.
+    std::array::from_fn(|k| unsafe {
+        let at = words.as_ptr().add(k);
+        [_mm256_loadu_si256(at.cast()), _mm256_loadu_si256(at.add(4).cast())]
+    })
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store(v: Pair) -> [u64; LANES] {
+    let mut out = [0; LANES];
+    // SAFETY: eight words.
+    unsafe {
+        _mm256_storeu_si256(out.as_mut_ptr().cast(), v[0]);
+        _mm256_storeu_si256(out.as_mut_ptr().add(4).cast(), v[1]);
+    }
+    out
+}
+
+/// Bit `l` is set where lane `l` is at most `limit`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn at_most(v: Pair, limit: u16) -> u32 {
+    let limit = _mm256_set1_epi64x(i64::from(limit));
+    let above = v.map(|v| _mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpgt_epi64(v, limit))) as u32);
+    !(above[0] | above[1] << 4) & 0xff
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn lacking(window: &[Pair; WORDS], words: &Words) -> Pair {
+    // Population counts of half bytes from a table (Mula, Kurz and Lemire, 2016), summed by bytes: four words give at
+    // most 32 a byte.
+    let table = _mm256_setr_epi8(
+        0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,
+    );
+    let half = _mm256_set1_epi8(15);
+    let mut sums = [_mm256_setzero_si256(); 2];
+    for k in 0..STEP {
+        let wanted = _mm256_set1_epi64x(words.ink[k].cast_signed());
+        let near = &window[usize::from(words.at[k]) % WORDS];
+        for (sum, near) in sums.iter_mut().zip(near) {
+            let lacking = _mm256_andnot_si256(*near, wanted);
+            let low = _mm256_shuffle_epi8(table, _mm256_and_si256(lacking, half));
+            let high = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16::<4>(lacking), half));
+            *sum = _mm256_add_epi8(*sum, _mm256_add_epi8(low, high));
+        }
+    }
+    sums.map(|s| _mm256_sad_epu8(s, _mm256_setzero_si256()))
+}
+
+#[target_feature(enable = "avx2")]
+pub(super) fn sum_under(cloud: &Cloud, map: &Bordered, pose: &Affine, limit: u32) -> u32 {
+    const HALF: usize = POINTS / 2;
+    let all = |v: f32| _mm256_set1_ps(v);
+    let (at, ax, ay) = (pose.at.map(all), pose.x.map(all), pose.y.map(all));
+    let (low, high) = (all(-1.0), [all(map.width as f32), all(map.height as f32)]);
+    let pitch = _mm256_set1_epi32(map.pitch() as i32);
+    // Column and row -1 lie at the start of the border.
+    let origin = _mm256_set1_epi32(map.pitch() as i32 + 1);
+    let mut sum = 0;
+    for (k, (x, y)) in cloud.x.chunks_exact(POINTS).zip(cloud.y.chunks_exact(POINTS)).enumerate() {
+        let half = |first: usize| {
+            // SAFETY: eight numbers each.
+            let (x, y) = unsafe { (_mm256_loadu_ps(x[first..].as_ptr()), _mm256_loadu_ps(y[first..].as_ptr())) };
+            let place = |i: usize| {
+                let v = _mm256_add_ps(_mm256_add_ps(at[i], _mm256_mul_ps(x, ax[i])), _mm256_mul_ps(y, ay[i]));
+                let v = _mm256_min_ps(_mm256_max_ps(v, low), high[i]);
+                _mm256_cvttps_epi32(_mm256_floor_ps(v))
+            };
+            let [u, v] = [place(0), place(1)];
+            let index = _mm256_add_epi32(_mm256_add_epi32(_mm256_mullo_epi32(v, pitch), u), origin);
+            [_mm256_castsi256_si128(index), _mm256_extracti128_si256::<1>(index)]
+        };
+        let ([a, b], [c, d]) = (half(0), half(HALF));
+        // SAFETY: places are bounded to the map with its border, whose length the caller checked.
+        sum += unsafe { sum_at(map.bytes, [a, b, c, d], cloud.len - k * POINTS) };
+        if sum >= limit {
+            break;
+        }
+    }
+    sum
+}
+
+/// Sum of the bytes at the first `len` of sixteen indices.
+///
+/// # Safety
+/// All indices lie inside.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn sum_at(bytes: &[u8], index: [__m128i; 4], len: usize) -> u32 {
+    // SAFETY: the caller's promise.
+    let byte = |i: u64| u64::from(unsafe { *bytes.get_unchecked((i & 0xffff_ffff) as usize) });
+    let pairs = index.map(|q| [_mm_cvtsi128_si64(q).cast_unsigned(), _mm_extract_epi64::<1>(q).cast_unsigned()]);
+    if len >= POINTS {
+        // Four sums, and 64 bits, so that the compiler leaves the numbers where they are.
+        let mut sums = [0; 4];
+        for [a, b] in pairs {
+            sums[0] += byte(a);
+            sums[1] += byte(a >> 32);
+            sums[2] += byte(b);
+            sums[3] += byte(b >> 32);
+        }
+        return sums.iter().sum::<u64>() as u32;
+    }
+    let all = pairs.iter().flatten().flat_map(|&p| [p, p >> 32]);
+    all.take(len).map(byte).sum::<u64>() as u32
+}

@@ -1,0 +1,313 @@
+//! The matcher's inner loops, compiled for several instruction sets, and the choice between them at run time.
+//!
+//! Owns the loops that touch every pixel, every window or every template point, and all `unsafe` of the matcher. Every
+//! loop has a portable twin that gives the same bits: sums are integers, and places are computed without fused
+//! multiply-add. Refuses to know templates, levels and poses: it sees words, bytes and points.
+//!
+//! # What a run costs
+//!
+//! *Pixels*: 4 bytes a pixel are held (grey, ink, squared distance, darkness) and every one is written once; the passes
+//! in between stay in the second-level cache. A level of the pyramid takes 2 bits a cell.
+//!
+//! *Scan*: eight windows below one another are eight 64-bit lanes; for each of 16 words a lane needs and-not, population
+//! count and add: 48 vector instructions and 128 bytes of template for eight windows. The four words with most ink come
+//! first and lie in one cache line with all else that the first test reads; for nearly all windows this quarter (12
+//! vector instructions) decides. A bank of 900 variants has 56 KB of such lines. Without `VPOPCNTDQ` a population count
+//! takes 8 instructions for half as many lanes.
+//!
+//! *Refinement*: for 16 points 8 multiplications and additions, 4 bounds, 2 conversions and 16 byte loads.
+#![expect(unsafe_code, reason = "vector instructions need target features that only the run-time check establishes")]
+#![expect(clippy::inline_always, reason = "code gets its instruction set from the function that it is inlined into")]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod bytes;
+mod portable;
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// Instruction sets, the narrowest first. Results do not depend on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Simd {
+    /// Plain Rust.
+    Portable,
+    /// AVX2.
+    Avx2,
+    /// AVX-512 with its population counts.
+    Avx512,
+}
+
+/// The widest set that may be used.
+static WIDEST: AtomicU8 = AtomicU8::new(Simd::Avx512 as u8);
+
+impl Simd {
+    /// Lets the matcher use no wider instructions than these from now on, in the whole program: for measurements.
+    pub fn limit(widest: Self) {
+        WIDEST.store(widest as u8, Ordering::Relaxed);
+    }
+
+    /// The widest set that this processor has and [`Self::limit`] allows.
+    pub fn chosen() -> Self {
+        let widest = WIDEST.load(Ordering::Relaxed);
+        [Self::Avx512, Self::Avx2]
+            .into_iter()
+            .find(|s| *s as u8 <= widest && s.is_available())
+            .unwrap_or(Self::Portable)
+    }
+
+    /// Whether this processor has the instructions.
+    #[cfg(target_arch = "x86_64")]
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Portable => true,
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt"),
+            Self::Avx512 => {
+                Self::Avx2.is_available()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vpopcntdq")
+            }
+        }
+    }
+
+    /// Whether this processor has the instructions.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn is_available(self) -> bool {
+        self == Self::Portable
+    }
+}
+
+/// Words of a window.
+const WORDS: usize = super::bank::CELLS / 2;
+/// Windows that are tested together.
+pub(super) const LANES: usize = 8;
+/// Words between tests.
+const STEP: usize = 4;
+
+/// Four words of a template's ink and where they lie in the window.
+#[derive(Clone, Copy, Default)]
+struct Words {
+    ink: [u64; STEP],
+    at: [u8; STEP],
+}
+
+/// What the first test of a template reads: one cache line.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct First {
+    words: Words,
+    /// Cells that may be missing.
+    allowed: u16,
+    /// Cells that must be there: all but these.
+    needed: u16,
+}
+
+/// What the following tests of a template read.
+struct Rest {
+    words: [Words; WORDS / STEP - 1],
+    clutter: super::bank::Window,
+}
+
+/// Templates as the scan reads them.
+#[derive(Default)]
+pub(super) struct Probes {
+    first: Vec<First>,
+    rest: Vec<Rest>,
+}
+
+/// A window that lacks no more of a template's ink than allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hit {
+    /// Index of the template.
+    pub probe: u32,
+    /// Index of the window in its strip.
+    pub window: u32,
+    /// Template cells without ink of the drawing.
+    pub missing: u32,
+    /// Ink of the drawing where the template wants none.
+    pub foreign: u32,
+}
+
+impl Probes {
+    /// Adds a template; the templates must come with growing numbers of ink cells.
+    pub fn push(&mut self, ink: &super::bank::Window, clutter: &super::bank::Window, allowed: u32) {
+        let mut order: [u8; WORDS] = std::array::from_fn(|k| k as u8);
+        order.sort_by_key(|&k| std::cmp::Reverse(ink[usize::from(k)].count_ones()));
+        let words = |step: usize| {
+            let at: [u8; STEP] = std::array::from_fn(|k| order[step * STEP + k]);
+            Words { ink: at.map(|k| ink[usize::from(k)]), at }
+        };
+        let count: u32 = ink.iter().map(|w| w.count_ones()).sum();
+        self.first.push(First { words: words(0), allowed: allowed as u16, needed: (count - allowed) as u16 });
+        self.rest.push(Rest { words: std::array::from_fn(|s| words(s + 1)), clutter: *clutter });
+    }
+
+    /// Fewest ink cells that a window needs for any of them.
+    pub fn needed(&self) -> u16 {
+        self.first.first().map_or(u16::MAX, |f| f.needed)
+    }
+}
+
+/// The windows of 32 columns and every second row: window `i` has words `i..i + 16` of both strips.
+pub(super) struct Strip<'a> {
+    /// Ink and its neighbours; a word holds two rows. At least `LANES + WORDS` words more than windows.
+    pub near: &'a [u64],
+    /// Ink.
+    pub ink: &'a [u64],
+    /// Cells set in each window of `near`.
+    pub available: &'a [u16],
+}
+
+/// Template points, and how many of them there are: the rest is padding.
+pub(super) struct Cloud {
+    x: Vec<f32>,
+    y: Vec<f32>,
+    len: usize,
+}
+
+/// Points that are placed together.
+const POINTS: usize = 16;
+
+impl Cloud {
+    /// Points in this order.
+    pub fn of(points: impl Iterator<Item = [f32; 2]>) -> Self {
+        let (mut x, mut y): (Vec<f32>, Vec<f32>) = points.map(|[x, y]| (x, y)).unzip();
+        let len = x.len();
+        x.resize(len.next_multiple_of(POINTS), 0.0);
+        y.resize(len.next_multiple_of(POINTS), 0.0);
+        Self { x, y, len }
+    }
+
+    /// Number of points.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+}
+
+/// A map of bytes with a border of one byte all around.
+pub(super) struct Bordered<'a> {
+    pub bytes: &'a [u8],
+    /// Size without the border.
+    pub width: usize,
+    pub height: usize,
+}
+
+impl Bordered<'_> {
+    fn pitch(&self) -> usize {
+        self.width + 2
+    }
+
+    fn check(&self) {
+        assert!(self.bytes.len() == self.pitch() * (self.height + 2) && self.bytes.len() < i32::MAX as usize);
+    }
+}
+
+/// Where points go: offset, and images of the x and the y axis.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Affine {
+    pub at: [f32; 2],
+    pub x: [f32; 2],
+    pub y: [f32; 2],
+}
+
+/// Declares functions whose portable code is compiled for every instruction set.
+macro_rules! compiled_for_each {
+    ($($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?);)*) => {
+        $($(#[$meta])*
+        #[inline]
+        pub(super) fn $name(simd: Simd, $($arg: $ty),*) {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,avx2,popcnt")]
+                fn avx512($($arg: $ty),*) {
+                    bytes::$name($($arg),*);
+                }
+                #[target_feature(enable = "avx2,popcnt")]
+                fn avx2($($arg: $ty),*) {
+                    bytes::$name($($arg),*);
+                }
+                match simd {
+                    // SAFETY: a set is chosen only where the processor has it.
+                    Simd::Avx512 => return unsafe { avx512($($arg),*) },
+                    Simd::Avx2 => return unsafe { avx2($($arg),*) },
+                    Simd::Portable => {}
+                }
+            }
+            let _ = simd;
+            bytes::$name($($arg),*);
+        })*
+    };
+}
+
+compiled_for_each! {
+    /// 1 where a level is on the ink's side of the threshold (levels up to it are `dark`), else 0.
+    fn threshold(levels: &[u8], threshold: u8, dark: bool, out: &mut [u8]);
+    /// The darkest (`light` false: the lightest) channel of each pixel.
+    fn extreme_channel(rgb: &[u8], light: bool, out: &mut [u8]);
+    /// A row of ink without pixels that have fewer than two neighbours; the first and the last pixel stay.
+    fn despeckle(above: &[u8], row: &[u8], below: &[u8], out: &mut [u8]);
+    /// Bits of a row of zeros and ones, the first in the lowest bit.
+    fn pack(row: &[u8], out: &mut [u64]);
+    /// 5-point binomial smoothing of a row; the border repeats.
+    fn smooth_row(row: &[u8], out: &mut [u8]);
+    /// The same down the columns of five rows.
+    fn smooth_columns(rows: [&[u8]; 5], out: &mut [u8]);
+    /// 1 to 0 and 0 to `cap`.
+    fn to_distance(mask: &[u8], cap: u8, out: &mut [u8]);
+    /// Chamfer distances along and from the neighbouring row, all at most `cap`.
+    fn chamfer(row: &mut [u8], neighbour: Option<&[u8]>, cap: u8, scratch: &mut [u8]);
+    /// Squares.
+    fn square(row: &[u8], out: &mut [u8]);
+    /// Unites rows of bits.
+    fn unite(row: &[u64], into: &mut [u64]);
+    /// The cells of a column of words, and their eight neighbours; words of 32 columns, `left` and `right` beside.
+    fn grow(left: &[u32], words: &[u32], right: &[u32], out: &mut [u32]);
+    /// The 32 columns from column `shift` (0..32) of `words` on.
+    fn shift(words: &[u32], right: &[u32], shift: u32, out: &mut [u32]);
+    /// Set bits of the 16 words from each word on.
+    fn available(words: &[u64], out: &mut [u16]);
+}
+
+/// Finds what fits the windows of a strip, in the order of windows (by eights) and templates.
+pub(super) fn windows(simd: Simd, strip: &Strip, probes: &Probes, hits: &mut Vec<Hit>) {
+    let reach = strip.available.len().next_multiple_of(LANES) + WORDS;
+    assert!(strip.near.len() >= reach && strip.ink.len() >= reach && probes.first.len() == probes.rest.len());
+    #[cfg(target_arch = "x86_64")]
+    match simd {
+        // SAFETY: a set is chosen only where the processor has it.
+        Simd::Avx512 => return unsafe { avx512::windows(strip, probes, hits) },
+        Simd::Avx2 => return unsafe { avx2::windows(strip, probes, hits) },
+        Simd::Portable => {}
+    }
+    let _ = simd;
+    portable::windows(strip, probes, hits);
+}
+
+/// Sum of a map's bytes under the placed points; the border counts for all that is outside. A sum that reaches `limit`
+/// is cut short there, by a multiple of 16 points.
+#[inline]
+pub(super) fn sum_under(simd: Simd, cloud: &Cloud, map: &Bordered, pose: &Affine, limit: u32) -> u32 {
+    map.check();
+    #[cfg(target_arch = "x86_64")]
+    match simd {
+        // SAFETY: a set is chosen only where the processor has it; the map was checked.
+        Simd::Avx512 => return unsafe { avx512::sum_under(cloud, map, pose, limit) },
+        Simd::Avx2 => return unsafe { avx2::sum_under(cloud, map, pose, limit) },
+        Simd::Portable => {}
+    }
+    let _ = simd;
+    portable::sum_under(cloud, map, pose, limit)
+}
+
+/// The next lower whole number of a small one; `f32::floor` calls a library where the processor is not known.
+#[inline]
+pub(super) fn whole(v: f32) -> i32 {
+    let towards_zero = v as i32;
+    towards_zero - i32::from(towards_zero as f32 > v)
+}

@@ -1,0 +1,200 @@
+//! Every instruction set gives the bits of the portable one, at every length.
+
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+
+/// The sets that this processor has, without the portable one.
+fn vectors() -> impl Iterator<Item = Simd> {
+    let (have, lack): (Vec<_>, Vec<_>) = [Simd::Avx2, Simd::Avx512].into_iter().partition(|s| s.is_available());
+    if !lack.is_empty() {
+        println!("not tested, because the processor lacks them: {lack:?}");
+    }
+    have.into_iter()
+}
+
+fn bytes(rng: &mut ChaCha8Rng, len: usize, below: u8) -> Vec<u8> {
+    (0..len).map(|_| rng.random_range(0..=below)).collect()
+}
+
+/// Words with about an eighth, a half or seven eighths of their bits set.
+fn words(rng: &mut ChaCha8Rng, len: usize) -> Vec<u64> {
+    let density = rng.random_range(0..3);
+    let mut word = || match density {
+        0 => rng.next_u64() & rng.next_u64() & rng.next_u64(),
+        1 => rng.next_u64(),
+        _ => rng.next_u64() | rng.next_u64() | rng.next_u64(),
+    };
+    (0..len).map(|_| word()).collect()
+}
+
+/// What `run` writes is the same for every set.
+fn same<T: Clone + PartialEq + std::fmt::Debug>(out: &[T], what: &str, run: impl Fn(Simd, &mut [T])) {
+    let with = |simd| {
+        let mut out = out.to_vec();
+        run(simd, &mut out);
+        out
+    };
+    let wanted = with(Simd::Portable);
+    for simd in vectors() {
+        assert_eq!(with(simd), wanted, "{what} of {} with {simd:?}", out.len());
+    }
+}
+
+#[test]
+fn bytes_and_words() {
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    for n in (1..140).chain([511, 512, 513, 1000]) {
+        let r = &mut rng;
+        let (levels, mask, zeros) = (bytes(r, n, 255), bytes(r, n, 1), vec![0u8; n]);
+        let rows: [Vec<u8>; 5] = std::array::from_fn(|_| bytes(r, n, 255));
+        let masks: [Vec<u8>; 2] = std::array::from_fn(|_| bytes(r, n, 1));
+        let rgb = bytes(r, 3 * n, 255);
+        let at = r.random_range(0..=255);
+        for flag in [false, true] {
+            same(&zeros, "threshold", |s, out| threshold(s, &levels, at, flag, out));
+            same(&zeros, "extreme_channel", |s, out| extreme_channel(s, &rgb, flag, out));
+        }
+        same(&zeros, "despeckle", |s, out| despeckle(s, &masks[0], &mask, &masks[1], out));
+        same(&vec![0; n.div_ceil(64)], "pack", |s, out| pack(s, &mask, out));
+        same(&zeros, "smooth_row", |s, out| smooth_row(s, &levels, out));
+        same(&zeros, "smooth_columns", |s, out| smooth_columns(s, std::array::from_fn(|k| &*rows[k]), out));
+        same(&zeros, "to_distance", |s, out| to_distance(s, &mask, 15, out));
+        same(&zeros, "square", |s, out| square(s, &levels, out));
+        for cap in [1, 15, 60] {
+            let near: Vec<u8> = levels.iter().map(|&v| v.min(cap)).collect();
+            let row: Vec<u8> = rows[0].iter().map(|&v| v.min(cap)).collect();
+            same(&row, "chamfer", |s, out| chamfer(s, out, Some(&near), cap, &mut vec![0; n]));
+            same(&row, "chamfer alone", |s, out| chamfer(s, out, None, cap, &mut vec![0; n]));
+        }
+        let (a, b) = (words(r, n), words(r, n));
+        same(&a, "unite", |s, out| unite(s, &b, out));
+        same(&vec![0u16; n], "available", |s, out| available(s, &a, out));
+        let columns: [Vec<u32>; 3] = std::array::from_fn(|_| words(r, n).into_iter().map(|w| w as u32).collect());
+        let [left, middle, right] = &columns;
+        same(&vec![0u32; n], "grow", |s, out| grow(s, left, middle, right, out));
+        for by in [0, 1, 17, 31] {
+            same(&vec![0u32; n], "shift", |s, out| shift(s, middle, right, by, out));
+        }
+    }
+}
+
+#[test]
+fn packed_bits_are_in_order() {
+    let mut row = vec![0; 70];
+    (row[0], row[9], row[63], row[65]) = (1, 1, 1, 1);
+    let mut out = [0; 2];
+    pack(Simd::chosen(), &row, &mut out);
+    assert_eq!(out, [1 | 1 << 9 | 1 << 63, 2]);
+}
+
+#[test]
+fn smoothing_keeps_even_grey_and_repeats_the_border() {
+    for n in 1..9 {
+        let mut out = vec![0; n];
+        smooth_row(Simd::chosen(), &vec![77; n], &mut out);
+        assert_eq!(out, vec![77; n]);
+    }
+    let mut out = [0; 3];
+    smooth_row(Simd::chosen(), &[160, 0, 0], &mut out);
+    assert_eq!(out, [110, 50, 10]);
+}
+
+#[test]
+fn windows_of_strips() {
+    let mut rng = ChaCha8Rng::seed_from_u64(2);
+    let mut seen = 0;
+    for round in 0..60 {
+        let count: usize = rng.random_range(1..50);
+        let reach = count.div_ceil(LANES) * LANES + WORDS;
+        let (near, ink) = (words(&mut rng, reach), words(&mut rng, reach));
+        let mut sums = vec![0; reach];
+        available(Simd::chosen(), &near, &mut sums);
+        let strip = Strip { near: &near, ink: &ink, available: &sums[..count] };
+        // Templates that lie somewhere in the strip with some ink added, and one that is empty.
+        let mut templates: Vec<[[u64; WORDS]; 2]> = (0..round % 23)
+            .map(|_| {
+                let at = rng.random_range(0..count);
+                let mut ink: [u64; WORDS] = std::array::from_fn(|k| near[at + k] & rng.next_u64());
+                ink[rng.random_range(0..WORDS)] |= rng.next_u64() & rng.next_u64();
+                [ink, std::array::from_fn(|_| rng.next_u64())]
+            })
+            .collect();
+        templates.push([[0; WORDS]; 2]);
+        let cells = |w: &[u64; WORDS]| w.iter().map(|w| w.count_ones()).sum::<u32>();
+        templates.sort_by_key(|[ink, _]| cells(ink));
+        let mut probes = Probes::default();
+        for [ink, clutter] in &templates {
+            probes.push(ink, clutter, cells(ink) / 10);
+        }
+        // What the words mean: every window against every template.
+        let mut wanted = Vec::new();
+        for window in 0..count {
+            for (i, [template, clutter]) in templates.iter().enumerate() {
+                let sum = |f: &dyn Fn(usize) -> u64| (0..WORDS).map(|k| f(k).count_ones()).sum::<u32>();
+                let missing = sum(&|k| template[k] & !near[window + k]);
+                let foreign = sum(&|k| clutter[k] & ink[window + k]);
+                if missing <= cells(template) / 10 {
+                    wanted.push(Hit { probe: i as u32, window: window as u32, missing, foreign });
+                }
+            }
+        }
+        let with = |simd| {
+            let mut hits = Vec::new();
+            windows(simd, &strip, &probes, &mut hits);
+            hits
+        };
+        let portable = with(Simd::Portable);
+        for simd in vectors() {
+            assert_eq!(with(simd), portable, "{simd:?}");
+        }
+        let mut sorted = portable;
+        sorted.sort_by_key(|h| (h.window, h.probe));
+        assert_eq!(sorted, wanted);
+        seen += sorted.iter().filter(|h| cells(&templates[h.probe as usize][0]) > 0).count();
+    }
+    assert!(seen > 100, "only {seen} hits: the test says little");
+}
+
+#[test]
+fn sums_under_points() {
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    for round in 0..400 {
+        let (width, height) = (rng.random_range(1..80), rng.random_range(1..80));
+        let map = bytes(&mut rng, (width + 2) * (height + 2), 225);
+        let map = Bordered { bytes: &map, width, height };
+        let mut number = |reach: f32| (rng.random::<f32>() - 0.5) * 2.0 * reach;
+        let points: Vec<[f32; 2]> = (0..round % 70).map(|_| [number(30.0), number(30.0)]).collect();
+        let at = [number(60.0) + 20.0, number(60.0) + 20.0];
+        // Now and then far outside, or on the borders of pixels.
+        let pose = match round % 5 {
+            0 => Affine { at: [number(1e12), number(1e9)], x: [1.0, 0.0], y: [0.0, 1.0] },
+            1 => Affine { at: at.map(f32::floor), x: [0.0, 0.0], y: [0.0, 0.0] },
+            _ => Affine { at, x: [number(2.0), number(2.0)], y: [number(2.0), number(2.0)] },
+        };
+        let cloud = Cloud::of(points.iter().copied());
+        let mut wanted = 0;
+        for [x, y] in points {
+            let place = |i: usize| (pose.at[i] + x * pose.x[i] + y * pose.y[i]).floor();
+            let (u, v) = (place(0), place(1));
+            let (u, v) = (u.clamp(-1.0, width as f32) + 1.0, v.clamp(-1.0, height as f32) + 1.0);
+            wanted += u32::from(map.bytes[v as usize * (width + 2) + u as usize]);
+        }
+        for simd in [Simd::Portable].into_iter().chain(vectors()) {
+            assert_eq!(sum_under(simd, &cloud, &map, &pose, u32::MAX), wanted, "{simd:?}");
+            for limit in [0, wanted / 2, wanted, wanted + 1] {
+                let cut = sum_under(simd, &cloud, &map, &pose, limit);
+                assert_eq!(cut, sum_under(Simd::Portable, &cloud, &map, &pose, limit), "{simd:?}");
+                assert!(cut == wanted || cut >= limit);
+            }
+        }
+    }
+}
+
+#[test]
+fn whole_numbers_are_floors() {
+    for v in [-1.0, -0.5, -0.0, 0.0, 0.999_999_94, 1.0, 1.5, 19_999.998] {
+        assert_eq!(whole(v), v.floor() as i32, "{v}");
+    }
+}
