@@ -1,7 +1,7 @@
 //! What holds of all decisions, taken together: later ones replace earlier ones about the same box.
 //!
-//! A box is the same when its id is, or when its class is and its edges are about the same: a labeller that learned
-//! something may move a box by a pixel, and that gives it another id.
+//! A box is the same when its id is, or, from one file to the next, when its class is and its edges are about the same: a
+//! labeller that learned something may move a box by a pixel, and that gives it another id.
 
 use std::collections::BTreeMap;
 
@@ -33,6 +33,8 @@ pub struct Standing {
     pub teaches: bool,
     /// Rises with the time of the decision.
     pub order: usize,
+    /// Position of its file.
+    file: usize,
 }
 
 impl Standing {
@@ -60,7 +62,11 @@ impl Standing {
 
     fn is_about(&self, later: &Self) -> bool {
         let same_id = self.id.is_some() && self.id == later.id;
-        same_id || matches!((&self.seen, &later.seen), (Some(a), Some(b)) if alike(&a.class, a.bbox, &b.class, b.bbox))
+        if same_id || self.file == later.file {
+            // Of one file all boxes were seen side by side, so two ids are two boxes.
+            return same_id;
+        }
+        matches!((&self.seen, &later.seen), (Some(a), Some(b)) if alike(&a.class, a.bbox, &b.class, b.bbox))
     }
 
     /// True when a person made the box of this decision, and `later` is about what was made.
@@ -88,16 +94,17 @@ fn alike(class: &str, bbox: BBox<Pixels>, other: &str, at: BBox<Pixels>) -> bool
 pub fn standing(files: &[Decisions]) -> BTreeMap<String, Vec<Standing>> {
     let mut all: BTreeMap<String, Vec<Standing>> = BTreeMap::new();
     let mut order = 0;
-    for file in files {
+    for (number, file) in files.iter().enumerate() {
         for decision in &file.boxes {
             order += 1;
-            add(all.entry(decision.image().to_owned()).or_default(), one(decision, !file.approve, order));
+            let new = Standing { teaches: !file.approve, order, file: number, ..one(decision) };
+            add(all.entry(decision.image().to_owned()).or_default(), new);
         }
     }
     all
 }
 
-fn one(decision: &BoxDecision, teaches: bool, order: usize) -> Standing {
+fn one(decision: &BoxDecision) -> Standing {
     let seen = decision.seen();
     let mut s = Standing {
         what: Decision::Accepted,
@@ -107,8 +114,9 @@ fn one(decision: &BoxDecision, teaches: bool, order: usize) -> Standing {
         class: None,
         bbox: None,
         scale: None,
-        teaches,
-        order,
+        teaches: true,
+        order: 0,
+        file: 0,
     };
     match decision {
         BoxDecision::Accept { .. } => {}
@@ -156,7 +164,7 @@ fn add(list: &mut Vec<Standing>, mut new: Standing) {
             old.class = new.class.or(old.class.take());
             old.bbox = new.bbox.or(old.bbox);
             old.scale = new.scale.or(old.scale);
-            (old.teaches, old.order) = (new.teaches, new.order);
+            (old.teaches, old.order, old.file) = (new.teaches, new.order, new.file);
         }
         Decision::Rejected => {
             let made = old.right().map(|(class, bbox)| Annotation::new(class, bbox));
@@ -215,6 +223,10 @@ mod tests {
     fn a_changed_mind_holds_also_when_the_box_moved() {
         assert_eq!(words(&hold(vec![accept("a", 0.0), reject("a", 1.0)])), [(Decision::Rejected, None)]);
         assert_eq!(words(&hold(vec![reject("a", 1.0), accept("a", 0.0)])), [(Decision::Accepted, Some(("a", 0.0)))]);
+        // In one file these are two boxes.
+        let file =
+            Decisions { approve: false, boxes: vec![accept("a", 0.0), reject("a", 1.0)], ..approval(&"a".repeat(64)) };
+        assert_eq!(standing(&[file])["i"].len(), 2);
         // Another class at the place, or another place, is another box.
         assert_eq!(hold(vec![accept("a", 0.0), reject("b", 0.0), reject("a", 15.0)]).len(), 3);
     }

@@ -9,11 +9,13 @@ pub mod exemplars;
 pub mod files;
 pub mod imported;
 pub mod labeller;
+pub mod ncc;
 mod section;
 pub mod settings;
 mod stage;
 pub mod template;
 pub mod upright;
+mod word_or_number;
 
 pub use exemplars::Exemplars;
 pub use files::{Import, ImportSettings};

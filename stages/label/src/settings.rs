@@ -1,12 +1,11 @@
 //! What can be set about labelling.
+//!
+//! Owns the settings, their defaults and ranges. What reads a number or a word is next door.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{self, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// Settings of the label stage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -21,16 +20,25 @@ pub struct Settings {
     /// Of two boxes that overlap by more than this (intersection over union, 0..=1) the weaker is dropped, whatever
     /// their classes. Default 0.5, the overlap from which two boxes count as the same object everywhere here.
     pub nms_iou: f64,
-    /// Template matching: turns that are tried: `none`, a number of degrees between turns (1 to 180), or `any`.
-    /// Default 90.
+    /// Template matching: how symbols are found: `symbol` (the symbol matcher: ink, best poses, choice between classes),
+    /// `ncc` (normalised cross-correlation with OpenCV's numbers: `matchTemplate` with `TM_CCOEFF_NORMED` at every turn and
+    /// size, transparent pixels as mask) or `auto`, which is `symbol`. Default `auto`.
+    pub method: Method,
+    /// Template matching: turns that are tried: `none`, a number of degrees between turns (1 to 180), or `any`
+    /// (with `method: ncc` every 5 degrees). Default 90.
     pub rotations: Rotations,
     /// Template matching: whether mirror images are tried. Default true.
     pub mirror: bool,
     /// Template matching: sizes of symbols on the drawing relative to their templates.
     pub scale: Scale,
     /// Template matching: largest factor by which a symbol's width over height may differ from its template's, 1..=2 (1:
-    /// none). Default 1.15: drawing programs fit symbols to grids.
+    /// none). Default 1.3: drawing programs fit symbols to grids. Not for `method: ncc`.
     pub stretch: f64,
+    /// Template matching with `method: ncc`: number of sizes that are tried from `scale.min` to `scale.max`, each larger
+    /// by the same factor, 1..=100. Default 5.
+    pub scale_steps: u32,
+    /// Template matching: turns, mirror images, sizes and stretch of single classes, by name.
+    pub classes: BTreeMap<String, ClassPoses>,
     /// Images with more pixels than this are left out, unread. Default 500,000,000, an A0 sheet at 560 dpi.
     pub max_pixels: u64,
 }
@@ -41,10 +49,13 @@ impl Default for Settings {
             labeller: Choice::Auto,
             thresholds: Thresholds::default(),
             nms_iou: 0.5,
+            method: Method::Auto,
             rotations: Rotations::Every(90.0),
             mirror: true,
             scale: Scale::default(),
-            stretch: 1.15,
+            stretch: 1.3,
+            scale_steps: 5,
+            classes: BTreeMap::new(),
             max_pixels: 500_000_000,
         }
     }
@@ -81,12 +92,64 @@ impl Choice {
     }
 }
 
+/// How templates are matched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// The symbol matcher.
+    #[default]
+    Auto,
+    /// The symbol matcher.
+    Symbol,
+    /// Normalised cross-correlation as OpenCV computes it.
+    Ncc,
+}
+
+/// Poses of a class. What is not given is as for all classes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClassPoses {
+    /// Turns that are tried: `none`, a number of degrees between turns (1 to 180), or `any`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rotations: Option<Rotations>,
+    /// Whether mirror images are tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<bool>,
+    /// Sizes relative to the base of all classes.
+    #[serde(skip_serializing_if = "ClassScale::is_empty")]
+    pub scale: ClassScale,
+    /// Largest factor by which width over height may differ from the template's, 1..=2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stretch: Option<f64>,
+}
+
+/// Sizes of a class on the drawing. What is not given is as for all classes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClassScale {
+    /// Smallest size relative to the base of all classes, 0.05..=20.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min: Option<f64>,
+    /// Largest size relative to the base of all classes, 0.05..=20.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<f64>,
+}
+
+impl ClassScale {
+    /// True when nothing is given.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Scores that boxes must reach.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Thresholds {
-    /// For every class: `auto` or a number, 0..=1. Default `auto`: template matching 0.3 (from
-    /// which matches on generated drawings are more often right than wrong), a detector 0.25, imported labels 0 (all).
+    /// For every class: `auto` or a number, 0..=1. Default `auto`: template matching 0.3 (from which matches on generated
+    /// drawings are more often right than wrong), with `method: ncc` 0.8 (the threshold of OpenCV's tutorial), a
+    /// detector 0.25, imported labels 0 (all).
     pub default: Threshold,
     /// For single classes, by name; overrides `default`.
     pub classes: BTreeMap<String, Threshold>,
@@ -107,7 +170,8 @@ impl Thresholds {
 #[serde(default, deny_unknown_fields)]
 pub struct Scale {
     /// Usual size on the drawing relative to the template: a number, 0.05..=20, or `auto`, the size at which most
-    /// classes are found on each drawing, between a fifth and five times. Default `auto`.
+    /// classes are found on each drawing, between a fifth and five times (with `method: ncc` the template as it is).
+    /// Default `auto`.
     pub base: Base,
     /// Smallest size relative to the base, 0.05..=20. Default 0.8.
     pub min: f64,
@@ -152,186 +216,64 @@ pub enum Rotations {
     Any,
 }
 
-/// A setting that is a number or one of a few words.
-trait WordOrNumber: Sized {
-    const WORDS: &'static [&'static str];
-    /// Lowest and highest number.
-    const RANGE: [f64; 2];
-    fn number(v: f64) -> Self;
-    fn word(word: &str) -> Option<Self>;
-}
-
-impl WordOrNumber for Threshold {
-    const WORDS: &'static [&'static str] = &["auto"];
-    const RANGE: [f64; 2] = [0.0, 1.0];
-    fn number(v: f64) -> Self {
-        Self::At(v)
-    }
-    fn word(word: &str) -> Option<Self> {
-        (word == "auto").then_some(Self::Auto)
-    }
-}
-
-impl WordOrNumber for Base {
-    const WORDS: &'static [&'static str] = &["auto"];
-    const RANGE: [f64; 2] = [0.05, 20.0];
-    fn number(v: f64) -> Self {
-        Self::At(v)
-    }
-    fn word(word: &str) -> Option<Self> {
-        (word == "auto").then_some(Self::Auto)
-    }
-}
-
-impl WordOrNumber for Rotations {
-    const WORDS: &'static [&'static str] = &["none", "any"];
-    const RANGE: [f64; 2] = [1.0, 180.0];
-    fn number(v: f64) -> Self {
-        Self::Every(v)
-    }
-    fn word(word: &str) -> Option<Self> {
-        match word {
-            "none" => Some(Self::None),
-            "any" => Some(Self::Any),
-            _ => None,
-        }
-    }
-}
-
-/// Reads a [`WordOrNumber`].
-struct Reader<T>(std::marker::PhantomData<T>);
-
-impl<T: WordOrNumber> Visitor<'_> for Reader<T> {
-    type Value = T;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        for w in T::WORDS {
-            write!(f, "`{w}`, ")?;
-        }
-        write!(f, "or a number from {} to {}", T::RANGE[0], T::RANGE[1])
-    }
-
-    fn visit_str<E: de::Error>(self, v: &str) -> Result<T, E> {
-        T::word(v).ok_or_else(|| E::invalid_value(de::Unexpected::Str(v), &self))
-    }
-
-    fn visit_f64<E: de::Error>(self, v: f64) -> Result<T, E> {
-        if (T::RANGE[0]..=T::RANGE[1]).contains(&v) {
-            Ok(T::number(v))
-        } else {
-            Err(E::invalid_value(de::Unexpected::Float(v), &self))
-        }
-    }
-
-    fn visit_u64<E: de::Error>(self, v: u64) -> Result<T, E> {
-        self.visit_f64(v as f64)
-    }
-
-    fn visit_i64<E: de::Error>(self, v: i64) -> Result<T, E> {
-        self.visit_f64(v as f64)
-    }
-}
-
-fn schema<T: WordOrNumber>() -> Schema {
-    json_schema!({
-        "anyOf": [{ "enum": T::WORDS }, { "type": "number", "minimum": T::RANGE[0], "maximum": T::RANGE[1] }]
-    })
-}
-
-impl<'de> Deserialize<'de> for Threshold {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        d.deserialize_any(Reader(std::marker::PhantomData))
-    }
-}
-
-impl Serialize for Threshold {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Auto => s.serialize_str("auto"),
-            Self::At(v) => s.serialize_f64(*v),
-        }
-    }
-}
-
-impl JsonSchema for Threshold {
-    fn schema_name() -> Cow<'static, str> {
-        "Threshold".into()
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        schema::<Self>()
-    }
-}
-
-impl<'de> Deserialize<'de> for Base {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        d.deserialize_any(Reader(std::marker::PhantomData))
-    }
-}
-
-impl Serialize for Base {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Auto => s.serialize_str("auto"),
-            Self::At(v) => s.serialize_f64(*v),
-        }
-    }
-}
-
-impl JsonSchema for Base {
-    fn schema_name() -> Cow<'static, str> {
-        "Base".into()
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        schema::<Self>()
-    }
-}
-
-impl<'de> Deserialize<'de> for Rotations {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        d.deserialize_any(Reader(std::marker::PhantomData))
-    }
-}
-
-impl Serialize for Rotations {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::None => s.serialize_str("none"),
-            Self::Any => s.serialize_str("any"),
-            Self::Every(v) => s.serialize_f64(*v),
-        }
-    }
-}
-
-impl JsonSchema for Rotations {
-    fn schema_name() -> Cow<'static, str> {
-        "Rotations".into()
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        schema::<Self>()
-    }
-}
-
 impl Settings {
-    /// The first setting out of its range: its name and what is wrong.
-    pub fn fault(&self) -> Option<(&'static str, String)> {
-        let range = |v: f64, lo: f64, hi: f64| {
-            let wrong = !(lo..=hi).contains(&v);
-            wrong.then(|| format!("{v} is not between {lo} and {hi}"))
-        };
-        let faults = [
-            ("nms_iou", range(self.nms_iou, 0.0, 1.0)),
-            ("scale.min", range(self.scale.min, 0.05, 20.0)),
-            ("scale.max", range(self.scale.max, 0.05, 20.0)),
-            ("stretch", range(self.stretch, 1.0, 2.0)),
-        ];
-        if let Some((key, Some(message))) = faults.into_iter().find(|f| f.1.is_some()) {
-            return Some((key, message));
-        }
-        if self.scale.min > self.scale.max {
-            return Some(("scale.min", format!("{} is more than scale.max, {}", self.scale.min, self.scale.max)));
-        }
-        (self.max_pixels == 0).then(|| ("max_pixels", "0 leaves every image out".to_owned()))
+    /// The poses of classes that have none of their own.
+    pub fn poses_of_all(&self) -> ResolvedPoses {
+        self.resolved(&ClassPoses::default())
     }
+
+    /// The poses of a class.
+    pub fn poses_of(&self, class: &str) -> ResolvedPoses {
+        self.classes.get(class).map_or_else(|| self.poses_of_all(), |own| self.resolved(own))
+    }
+
+    fn resolved(&self, own: &ClassPoses) -> ResolvedPoses {
+        ResolvedPoses {
+            rotations: own.rotations.unwrap_or(self.rotations),
+            mirror: own.mirror.unwrap_or(self.mirror),
+            scale_min: own.scale.min.unwrap_or(self.scale.min),
+            scale_max: own.scale.max.unwrap_or(self.scale.max),
+            stretch: own.stretch.unwrap_or(self.stretch),
+        }
+    }
+
+    /// The first setting out of its range: its name and what is wrong.
+    pub fn fault(&self) -> Option<(String, String)> {
+        let range = |key: String, v: f64, lo: f64, hi: f64| {
+            let wrong = !(lo..=hi).contains(&v);
+            wrong.then(|| (key, format!("{v} is not between {lo} and {hi}")))
+        };
+        let poses = |prefix: &str, p: &ResolvedPoses| {
+            let key = |name: &str| format!("{prefix}{name}");
+            range(key("scale.min"), p.scale_min, 0.05, 20.0)
+                .or_else(|| range(key("scale.max"), p.scale_max, 0.05, 20.0))
+                .or_else(|| range(key("stretch"), p.stretch, 1.0, 2.0))
+                .or_else(|| {
+                    let text = format!("{} is more than scale.max, {}", p.scale_min, p.scale_max);
+                    (p.scale_min > p.scale_max).then(|| (key("scale.min"), text))
+                })
+        };
+        range("nms_iou".into(), self.nms_iou, 0.0, 1.0)
+            .or_else(|| poses("", &self.poses_of_all()))
+            .or_else(|| self.classes.keys().find_map(|c| poses(&format!("classes.{c}."), &self.poses_of(c))))
+            .or_else(|| range("scale_steps".into(), f64::from(self.scale_steps), 1.0, 100.0))
+            .or_else(|| (self.max_pixels == 0).then(|| ("max_pixels".into(), "0 leaves every image out".into())))
+    }
+}
+
+/// Turns, mirror images, sizes and stretch that hold for a class.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ResolvedPoses {
+    /// Turns that are tried.
+    pub rotations: Rotations,
+    /// Whether mirror images are tried.
+    pub mirror: bool,
+    /// Smallest size relative to the base.
+    pub scale_min: f64,
+    /// Largest size relative to the base.
+    pub scale_max: f64,
+    /// Largest factor by which width over height may differ from the template's.
+    pub stretch: f64,
 }
 
 #[cfg(test)]
@@ -369,5 +311,45 @@ mod tests {
         let scale = Scale { min: 2.0, max: 1.0, ..Scale::default() };
         assert_eq!(Settings { scale, ..Settings::default() }.fault().unwrap().0, "scale.min");
         assert!(Settings::default().fault().is_none());
+    }
+
+    #[test]
+    fn classes_take_over_what_they_do_not_set() {
+        let s = parse(
+            r#"{"mirror":false,"scale":{"max":2},"classes":{"pump":{"rotations":"any","scale":{"min":1},"stretch":1}}}"#,
+        )
+        .unwrap();
+        let all = ResolvedPoses {
+            rotations: Rotations::Every(90.0),
+            mirror: false,
+            scale_min: 0.8,
+            scale_max: 2.0,
+            stretch: 1.3,
+        };
+        assert_eq!(s.poses_of("fan"), all);
+        let pump = ResolvedPoses { rotations: Rotations::Any, scale_min: 1.0, stretch: 1.0, ..all };
+        assert_eq!(s.poses_of("pump"), pump);
+        assert!(s.fault().is_none());
+        let again: Settings = serde_json::from_value(serde_json::to_value(&s).unwrap()).unwrap();
+        assert_eq!(again, s);
+    }
+
+    #[test]
+    fn bad_values_of_classes_are_named() {
+        for (json, key) in [
+            (r#"{"classes":{"pump":{"stretch":3}}}"#, "classes.pump.stretch"),
+            (r#"{"classes":{"pump":{"scale":{"min":1.5}}}}"#, "classes.pump.scale.min"),
+            (r#"{"classes":{"pump":{"scale":{"max":99}}}}"#, "classes.pump.scale.max"),
+            (r#"{"scale_steps":0}"#, "scale_steps"),
+        ] {
+            assert_eq!(parse(json).unwrap().fault().unwrap().0, key);
+        }
+        // The base is that of the whole drawing.
+        for json in
+            [r#"{"classes":{"pump":{"scale":{"base":2}}}}"#, r#"{"classes":{"pump":{"turn":2}}}"#, r#"{"method":"cv"}"#]
+        {
+            assert!(parse(json).is_err(), "{json}");
+        }
+        assert_eq!(parse(r#"{"method":"ncc"}"#).unwrap().method, Method::Ncc);
     }
 }

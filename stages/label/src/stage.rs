@@ -72,7 +72,7 @@ impl ItemStage for Label {
 
     fn resolve(&self, mut config: Settings, facts: &Facts) -> Result<(Settings, Vec<String>), StageError> {
         if let Some((key, message)) = config.fault() {
-            return Err(StageError::Config { key: key.into(), message });
+            return Err(StageError::Config { key, message });
         }
         let (choice, why) = choose(config.labeller, &facts.connected)?;
         config.labeller = choice;
@@ -200,12 +200,14 @@ impl ItemStage for Label {
     }
 }
 
-/// Refuses thresholds of classes that the ontology does not have.
+/// Refuses settings of classes that the ontology does not have.
 fn check_names(config: &Settings, ontology: &Ontology) -> Result<(), StageError> {
-    let Some(name) = config.thresholds.classes.keys().find(|n| ontology.class(n).is_none()) else { return Ok(()) };
+    let thresholds = config.thresholds.classes.keys().map(|name| ("thresholds.classes", name));
+    let mut named = thresholds.chain(config.classes.keys().map(|name| ("classes", name)));
+    let Some((key, name)) = named.find(|(_, n)| ontology.class(n).is_none()) else { return Ok(()) };
     let near = nearest(ontology, name).map_or_else(String::new, |n| format!("; did you mean `{n}`?"));
     let message = format!("the ontology has no class `{name}`{near}");
-    Err(StageError::Config { key: "thresholds.classes".into(), message })
+    Err(StageError::Config { key: key.into(), message })
 }
 
 /// Images that no label is known for, in words.

@@ -1,11 +1,14 @@
 //! The labeller that matches the ontology's template pictures on the drawing.
 
+use std::collections::BTreeMap;
+
 use datasets::{Annotation, Provenance, Score};
 use engine::{DeviceUse, StageError};
-use vision::matcher::{self, Match, Matcher, MatcherConfig, MatcherError, Poses, Role, ScaleBase, Template};
+use vision::matcher::{self, Found, Match, Matcher, MatcherConfig, MatcherError, Poses, Role, ScaleBase, Template};
 
 use crate::labeller::{Job, LabelError, Labelled, Labeller, Parts};
-use crate::settings::{Base, Rotations, Settings};
+use crate::ncc;
+use crate::settings::{Base, Method, ResolvedPoses, Rotations, Settings};
 
 /// Threshold that `auto` stands for.
 pub const AUTO_THRESHOLD: f64 = matcher::DEFAULT_THRESHOLD;
@@ -14,8 +17,24 @@ struct TemplateLabeller {
     matcher: Matcher,
 }
 
-/// Prepares all templates of the ontology.
+/// Prepares all templates of the ontology for the method of the settings.
 pub fn build(parts: &Parts<'_>) -> Result<Box<dyn Labeller>, StageError> {
+    let mut templates = given(parts)?;
+    let learned = crate::exemplars::templates(parts)?;
+    if parts.settings.method == Method::Ncc {
+        return ncc::build(parts.settings, &templates, learned.len());
+    }
+    templates.extend(learned);
+    let matcher = Matcher::new(&templates, &matcher_config(parts.settings, &templates)).map_err(|e| match e {
+        MatcherError::NoTemplates => no_templates(),
+        MatcherError::BlankTemplate { .. } => StageError::input(e.to_string(), "see the named file"),
+        MatcherError::Config { ref field, .. } => StageError::Config { key: field.clone(), message: e.to_string() },
+    })?;
+    Ok(Box::new(TemplateLabeller { matcher }))
+}
+
+/// The ontology's pictures.
+fn given(parts: &Parts<'_>) -> Result<Vec<Template>, StageError> {
     let ontology = &parts.ontology.ontology;
     let mut templates = Vec::new();
     for class in &ontology.classes {
@@ -34,43 +53,60 @@ pub fn build(parts: &Parts<'_>) -> Result<Box<dyn Labeller>, StageError> {
             templates.push(Template { class, name, image: image.into_rgba8(), role });
         }
     }
-    templates.extend(crate::exemplars::templates(parts)?);
-    let matcher = Matcher::new(&templates, &matcher_config(parts.settings, &templates)).map_err(|e| match e {
-        MatcherError::NoTemplates => StageError::input(
-            "no class of the ontology has a template",
-            "put one picture a symbol into the folder that `inputs.templates` names",
-        ),
-        MatcherError::BlankTemplate { .. } => StageError::input(e.to_string(), "see the named file"),
-        MatcherError::Config { ref field, .. } => StageError::Config { key: field.clone(), message: e.to_string() },
-    })?;
-    Ok(Box::new(TemplateLabeller { matcher }))
+    Ok(templates)
+}
+
+pub(crate) fn no_templates() -> StageError {
+    StageError::input(
+        "no class of the ontology has a template",
+        "put one picture a symbol into the folder that `inputs.templates` names",
+    )
 }
 
 /// The matcher's settings that the stage's stand for.
 pub fn matcher_config(settings: &Settings, templates: &[Template]) -> MatcherConfig {
-    let (scale_base, factor) = match settings.scale.base {
-        Base::Auto => (ScaleBase::Drawing, 1.0),
-        Base::At(factor) => (ScaleBase::Template, factor),
+    let scale_base = match settings.scale.base {
+        Base::Auto => ScaleBase::Drawing,
+        Base::At(_) => ScaleBase::Template,
     };
-    let threshold = |class: &str| (class.to_owned(), settings.thresholds.of(class, AUTO_THRESHOLD));
     MatcherConfig {
-        poses: Poses {
-            rotations: match settings.rotations {
-                Rotations::None => matcher::Rotations::None,
-                Rotations::Every(90.0) => matcher::Rotations::Quarter,
-                Rotations::Every(step) => matcher::Rotations::Every(step),
-                Rotations::Any => matcher::Rotations::Any,
-            },
-            mirror: settings.mirror,
-            scale_min: (settings.scale.min * factor).clamp(0.05, 20.0),
-            scale_max: (settings.scale.max * factor).clamp(0.05, 20.0),
-            stretch: settings.stretch,
-        },
         scale_base,
-        class_thresholds: templates.iter().map(|t| threshold(&t.class)).collect(),
+        poses: poses(settings, settings.poses_of_all()),
+        class_poses: class_poses(settings),
+        class_thresholds: class_thresholds(settings, templates, AUTO_THRESHOLD),
         nms_iou: settings.nms_iou,
         ..MatcherConfig::default()
     }
+}
+
+/// The poses of a class, in pixels of the template times the base.
+pub(crate) fn poses(settings: &Settings, p: ResolvedPoses) -> Poses {
+    let factor = match settings.scale.base {
+        Base::Auto => 1.0,
+        Base::At(factor) => factor,
+    };
+    Poses {
+        rotations: match p.rotations {
+            Rotations::None => matcher::Rotations::None,
+            Rotations::Every(90.0) => matcher::Rotations::Quarter,
+            Rotations::Every(step) => matcher::Rotations::Every(step),
+            Rotations::Any => matcher::Rotations::Any,
+        },
+        mirror: p.mirror,
+        scale_min: (p.scale_min * factor).clamp(0.05, 20.0),
+        scale_max: (p.scale_max * factor).clamp(0.05, 20.0),
+        stretch: p.stretch,
+    }
+}
+
+/// The poses of the classes that have their own.
+pub(crate) fn class_poses(settings: &Settings) -> BTreeMap<String, Poses> {
+    settings.classes.keys().map(|c| (c.clone(), poses(settings, settings.poses_of(c)))).collect()
+}
+
+/// The threshold of every class that has a template.
+pub(crate) fn class_thresholds(settings: &Settings, templates: &[Template], auto: f64) -> BTreeMap<String, f64> {
+    templates.iter().map(|t| (t.class.clone(), settings.thresholds.of(&t.class, auto))).collect()
 }
 
 impl Labeller for TemplateLabeller {
@@ -91,15 +127,19 @@ impl Labeller for TemplateLabeller {
     }
 
     fn label(&self, job: &Job<'_>) -> Result<Labelled, LabelError> {
-        let found = self.matcher.find(&job.picture.rgb);
-        let mut labelled = Labelled::default();
-        for s in found.skipped {
-            labelled.remark(format!("template `{}` was not used: {}", s.template, s.reason));
-        }
-        labelled.annotations = found.matches.into_iter().map(annotation).collect();
-        labelled.candidates = found.candidates.into_iter().map(annotation).collect();
-        Ok(labelled)
+        Ok(labelled(self.matcher.find(&job.picture.rgb), annotation))
     }
+}
+
+/// What was found on a drawing as the stage keeps it.
+pub(crate) fn labelled(found: Found, annotation: impl Fn(Match) -> Annotation) -> Labelled {
+    let mut labelled = Labelled::default();
+    for s in found.skipped {
+        labelled.remark(format!("template `{}` was not used: {}", s.template, s.reason));
+    }
+    labelled.annotations = found.matches.into_iter().map(&annotation).collect();
+    labelled.candidates = found.candidates.into_iter().map(&annotation).collect();
+    labelled
 }
 
 /// A match as an annotation, with all that the matcher knows about it.

@@ -121,6 +121,8 @@ fn settings_that_cannot_work() {
         (json!({"labeller": "imported"}), "`labels`"),
         (json!({"thresholds": {"classes": {"crosed box": 0.5}}}), "did you mean `crossed box`"),
         (json!({"nms_iou": 3}), "nms_iou"),
+        (json!({"classes": {"crosed box": {"mirror": false}}}), "did you mean `crossed box`"),
+        (json!({"classes": {"crossed box": {"stretch": 9}}}), "classes.crossed box.stretch"),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let e = harness(dir.path(), &[("a.png", &one)]).run(&registry(), config).err().unwrap();
@@ -137,6 +139,58 @@ fn blank_templates_are_refused() {
     let h = Harness::new(dir.path()).unwrap().files("images", IMAGES, &[("a.png", &one)]).unwrap();
     let e = h.input::<OntologyKind>("ontology", &o).unwrap().run(&registry(), Value::Null).err().unwrap();
     assert!(e.to_string().contains("box.png") && e.to_string().contains("blank"), "{e}");
+}
+
+#[test]
+fn opencv_numbers_on_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let one = drawing(&[(30, 50), (180, 90)]);
+    let h = harness(dir.path(), &[("a.png", &one)]);
+    let ran = h.run(&registry(), json!({"method": "ncc", "scale_steps": 3})).unwrap();
+    let set = h.read::<Annotations>(&ran, "annotations").unwrap();
+    let boxes: Vec<_> = set.images[0].annotations.iter().map(|a| a.bbox).collect();
+    // The box is the template's picture, which has four pixels of paper on every side.
+    assert_eq!(boxes, [BBox::new(26.0, 46.0, 74.0, 94.0), BBox::new(176.0, 86.0, 224.0, 134.0)]);
+    let a = &set.images[0].annotations[0];
+    assert!((a.score.unwrap().get() - 1.0).abs() < 1e-9 && a.attributes["method"] == "ncc", "{a:?}");
+    let p = &a.provenance;
+    assert_eq!((p.labeller.as_str(), p.source.as_deref(), p.threshold), ("template", Some("box.png"), Some(0.8)));
+    assert!(p.version.as_deref() == Some("ncc 1") && p.evidence["scale"] == 1.0 && p.evidence["correlation"] > 0.99);
+    // Another name for what `auto` does.
+    let bytes = |method: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let h = harness(dir.path(), &[("a.png", &one)]);
+        let ran = h.run(&registry(), json!({"method": method})).unwrap();
+        h.read::<Annotations>(&ran, "annotations").unwrap()
+    };
+    assert_eq!(bytes("auto"), bytes("symbol"));
+}
+
+#[test]
+fn flat_templates_are_refused_by_ncc() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut o = ontology();
+    o.templates.insert("box.png".into(), png(&RgbImage::from_pixel(20, 20, Rgb([255; 3]))));
+    let one = drawing(&[(30, 50)]);
+    let h = Harness::new(dir.path()).unwrap().files("images", IMAGES, &[("a.png", &one)]).unwrap();
+    let h = h.input::<OntologyKind>("ontology", &o).unwrap();
+    let e = h.run(&registry(), json!({"method": "ncc"})).err().unwrap();
+    assert!(e.to_string().contains("box.png") && e.to_string().contains("one grey level"), "{e}");
+}
+
+#[test]
+fn poses_of_a_single_class() {
+    let one = drawing(&[(30, 50)]);
+    for method in ["symbol", "ncc"] {
+        let count = |classes: Value| {
+            let dir = tempfile::tempdir().unwrap();
+            let h = harness(dir.path(), &[("a.png", &one)]);
+            let ran = h.run(&registry(), json!({"method": method, "scale": {"base": 1}, "classes": classes})).unwrap();
+            h.read::<Annotations>(&ran, "annotations").unwrap().box_count()
+        };
+        assert_eq!(count(json!({})), 1, "{method}");
+        assert_eq!(count(json!({"crossed box": {"scale": {"min": 2, "max": 3}}})), 0, "{method}");
+    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ use crate::{
 
 mod engine_noop;
 mod labels;
+mod meter;
 
 /// `pipeline bench`.
 #[derive(Subcommand, Debug)]

@@ -12,10 +12,12 @@ mod text;
 
 use super::{MatcherError, Template};
 
-/// Margin of the ink in a cut-out, as a share of the side, up to which the cut-out is taken for the symbol's box.
-const SNUG: f32 = 0.1;
+/// Margin of the ink in a cut-out, as a share of the side, up to which the cut-out's side is the symbol's.
+const SNUG: f32 = 0.12;
 /// The same in pixels, for small symbols.
-const SNUG_PX: f32 = 3.0;
+const SNUG_PX: f32 = 4.0;
+/// The same as a share, on a side where a pipe's end bridges the margin.
+const BRIDGED: f32 = 0.3;
 
 /// Why something was taken out of a template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,7 +93,7 @@ pub(super) fn clean(template: &Template) -> Result<Clean, MatcherError> {
     let stubs = stubs::find(&clean.ink, width, height);
     clean.take_out(&stubs, RemovedKind::Stub);
     clean.bounds = bounds(&clean.ink, width).ok_or_else(blank)?;
-    clean.frame = frame(clean.bounds, &raw, width, height);
+    clean.frame = frame(clean.bounds, &raw, &stubs, width, height);
     clean.text = text::regions(&clean.ink, width, height);
     clean.tell();
     Ok(clean)
@@ -151,20 +153,22 @@ fn bounds(ink: &[u8], width: usize) -> Option<[usize; 4]> {
     Some([x0, at().next()? / width, x1 + 1, at().next_back()? / width + 1])
 }
 
-/// See [`Clean::frame`].
-fn frame(bounds: [usize; 4], raw: &[u8], width: usize, height: usize) -> [f32; 4] {
-    let border = |i: usize| {
+/// See [`Clean::frame`]. Wider margins are halved: whether such a box belongs to the symbol or to the surroundings is
+/// open, and half of it is a good box either way.
+fn frame(bounds: [usize; 4], raw: &[u8], stubs: &[usize], width: usize, height: usize) -> [f32; 4] {
+    let sides = |i: usize| {
         let (x, y) = (i % width, i / width);
-        x.min(width - 1 - x).min(y).min(height - 1 - y) == 0
+        [x == 0, y == 0, x + 1 == width, y + 1 == height]
     };
     let own = bounds.map(|v| v as f32);
-    if !(0..raw.len()).any(|i| raw[i] == 1 && border(i)) {
+    if !(0..raw.len()).any(|i| raw[i] == 1 && sides(i).contains(&true)) {
         return own;
     }
     let picture = [0.0, 0.0, width as f32, height as f32];
-    let side = [width as f32, height as f32];
     std::array::from_fn(|k| {
-        let snug = (SNUG * side[k % 2]).max(SNUG_PX);
-        if (own[k] - picture[k]).abs() <= snug { picture[k] } else { own[k] }
+        let side = picture[2 + k % 2];
+        let bridged = stubs.iter().any(|&i| sides(i)[k]);
+        let snug = if bridged { (BRIDGED * side).max(SNUG_PX) } else { (SNUG * side).max(SNUG_PX) };
+        if (own[k] - picture[k]).abs() <= snug { picture[k] } else { f32::midpoint(own[k], picture[k]) }
     })
 }

@@ -13,6 +13,7 @@ mod hull;
 mod hygiene;
 mod ink;
 mod pose;
+mod quality;
 mod scale;
 mod scan;
 mod score;
@@ -30,6 +31,9 @@ use rayon::prelude::*;
 
 pub use config::{CANDIDATE_THRESHOLD, DEFAULT_THRESHOLD, MatcherConfig, Poses, Rotations, ScaleBase};
 pub use hygiene::{Removed, RemovedKind};
+pub use quality::{
+    CleanedPicture, Confusion, ConfusionKind, Part, Plainness, Quality, Symmetry, TemplateQuality, Warning,
+};
 pub use score::{CONFIDENCE_FEATURES, ConfidenceFeature};
 pub use simd::Simd;
 

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::bank::{CELLS, DIAMETER_CELLS, Variant};
 use super::ink::{Bits, Ink};
-use super::simd::{self, Hit, LANES, Probes, Simd, Strip};
+use super::simd::{self, Hit, Probes, Simd, Strip};
 
 /// Ratio of cell sizes from one level to the next. A window tolerates one cell of 16 at its rim.
 const LEVEL_RATIO: f32 = 1.12;
@@ -73,6 +73,8 @@ struct Wanted<'a> {
     bank: &'a [Variant],
     variants: Vec<u32>,
     probes: Probes,
+    /// Number of shapes in the bank.
+    shapes: usize,
 }
 
 impl<'a> Wanted<'a> {
@@ -81,7 +83,37 @@ impl<'a> Wanted<'a> {
         for v in variants.iter().map(|&i| &bank[i as usize]) {
             probes.push(&v.ink, &v.clutter, (v.count as f32 * MAX_MISSING) as u32);
         }
-        Self { bank, variants, probes }
+        let shapes = bank.iter().map(|v| v.shape as usize + 1).max().unwrap_or(0);
+        Self { bank, variants, probes, shapes }
+    }
+
+    /// A window that fits, when little foreign ink lies in it.
+    fn peak(&self, hit: &Hit, x: u32) -> Option<Peak> {
+        let variant = self.variants[hit.probe as usize];
+        let v = &self.bank[variant as usize];
+        let n = v.count as f32;
+        let foreign = (f32::from(hit.foreign) / n).min(CLUTTER_CAP);
+        let score = 1.0 - f32::from(hit.missing) / n - CLUTTER_WEIGHT * foreign;
+        let y = hit.window * STRIDE as u32;
+        (score > MIN_SCORE).then_some(Peak { row: y / BLOCK as u32, shape: v.shape, score, variant, at: [x, y] })
+    }
+}
+
+/// The best window of a shape in a block.
+#[derive(Clone, Copy)]
+struct Peak {
+    row: u32,
+    shape: u32,
+    score: f32,
+    variant: u32,
+    at: [u32; 2],
+}
+
+impl Peak {
+    /// Of equal scores the first place and variant counts.
+    fn beats(&self, other: &Self) -> bool {
+        let place = |p: &Self| (p.at, p.variant);
+        self.score > other.score || (self.score == other.score && place(self) < place(other))
     }
 }
 
@@ -100,23 +132,15 @@ struct Level {
     near: Vec<u32>,
 }
 
-/// The best window of a shape in a block.
-#[derive(Clone, Copy)]
-struct Peak {
-    row: u32,
-    shape: u32,
-    score: f32,
-    variant: u32,
-    at: [u32; 2],
-}
-
-/// What the scan of a strip needs room for.
+/// What the scan of a block of columns needs room for.
 #[derive(Default)]
 struct Scratch {
-    near: Vec<u64>,
-    ink: Vec<u64>,
-    available: Vec<u16>,
+    strip: Strip,
     hits: Vec<Hit>,
+    /// The best of each row of blocks and each shape, for some rows.
+    best: Vec<Option<Peak>>,
+    /// Which of these are there.
+    there: Vec<u32>,
 }
 
 impl Level {
@@ -205,42 +229,42 @@ impl Level {
 
     /// The best windows of a block of columns, by row of blocks and shape.
     fn scan_block(&self, block: usize, wanted: &Wanted, scratch: &mut Scratch) -> Vec<Peak> {
-        let windows = (self.rows - CELLS).div_ceil(STRIDE);
-        let length = windows.next_multiple_of(LANES) + CELLS / 2;
-        scratch.near.resize(length, 0);
-        scratch.ink.resize(length, 0);
-        scratch.available.resize(length, 0);
+        const { assert!(BLOCK == 2 * STRIDE, "a block is two columns of windows wide") };
+        let Scratch { strip, hits, best, there } = scratch;
+        let x = block * BLOCK;
+        strip.resize((self.rows - CELLS).div_ceil(STRIDE));
+        for (k, near) in strip.near.iter_mut().enumerate() {
+            self.strip(&self.near, x + k * STRIDE, near);
+        }
+        if !strip.prepare(self.simd, &wanted.probes) {
+            return Vec::new();
+        }
+        for (k, ink) in strip.ink.iter_mut().enumerate() {
+            self.strip(&self.ink, x + k * STRIDE, ink);
+        }
+        hits.clear();
+        simd::windows(self.simd, strip, &wanted.probes, hits);
         let mut peaks: Vec<Peak> = Vec::new();
-        for x in (block * BLOCK..((block + 1) * BLOCK).min(self.columns - CELLS)).step_by(STRIDE) {
-            self.strip(&self.near, x, &mut scratch.near);
-            simd::available(self.simd, &scratch.near, &mut scratch.available);
-            if scratch.available[..windows].iter().all(|&a| a < wanted.probes.needed()) {
-                continue;
-            }
-            self.strip(&self.ink, x, &mut scratch.ink);
-            let strip = Strip { near: &scratch.near, ink: &scratch.ink, available: &scratch.available[..windows] };
-            scratch.hits.clear();
-            simd::windows(self.simd, &strip, &wanted.probes, &mut scratch.hits);
-            for hit in &scratch.hits {
-                let variant = wanted.variants[hit.probe as usize];
-                let v = &wanted.bank[variant as usize];
-                let n = v.count as f32;
-                let foreign = (hit.foreign as f32 / n).min(CLUTTER_CAP);
-                let score = 1.0 - hit.missing as f32 / n - CLUTTER_WEIGHT * foreign;
-                if score > MIN_SCORE {
-                    let y = hit.window * STRIDE as u32;
-                    peaks.push(Peak { row: y / BLOCK as u32, shape: v.shape, score, variant, at: [x as u32, y] });
+        best.resize(simd::BLOCK * STRIDE / BLOCK * wanted.shapes, None);
+        // Hits come from block to block of the strip, from top to bottom.
+        for hits in hits.chunk_by(|a, b| a.window as usize / simd::BLOCK == b.window as usize / simd::BLOCK) {
+            let top = hits[0].window as usize / simd::BLOCK * simd::BLOCK * STRIDE / BLOCK;
+            for hit in hits {
+                let x = (x + usize::from(hit.column) * STRIDE) as u32;
+                let Some(peak) = wanted.peak(hit, x) else { continue };
+                let i = (peak.row as usize - top) * wanted.shapes + peak.shape as usize;
+                match &mut best[i] {
+                    Some(b) if !peak.beats(b) => {}
+                    Some(b) => *b = peak,
+                    none => {
+                        *none = Some(peak);
+                        there.push(i as u32);
+                    }
                 }
             }
+            there.sort_unstable();
+            peaks.extend(there.drain(..).filter_map(|i| best[i as usize].take()));
         }
-        peaks.sort_by(|a, b| {
-            (a.row, a.shape)
-                .cmp(&(b.row, b.shape))
-                .then(b.score.total_cmp(&a.score))
-                .then(a.at.cmp(&b.at))
-                .then(a.variant.cmp(&b.variant))
-        });
-        peaks.dedup_by_key(|p| (p.row, p.shape));
         peaks
     }
 

@@ -28,7 +28,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::run_silently;
+use super::{meter, run_silently};
 use crate::{
     args::Global,
     exit::Exit,
@@ -176,16 +176,9 @@ fn child(dir: &Path) -> Result<Exit> {
         return Err(miette!("the toy pipeline is {}", record.status.word()));
     }
     let cached = record.stages.values().filter(|s| s.status == Status::Cached).count();
-    let doc = json!({ "items": items.map(|i| i.load(Ordering::SeqCst)), "cached": cached, "peak_mb": peak_mb() });
+    let doc = json!({ "items": items.map(|i| i.load(Ordering::SeqCst)), "cached": cached, "peak_mb": meter::peak_mb() });
     data(doc);
     Ok(Exit::Done)
-}
-
-/// Most memory that this process ever used, in MB (a million bytes); `None` where the system does not tell.
-fn peak_mb() -> Option<f64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
-    Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? * 1024.0 / 1e6)
 }
 
 /// CPU seconds, user and system, of all children that ended; `None` where the system does not tell.

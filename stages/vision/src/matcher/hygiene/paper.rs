@@ -2,6 +2,7 @@
 
 use image::{Rgb, RgbImage, RgbaImage};
 
+use super::pieces::{Piece, pieces};
 use crate::matcher::ink::{contrast_grey, otsu};
 
 /// Grey levels by which ink and paper must differ at least.
@@ -14,6 +15,9 @@ const OPAQUE: u8 = 128;
 const MIN_SLOPE: f32 = 10.0;
 /// Grey level below which paper is called grey.
 const GREY_PAPER: f32 = 225.0;
+/// Darkness from which a thin line is a stroke, 0..=255, and its shortest length, pixels.
+const FAINT: u8 = 60;
+const MIN_FAINT: usize = 5;
 /// Quantile of the ink's grey levels that counts as fully dark; the lighter ones are rims of strokes.
 const INK_QUANTILE: f64 = 0.2;
 
@@ -49,7 +53,7 @@ pub(super) fn read(image: &RgbaImage) -> Option<Sheet> {
         return None;
     }
     let is_ink = |i: usize| care[i] == 1 && level[i] <= threshold;
-    let ink: Vec<u8> = (0..level.len()).map(|i| u8::from(is_ink(i))).collect();
+    let mut ink: Vec<u8> = (0..level.len()).map(|i| u8::from(is_ink(i))).collect();
     let of = |want: u8| (0..level.len()).filter(|&i| care[i] == 1 && ink[i] == want).map(|i| level[i]).collect();
     let (light, dark) = (quantile(of(0), 0.5)?, quantile(of(1), INK_QUANTILE)?);
     if light < GREY_PAPER {
@@ -60,7 +64,12 @@ pub(super) fn read(image: &RgbaImage) -> Option<Sheet> {
         let d = 255.0 * ((light - f32::from(level[i])) / span).clamp(0.0, 1.0);
         if care[i] == 1 { d.round() as u8 } else { 0 }
     };
-    let darkness = (0..level.len()).map(darkness).collect();
+    let darkness: Vec<u8> = (0..level.len()).map(darkness).collect();
+    let faint = faint_strokes(&ink, &darkness, width);
+    if !faint.is_empty() {
+        notes.push(format!("faint strokes ({} pixels) were taken for ink", faint.len()));
+        faint.into_iter().for_each(|i| ink[i] = 1);
+    }
     Some(Sheet { ink, darkness, care, notes })
 }
 
@@ -148,6 +157,31 @@ fn plane(points: impl Iterator<Item = ([f32; 2], f32)>) -> Option<[f32; 2]> {
     let (xg, yg) = (xg - x * g / n, yg - y * g / n);
     let det = xx * yy - xy * xy;
     (n > 0.0 && det > 1e-6).then(|| [(xg * yy - yg * xy) / det, (yg * xx - xg * xy) / det].map(|v| v as f32))
+}
+
+/// Pixels of strokes too thin or too light for the threshold: ridges of darkness that go on from ink, without ink
+/// beside them. The rims of strokes are no ridges.
+fn faint_strokes(ink: &[u8], darkness: &[u8], w: usize) -> Vec<usize> {
+    let h = ink.len() / w;
+    let ridge = |i: usize| {
+        let (x, y) = (i % w, i / w);
+        let across = |step: usize, inside: bool| {
+            inside && {
+                let (a, b) = (darkness[i - step], darkness[i + step]);
+                let clear = ink[i - step] == 0 && ink[i + step] == 0;
+                clear && darkness[i] >= a && darkness[i] >= b && darkness[i] > a.min(b).saturating_add(FAINT / 2)
+            }
+        };
+        ink[i] == 0 && darkness[i] >= FAINT && (across(1, x > 0 && x + 1 < w) || across(w, y > 0 && y + 1 < h))
+    };
+    let mask: Vec<u8> = (0..ink.len()).map(|i| u8::from(ridge(i))).collect();
+    let goes_on = |i: usize| {
+        let (x, y) = (i % w, i / w);
+        let rows = y.saturating_sub(1)..=(y + 1).min(h - 1);
+        rows.into_iter().any(|v| (x.saturating_sub(1)..=(x + 1).min(w - 1)).any(|u| ink[v * w + u] == 1))
+    };
+    let long = |p: &Piece| p.size().into_iter().max() >= Some(MIN_FAINT) && p.pixels.iter().any(|&i| goes_on(i));
+    pieces(&mask, w, h).into_iter().filter(long).flat_map(|p| p.pixels).collect()
 }
 
 fn quantile(mut values: Vec<u8>, q: f64) -> Option<f32> {

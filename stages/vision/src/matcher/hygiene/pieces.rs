@@ -56,6 +56,39 @@ pub(super) fn pieces(mask: &[u8], w: usize, h: usize) -> Vec<Piece> {
     all
 }
 
+/// The parts of the picture that a wall cuts off from the border (four neighbours), pixels in order.
+pub(super) fn enclosed(wall: &[u8], w: usize, h: usize) -> Vec<Piece> {
+    let mut seen: Vec<bool> = wall.iter().map(|&v| v == 1).collect();
+    let mut found = Vec::new();
+    for start in 0..wall.len() {
+        if seen[start] {
+            continue;
+        }
+        let (mut pixels, mut next, mut open) = (Vec::new(), vec![start], false);
+        let mut bounds = [usize::MAX, usize::MAX, 0, 0];
+        seen[start] = true;
+        while let Some(i) = next.pop() {
+            let (x, y) = (i % w, i / w);
+            open |= x == 0 || y == 0 || x + 1 == w || y + 1 == h;
+            pixels.push(i);
+            bounds = [bounds[0].min(x), bounds[1].min(y), bounds[2].max(x + 1), bounds[3].max(y + 1)];
+            let neighbours =
+                [(x > 0, i.wrapping_sub(1)), (x + 1 < w, i + 1), (y > 0, i.wrapping_sub(w)), (y + 1 < h, i + w)];
+            for (_, k) in neighbours.into_iter().filter(|n| n.0) {
+                if !seen[k] {
+                    seen[k] = true;
+                    next.push(k);
+                }
+            }
+        }
+        if !open {
+            pixels.sort_unstable();
+            found.push(Piece { pixels, bounds });
+        }
+    }
+    found
+}
+
 /// Pixels of parts of neighbours, and pixels of specks.
 pub(super) fn foreign(ink: &[u8], w: usize, h: usize) -> (Vec<usize>, Vec<usize>) {
     let all = pieces(ink, w, h);
@@ -65,7 +98,7 @@ pub(super) fn foreign(ink: &[u8], w: usize, h: usize) -> (Vec<usize>, Vec<usize>
     };
     let others = || all.iter().enumerate().filter(|&(i, p)| i != main && p.pixels.len() >= MIN_PIECE);
     let mut foreign: Vec<usize> = others()
-        .filter(|(_, p)| chopped(p, total, w, h) || (line_along(p, total, w, h) && !twin(p, &all, w, h)))
+        .filter(|(_, p)| (chopped(p, total, w, h) || line_along(p, total, w, h)) && !twin(p, &all, w, h))
         .map(|(i, _)| i)
         .collect();
     // Letters and dashes of a chopped word that the border misses by a hair stand in line with those that it cuts.
@@ -105,12 +138,14 @@ fn line_along(p: &Piece, total: usize, w: usize, h: usize) -> bool {
     passes && p.pixels.len() as f32 <= MAX_LINE * total as f32
 }
 
-/// Whether a line has a counterpart on the other side of the picture: then both belong to the symbol.
-fn twin(line: &Piece, all: &[Piece], w: usize, h: usize) -> bool {
-    let [x0, y0, x1, y1] = line.bounds;
-    let mirrored = if x1 - x0 == w { [x0, h - y1, x1, h - y0] } else { [w - x1, y0, w - x0, y1] };
+/// Whether a piece at a side of the picture has a counterpart at the opposite side: then both belong to the symbol.
+fn twin(piece: &Piece, all: &[Piece], w: usize, h: usize) -> bool {
+    let [x0, y0, x1, y1] = piece.bounds;
     let slack = 2 + w.min(h) / 20;
-    all.iter().any(|p| p.bounds != line.bounds && (0..4).all(|k| p.bounds[k].abs_diff(mirrored[k]) <= slack))
+    let alike = |other: &Piece, wanted: [usize; 4]| (0..4).all(|k| other.bounds[k].abs_diff(wanted[k]) <= slack);
+    let across = [(x0 == 0 || x1 == w, [w - x1, y0, w - x0, y1]), (y0 == 0 || y1 == h, [x0, h - y1, x1, h - y0])];
+    let is_twin = |p: &Piece| across.iter().any(|&(touches, mirrored)| touches && alike(p, mirrored));
+    all.iter().any(|p| p.bounds != piece.bounds && is_twin(p))
 }
 
 /// Whether a piece continues the line of writing that a chopped piece belongs to, outside the body's box.

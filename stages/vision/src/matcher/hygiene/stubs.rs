@@ -1,4 +1,6 @@
-//! Ends of pipes and wires that a cut-out has kept: strokes that run out to the border and stick out of the body.
+//! Widths of strokes, and ends of pipes and wires that a cut-out has kept: strokes that run out to the border and stick out of the body.
+
+use super::pieces::enclosed;
 
 /// Longest stub as a share of the side, where nothing is known about the margin.
 const MAX_LENGTH: f32 = 0.15;
@@ -39,7 +41,7 @@ struct Gap {
 /// Pixels of all stubs.
 pub(super) fn find(ink: &[u8], w: usize, h: usize) -> Vec<usize> {
     let picture = Picture { ink, w, h };
-    let stroke = picture.stroke();
+    let stroke = stroke(ink, w, h);
     let gaps = [Side::Left, Side::Top, Side::Right, Side::Bottom].map(|s| picture.gap(s, stroke));
     let mut found: Vec<usize> = Vec::new();
     for (k, gap) in gaps.iter().enumerate() {
@@ -49,7 +51,8 @@ pub(super) fn find(ink: &[u8], w: usize, h: usize) -> Vec<usize> {
         let margin = gaps[(k + 1) % 4].depth.min(gaps[(k + 3) % 4].depth) as f32;
         let bridged = if margin <= MAX_MARGIN * across as f32 { 1.5 * margin + 2.0 } else { 0.0 };
         let longest = (MAX_LENGTH * side as f32).ceil().max(MIN_LENGTH as f32).max(bridged);
-        if gap.depth as f32 <= longest {
+        // What closes an outline is no stub.
+        if gap.depth as f32 <= longest && !opens(ink, &gap.stubs, w, h) {
             found.extend(&gap.stubs);
         }
     }
@@ -57,6 +60,35 @@ pub(super) fn find(ink: &[u8], w: usize, h: usize) -> Vec<usize> {
     found.dedup();
     // A symbol that is nothing but strokes to the border is not made of stubs.
     if 2 * found.len() > ink.iter().filter(|&&v| v == 1).count() { Vec::new() } else { found }
+}
+
+/// Whether taking out pixels lets the border's paper into an outline.
+fn opens(ink: &[u8], pixels: &[usize], w: usize, h: usize) -> bool {
+    let inside = |ink: &[u8]| enclosed(ink, w, h).iter().map(|p| p.pixels.len()).sum::<usize>();
+    let mut without = ink.to_vec();
+    for &i in pixels {
+        without[i] = 0;
+    }
+    inside(&without) < inside(ink)
+}
+
+/// The usual width of a stroke, pixels: the median over the ink of the shorter of the two runs through a pixel.
+pub(super) fn stroke(ink: &[u8], w: usize, h: usize) -> f32 {
+    let picture = Picture { ink, w, h };
+    let mut widths = vec![usize::MAX; ink.len()];
+    for side in [Side::Left, Side::Top] {
+        for row in 0..picture.size(side).0 {
+            for [a, b] in picture.runs(side, row) {
+                for at in a..b {
+                    let i = picture.index(side, row, at);
+                    widths[i] = widths[i].min(b - a);
+                }
+            }
+        }
+    }
+    let mut widths: Vec<usize> = widths.into_iter().filter(|&v| v != usize::MAX).collect();
+    widths.sort_unstable();
+    widths.get(widths.len() / 2).map_or(1.0, |&v| v as f32)
 }
 
 impl Picture<'_> {
@@ -91,24 +123,6 @@ impl Picture<'_> {
         runs
     }
 
-    /// The usual width of a stroke, pixels: the median over the ink of the shorter of the two runs through a pixel.
-    fn stroke(&self) -> f32 {
-        let mut widths = vec![usize::MAX; self.ink.len()];
-        for side in [Side::Left, Side::Top] {
-            for row in 0..self.size(side).0 {
-                for [a, b] in self.runs(side, row) {
-                    for at in a..b {
-                        let i = self.index(side, row, at);
-                        widths[i] = widths[i].min(b - a);
-                    }
-                }
-            }
-        }
-        let mut widths: Vec<usize> = widths.into_iter().filter(|&v| v != usize::MAX).collect();
-        widths.sort_unstable();
-        widths.get(widths.len() / 2).map_or(1.0, |&v| v as f32)
-    }
-
     /// The rows between a side and the body. Stubs keep their width and place until the body begins at once: a point of
     /// a triangle that touches the border grows slowly and is no stub.
     fn gap(&self, side: Side, stroke: f32) -> Gap {
@@ -122,10 +136,9 @@ impl Picture<'_> {
         if start.is_empty() || start.len() > MAX_STUBS || !start.iter().all(narrow) {
             return none;
         }
-        let goes_on = |r: &[usize; 2], first: &[usize; 2]| {
-            let moved = r[0].abs_diff(first[0]).max(r[1].abs_diff(first[1]));
-            moved <= 1 + (first[1] - first[0]) / 4
-        };
+        let goes_on = |r: &[usize; 2], first: &[usize; 2]| r[0].abs_diff(first[0]).max(r[1].abs_diff(first[1])) <= 1;
+        // The outermost rows of an arc look like a stub that is wider than long.
+        let shortest = start.iter().map(|r| (r[1] - r[0]).div_ceil(2)).fold(2, usize::max);
         let mut stubs = Vec::new();
         for row in empty..rows {
             let runs = self.runs(side, row);
@@ -137,12 +150,12 @@ impl Picture<'_> {
                 continue;
             }
             let begins = |first: &[usize; 2]| {
-                let ahead = row..(row + 2).min(rows);
+                let ahead = row..(row + 3).min(rows);
                 let wide =
                     |r: &[usize; 2]| r[0] < first[1] && first[0] < r[1] && r[1] - r[0] > 2 * (first[1] - first[0]);
                 ahead.into_iter().any(|r| self.runs(side, r).iter().any(wide))
             };
-            return if start.iter().all(begins) { Gap { depth: row, stubs } } else { none };
+            return if row - empty >= shortest && start.iter().all(begins) { Gap { depth: row, stubs } } else { none };
         }
         none
     }

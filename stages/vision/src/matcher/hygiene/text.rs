@@ -3,7 +3,9 @@
 //! Only the place is found, not what is written. Letters that are a symbol's meaning, such as the M of a motor, are
 //! large and alone; they are left as they are.
 
-use super::pieces::{Piece, pieces};
+use super::pieces::{Piece, enclosed, pieces};
+use super::stubs::stroke;
+use crate::matcher::ink::distance;
 
 /// Share of all ink from which a piece may be an outline.
 const MIN_OUTLINE: f32 = 0.1;
@@ -16,6 +18,10 @@ const MIN_LETTER: usize = 4;
 const MAX_LETTER: [f32; 2] = [0.7, 0.4];
 /// Share of its box that a letter fills at most; discs and dashes fill more.
 const MAX_FILLED: f32 = 0.8;
+/// Largest letter that has grown together with the outline, as a share of the outline's side.
+const MAX_ATTACHED: f32 = 0.4;
+/// Longest distance that is told apart, thirds of a pixel.
+const FAR: u8 = 250;
 /// Pixels along the outline that are left to the symbol.
 const GUARD: usize = 2;
 
@@ -24,22 +30,22 @@ pub(super) fn regions(ink: &[u8], w: usize, h: usize) -> Vec<u8> {
     let mut text = vec![0; ink.len()];
     let all = pieces(ink, w, h);
     let total: usize = all.iter().map(|p| p.pixels.len()).sum();
+    let width = stroke(ink, w, h);
     for (i, outline) in all.iter().enumerate() {
         if (outline.pixels.len() as f32) < MIN_OUTLINE * total as f32 {
             continue;
         }
+        let detached = |inside: &Piece, k: usize| k != i && inside.pixels.binary_search(&all[k].pixels[0]).is_ok();
+        let frame = without_attached(outline, width, w, h);
         // Thickened, so that a gap of two pixels does not open the outline.
-        let wall = thickened(&outline.pixels, 1, w, h);
-        let guard = thickened(&outline.pixels, GUARD, w, h);
+        let wall = thickened(&frame, 1, w, h);
+        let guard = thickened(&frame, GUARD, w, h);
         for inside in enclosed(&wall, w, h) {
             let [iw, ih] = inside.size();
             if inside.pixels.len() < MIN_INSIDE || iw.min(ih) < MIN_SIDE {
                 continue;
             }
-            let held: Vec<&Piece> = (0..all.len())
-                .filter(|&k| k != i && inside.pixels.binary_search(&all[k].pixels[0]).is_ok())
-                .map(|k| &all[k])
-                .collect();
+            let held: Vec<&Piece> = (0..all.len()).filter(|&k| detached(&inside, k)).map(|k| &all[k]).collect();
             if is_writing(&held, [iw, ih]) {
                 for &p in inside.pixels.iter().filter(|&&p| guard[p] == 0) {
                     text[p] = 1;
@@ -48,6 +54,28 @@ pub(super) fn regions(ink: &[u8], w: usize, h: usize) -> Vec<u8> {
         }
     }
     text
+}
+
+/// Pixels of an outline without letters that have grown together with it: small bits that hang on the inside of its
+/// outermost stroke. Bars from side to side stay.
+fn without_attached(outline: &Piece, stroke: f32, w: usize, h: usize) -> Vec<usize> {
+    let mut outside = thickened(&outline.pixels, 1, w, h);
+    for i in enclosed(&outside, w, h).into_iter().flat_map(|p| p.pixels) {
+        outside[i] = 1;
+    }
+    outside.iter_mut().for_each(|v| *v = 1 - *v);
+    let depth = distance(&outside, w, h, FAR);
+    let rim = (3.0 * (stroke + 2.5)).min(f32::from(FAR) - 1.0) as u8;
+    let mut deep = vec![0; w * h];
+    for &i in outline.pixels.iter().filter(|&&i| depth[i] > rim) {
+        deep[i] = 1;
+    }
+    let [ow, oh] = outline.size().map(|v| MAX_ATTACHED * v as f32);
+    let small = |p: &Piece| p.size()[0] as f32 <= ow && p.size()[1] as f32 <= oh;
+    for i in pieces(&deep, w, h).into_iter().filter(small).flat_map(|p| p.pixels) {
+        deep[i] = 2;
+    }
+    outline.pixels.iter().copied().filter(|&i| deep[i] != 2).collect()
 }
 
 /// Whether pieces inside an outline of a size look like letters.
@@ -74,37 +102,4 @@ fn thickened(pixels: &[usize], by: usize, w: usize, h: usize) -> Vec<u8> {
         }
     }
     out
-}
-
-/// The parts of the picture that a wall cuts off from the border (four neighbours), pixels in order.
-fn enclosed(wall: &[u8], w: usize, h: usize) -> Vec<Piece> {
-    let mut seen: Vec<bool> = wall.iter().map(|&v| v == 1).collect();
-    let mut found = Vec::new();
-    for start in 0..wall.len() {
-        if seen[start] {
-            continue;
-        }
-        let (mut pixels, mut next, mut open) = (Vec::new(), vec![start], false);
-        let mut bounds = [usize::MAX, usize::MAX, 0, 0];
-        seen[start] = true;
-        while let Some(i) = next.pop() {
-            let (x, y) = (i % w, i / w);
-            open |= x == 0 || y == 0 || x + 1 == w || y + 1 == h;
-            pixels.push(i);
-            bounds = [bounds[0].min(x), bounds[1].min(y), bounds[2].max(x + 1), bounds[3].max(y + 1)];
-            let neighbours =
-                [(x > 0, i.wrapping_sub(1)), (x + 1 < w, i + 1), (y > 0, i.wrapping_sub(w)), (y + 1 < h, i + w)];
-            for (_, k) in neighbours.into_iter().filter(|n| n.0) {
-                if !seen[k] {
-                    seen[k] = true;
-                    next.push(k);
-                }
-            }
-        }
-        if !open {
-            pixels.sort_unstable();
-            found.push(Piece { pixels, bounds });
-        }
-    }
-    found
 }

@@ -9,67 +9,93 @@ use std::arch::x86_64::{
     _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_srli_epi16, _mm256_storeu_si256,
 };
 
-use super::{Affine, Bordered, Cloud, Hit, LANES, POINTS, Probes, STEP, Strip, WORDS, Words};
+use super::portable::{foreign, part};
+use super::{Affine, BLOCK, Bordered, Cloud, First, Hit, LANES, POINTS, Probes, Rest, STEP, Strip, WORDS, Words};
 
-/// Eight windows.
-type Pair = [__m256i; 2];
+/// Eight words or sums.
+type Eight = [__m256i; 2];
 
 #[target_feature(enable = "avx2,popcnt")]
 pub(super) fn windows(strip: &Strip, probes: &Probes, hits: &mut Vec<Hit>) {
-    for (block, available) in strip.available.chunks(LANES).enumerate() {
-        let most = available.iter().copied().max().unwrap_or(0);
-        if most < probes.needed() {
+    for (block, &available) in strip.available.iter().enumerate() {
+        if available < probes.needed() {
             continue;
         }
-        let start = block * LANES;
-        let window = load(&strip.near[start..]);
+        let start = block * BLOCK;
+        // Word `k` of eight fours.
+        let lists = strip.united.each_ref().map(|u| part(&u[start / 2..]));
+        let united: [Eight; WORDS] = std::array::from_fn(|k| load(lists[k % 2], k / 2));
         for (i, first) in probes.first.iter().enumerate() {
-            if first.needed > most {
+            if first.needed > available {
                 break;
             }
-            let mut missing = lacking(&window, &first.words);
-            let mut fit = at_most(missing, first.allowed);
-            if fit == 0 {
+            let missing = lacking(|k| united[k], &first.words);
+            if at_most(missing, first.allowed) == 0 {
                 continue;
             }
             let rest = &probes.rest[i];
-            for words in &rest.words {
-                let more = lacking(&window, words);
-                missing = [_mm256_add_epi64(missing[0], more[0]), _mm256_add_epi64(missing[1], more[1])];
-                fit = at_most(missing, first.allowed);
-                if fit == 0 {
-                    break;
+            let (_, fours) = finish(|k| united[k], missing, first, rest);
+            for (half, fours) in [fours & 15, fours >> 4].into_iter().enumerate().filter(|h| h.1 != 0) {
+                let start = start + half * LANES;
+                for column in 0..2 {
+                    let near = part(&strip.near[column][start..]);
+                    let window = |k: usize| load(near, k);
+                    let (missing, fit) = finish(window, lacking(window, &first.words), first, rest);
+                    if fit == 0 {
+                        continue;
+                    }
+                    let missing = store(missing);
+                    for lane in (0..LANES.min(strip.windows.saturating_sub(start))).filter(|l| fit >> l & 1 == 1) {
+                        let (window, missing) = (start + lane, missing[lane] as u16);
+                        let foreign = foreign(&strip.ink[column][window..], rest);
+                        hits.push(Hit {
+                            window: window as u32,
+                            probe: i as u32,
+                            column: column as u16,
+                            missing,
+                            foreign,
+                        });
+                    }
                 }
-            }
-            if fit == 0 {
-                continue;
-            }
-            let missing = store(missing);
-            for lane in (0..available.len()).filter(|l| fit >> l & 1 == 1) {
-                let ink = &strip.ink[start + lane..][..WORDS];
-                let foreign = ink.iter().zip(&rest.clutter).map(|(p, q)| (p & q).count_ones()).sum();
-                let missing = missing[lane] as u32;
-                hits.push(Hit { probe: i as u32, window: (start + lane) as u32, missing, foreign });
             }
         }
     }
 }
 
-/// Eight windows, each a word further down.
+/// Adds what the words after the first lack; a bit for each lane that lacks no more than allowed.
+#[inline]
+#[target_feature(enable = "avx2,popcnt")]
+fn finish(window: impl Fn(usize) -> Eight + Copy, mut missing: Eight, first: &First, rest: &Rest) -> (Eight, u32) {
+    for words in &rest.words {
+        if at_most(missing, first.allowed) == 0 {
+            return (missing, 0);
+        }
+        missing = add(missing, lacking(window, words));
+    }
+    (missing, at_most(missing, first.allowed))
+}
+
+/// Word `k` of eight windows, each a word further down.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load(words: &[u64]) -> [Pair; WORDS] {
-    let words: &[u64; WORDS + LANES] = words[..WORDS + LANES].try_into().expect("checked by the caller");
+fn load(words: &[u64; WORDS + LANES], k: usize) -> Eight {
+    assert!(k < WORDS);
     // SAFETY: eight words from `k` on are inside.
-    std::array::from_fn(|k| unsafe {
+    unsafe {
         let at = words.as_ptr().add(k);
         [_mm256_loadu_si256(at.cast()), _mm256_loadu_si256(at.add(4).cast())]
-    })
+    }
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn store(v: Pair) -> [u64; LANES] {
+fn add(a: Eight, b: Eight) -> Eight {
+    [_mm256_add_epi64(a[0], b[0]), _mm256_add_epi64(a[1], b[1])]
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store(v: Eight) -> [u64; LANES] {
     let mut out = [0; LANES];
     // SAFETY: eight words.
     unsafe {
@@ -82,7 +108,7 @@ fn store(v: Pair) -> [u64; LANES] {
 /// Bit `l` is set where lane `l` is at most `limit`.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn at_most(v: Pair, limit: u16) -> u32 {
+fn at_most(v: Eight, limit: u16) -> u32 {
     let limit = _mm256_set1_epi64x(i64::from(limit));
     let above = v.map(|v| _mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpgt_epi64(v, limit))) as u32);
     !(above[0] | above[1] << 4) & 0xff
@@ -90,7 +116,7 @@ fn at_most(v: Pair, limit: u16) -> u32 {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn lacking(window: &[Pair; WORDS], words: &Words) -> Pair {
+fn lacking(window: impl Fn(usize) -> Eight, words: &Words) -> Eight {
     // Population counts of half bytes from a table (Mula, Kurz and Lemire, 2016), summed by bytes: four words give at
     // most 32 a byte.
     let table = _mm256_setr_epi8(
@@ -100,9 +126,9 @@ fn lacking(window: &[Pair; WORDS], words: &Words) -> Pair {
     let mut sums = [_mm256_setzero_si256(); 2];
     for k in 0..STEP {
         let wanted = _mm256_set1_epi64x(words.ink[k].cast_signed());
-        let near = &window[usize::from(words.at[k]) % WORDS];
+        let near = window(usize::from(words.at[k]) % WORDS);
         for (sum, near) in sums.iter_mut().zip(near) {
-            let lacking = _mm256_andnot_si256(*near, wanted);
+            let lacking = _mm256_andnot_si256(near, wanted);
             let low = _mm256_shuffle_epi8(table, _mm256_and_si256(lacking, half));
             let high = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16::<4>(lacking), half));
             *sum = _mm256_add_epi8(*sum, _mm256_add_epi8(low, high));

@@ -2,73 +2,103 @@
 
 use std::arch::x86_64::{
     __m512i, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEG_INF, _mm512_add_epi32, _mm512_add_epi64, _mm512_add_ps,
-    _mm512_and_si512, _mm512_andnot_si512, _mm512_cmple_epu64_mask, _mm512_cvt_roundps_epi32,
-    _mm512_extracti32x4_epi32, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps,
-    _mm512_mullo_epi32, _mm512_popcnt_epi64, _mm512_set1_epi32, _mm512_set1_epi64, _mm512_set1_ps,
-    _mm512_setzero_si512, _mm512_storeu_si512,
+    _mm512_andnot_si512, _mm512_cmple_epu64_mask, _mm512_cvt_roundps_epi32, _mm512_extracti32x4_epi32, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_mullo_epi32, _mm512_popcnt_epi64,
+    _mm512_set1_epi32, _mm512_set1_epi64, _mm512_set1_ps, _mm512_storeu_si512,
 };
 
 use super::avx2::sum_at;
-use super::{Affine, Bordered, Cloud, Hit, LANES, POINTS, Probes, STEP, Strip, WORDS, Words};
+use super::portable::{foreign, part};
+use super::{Affine, BLOCK, Bordered, Cloud, First, Hit, LANES, POINTS, Probes, Rest, STEP, Strip, WORDS, Words};
+
+/// Eight words or sums.
+type Eight = __m512i;
 
 #[target_feature(enable = "avx512f,avx512vpopcntdq,popcnt")]
 pub(super) fn windows(strip: &Strip, probes: &Probes, hits: &mut Vec<Hit>) {
-    for (block, available) in strip.available.chunks(LANES).enumerate() {
-        let most = available.iter().copied().max().unwrap_or(0);
-        if most < probes.needed() {
+    for (block, &available) in strip.available.iter().enumerate() {
+        if available < probes.needed() {
             continue;
         }
-        let start = block * LANES;
-        let window = load(&strip.near[start..]);
-        let mut ink = None;
+        let start = block * BLOCK;
+        // Word `k` of eight fours.
+        let lists = strip.united.each_ref().map(|u| part(&u[start / 2..]));
+        let united: [Eight; WORDS] = std::array::from_fn(|k| load(lists[k % 2], k / 2));
         for (i, first) in probes.first.iter().enumerate() {
-            if first.needed > most {
+            if first.needed > available {
                 break;
             }
-            let allowed = _mm512_set1_epi64(i64::from(first.allowed));
-            let mut missing = lacking(&window, &first.words);
-            let mut fit = _mm512_cmple_epu64_mask(missing, allowed);
-            if fit == 0 {
+            let missing = lacking(|k| united[k], &first.words);
+            if at_most(missing, first.allowed) == 0 {
                 continue;
             }
             let rest = &probes.rest[i];
-            for words in &rest.words {
-                missing = _mm512_add_epi64(missing, lacking(&window, words));
-                fit = _mm512_cmple_epu64_mask(missing, allowed);
-                if fit == 0 {
-                    break;
+            let (_, fours) = finish(|k| united[k], missing, first, rest);
+            for (half, fours) in [fours & 15, fours >> 4].into_iter().enumerate().filter(|h| h.1 != 0) {
+                let start = start + half * LANES;
+                for column in 0..2 {
+                    let near = part(&strip.near[column][start..]);
+                    let window = |k: usize| load(near, k);
+                    let (missing, fit) = finish(window, lacking(window, &first.words), first, rest);
+                    if fit == 0 {
+                        continue;
+                    }
+                    let missing = store(missing);
+                    for lane in (0..LANES.min(strip.windows.saturating_sub(start))).filter(|l| fit >> l & 1 == 1) {
+                        let (window, missing) = (start + lane, missing[lane] as u16);
+                        let foreign = foreign(&strip.ink[column][window..], rest);
+                        hits.push(Hit {
+                            window: window as u32,
+                            probe: i as u32,
+                            column: column as u16,
+                            missing,
+                            foreign,
+                        });
+                    }
                 }
-            }
-            if fit == 0 {
-                continue;
-            }
-            let ink = ink.get_or_insert_with(|| load(&strip.ink[start..]));
-            let mut foreign = _mm512_setzero_si512();
-            for (w, &c) in ink.iter().zip(&rest.clutter) {
-                let common = _mm512_and_si512(*w, _mm512_set1_epi64(c.cast_signed()));
-                foreign = _mm512_add_epi64(foreign, _mm512_popcnt_epi64(common));
-            }
-            let (missing, foreign) = (store(missing), store(foreign));
-            for lane in (0..available.len()).filter(|l| fit >> l & 1 == 1) {
-                let (missing, foreign) = (missing[lane] as u32, foreign[lane] as u32);
-                hits.push(Hit { probe: i as u32, window: (start + lane) as u32, missing, foreign });
             }
         }
     }
 }
 
-/// Eight windows, each a word further down.
+/// Adds what the words after the first lack; a bit for each lane that lacks no more than allowed.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vpopcntdq,popcnt")]
+fn finish(window: impl Fn(usize) -> Eight + Copy, mut missing: Eight, first: &First, rest: &Rest) -> (Eight, u32) {
+    for words in &rest.words {
+        if at_most(missing, first.allowed) == 0 {
+            return (missing, 0);
+        }
+        missing = add(missing, lacking(window, words));
+    }
+    (missing, at_most(missing, first.allowed))
+}
+
+/// Word `k` of eight windows, each a word further down.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load(words: &[u64]) -> [__m512i; WORDS] {
-    let words: &[u64; WORDS + LANES] = words[..WORDS + LANES].try_into().expect("checked by the caller");
+fn load(words: &[u64; WORDS + LANES], k: usize) -> Eight {
+    assert!(k < WORDS);
     // SAFETY: eight words from `k` on are inside.
-    std::array::from_fn(|k| unsafe { _mm512_loadu_si512(words.as_ptr().add(k).cast()) })
+    unsafe { _mm512_loadu_si512(words.as_ptr().add(k).cast()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn store(v: __m512i) -> [u64; LANES] {
+fn add(a: Eight, b: Eight) -> Eight {
+    _mm512_add_epi64(a, b)
+}
+
+/// Bit `l` is set where lane `l` is at most `limit`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn at_most(v: Eight, limit: u16) -> u32 {
+    u32::from(_mm512_cmple_epu64_mask(v, _mm512_set1_epi64(i64::from(limit))))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(v: Eight) -> [u64; LANES] {
     let mut out = [0; LANES];
     // SAFETY: eight words.
     unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), v) };
@@ -77,10 +107,10 @@ fn store(v: __m512i) -> [u64; LANES] {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512vpopcntdq")]
-fn lacking(window: &[__m512i; WORDS], words: &Words) -> __m512i {
+fn lacking(window: impl Fn(usize) -> Eight, words: &Words) -> Eight {
     let count = |k: usize| {
         let wanted = _mm512_set1_epi64(words.ink[k].cast_signed());
-        _mm512_popcnt_epi64(_mm512_andnot_si512(window[usize::from(words.at[k]) % WORDS], wanted))
+        _mm512_popcnt_epi64(_mm512_andnot_si512(window(usize::from(words.at[k]) % WORDS), wanted))
     };
     const { assert!(STEP == 4) };
     _mm512_add_epi64(_mm512_add_epi64(count(0), count(1)), _mm512_add_epi64(count(2), count(3)))

@@ -1,6 +1,6 @@
 //! Loops over bytes and words, written so that the compiler turns them into vectors of whatever width it may use.
 
-use super::WORDS;
+use super::{BLOCK, WORDS};
 
 #[inline(always)]
 pub(super) fn threshold(levels: &[u8], threshold: u8, dark: bool, out: &mut [u8]) {
@@ -187,5 +187,24 @@ pub(super) fn available(words: &[u64], out: &mut [u16]) {
     }
     for i in 0..n.saturating_sub(8) {
         out[i] += out[i + 8];
+    }
+}
+
+#[inline(always)]
+pub(super) fn most_of_blocks(sums: &[u16], out: &mut [u16]) {
+    for (o, block) in out.iter_mut().zip(sums.chunks(BLOCK)) {
+        *o = block.iter().fold(*o, |m, &v| m.max(v));
+    }
+}
+
+#[inline(always)]
+pub(super) fn unite_windows(left: &[u64], right: &[u64], even: &mut [u64], odd: &mut [u64]) {
+    let (left, right) = (left.as_chunks::<2>().0, right.as_chunks::<2>().0);
+    let n = left.len() - 1;
+    let (left, right, even, odd) = (&left[..=n], &right[..=n], &mut even[..n], &mut odd[..n]);
+    for i in 0..n {
+        let (low, high) = (left[i][0] | right[i][0], left[i][1] | right[i][1]);
+        even[i] = low | high;
+        odd[i] = high | left[i + 1][0] | right[i + 1][0];
     }
 }

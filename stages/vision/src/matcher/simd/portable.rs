@@ -1,41 +1,64 @@
 //! The loops in plain Rust: what the vector versions must equal.
 
-use super::{Affine, Bordered, Cloud, Hit, LANES, POINTS, Probes, STEP, Strip, WORDS, Words, whole};
+use super::{Affine, BLOCK, Bordered, Cloud, First, Hit, LANES, POINTS, Probes, Rest, Strip, WORDS, whole};
 
 pub(super) fn windows(strip: &Strip, probes: &Probes, hits: &mut Vec<Hit>) {
-    for (block, available) in strip.available.chunks(LANES).enumerate() {
-        let most = available.iter().copied().max().unwrap_or(0);
-        if most < probes.needed() {
-            continue;
-        }
-        let start = block * LANES;
-        for (i, first) in probes.first.iter().enumerate() {
-            if first.needed > most {
+    for (block, &available) in strip.available.iter().enumerate() {
+        let start = block * BLOCK;
+        for (i, (first, rest)) in probes.first.iter().zip(&probes.rest).enumerate() {
+            if first.needed > available {
                 break;
             }
-            let rest = &probes.rest[i];
-            for lane in 0..available.len() {
-                let window: &[u64; WORDS] = strip.near[start + lane..][..WORDS].try_into().expect("sixteen words");
-                let mut missing = lacking(window, &first.words);
-                for words in &rest.words {
-                    if missing > u32::from(first.allowed) {
-                        break;
-                    }
-                    missing += lacking(window, words);
+            for four in 0..LANES {
+                let united = |k: usize| strip.united[k % 2][start / 2 + four + k / 2];
+                if lacking(united, first, rest).is_none() {
+                    continue;
                 }
-                if missing <= u32::from(first.allowed) {
-                    let ink = &strip.ink[start + lane..][..WORDS];
-                    let foreign = ink.iter().zip(&rest.clutter).map(|(p, q)| (p & q).count_ones()).sum();
-                    hits.push(Hit { probe: i as u32, window: (start + lane) as u32, missing, foreign });
+                for (column, window) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                    let window = start + 2 * four + window;
+                    let missing = lacking(|k| strip.near[column][window + k], first, rest);
+                    if let Some(missing) = missing.filter(|_| window < strip.windows) {
+                        let ink = &strip.ink[column][window..];
+                        let foreign = foreign(ink, rest);
+                        hits.push(Hit {
+                            window: window as u32,
+                            probe: i as u32,
+                            column: column as u16,
+                            missing,
+                            foreign,
+                        });
+                    }
                 }
             }
         }
     }
 }
 
+/// How many cells of the template a window lacks; `None` when they are more than allowed.
 #[inline]
-fn lacking(window: &[u64; WORDS], words: &Words) -> u32 {
-    (0..STEP).map(|k| (words.ink[k] & !window[usize::from(words.at[k])]).count_ones()).sum()
+fn lacking(window: impl Fn(usize) -> u64, first: &First, rest: &Rest) -> Option<u16> {
+    let mut missing = 0;
+    for words in std::iter::once(&first.words).chain(&rest.words) {
+        for (ink, &at) in words.ink.iter().zip(&words.at) {
+            missing += (ink & !window(usize::from(at))).count_ones() as u16;
+        }
+        if missing > first.allowed {
+            return None;
+        }
+    }
+    Some(missing)
+}
+
+/// The words of eight windows.
+#[inline(always)]
+pub(super) fn part(words: &[u64]) -> &[u64; WORDS + LANES] {
+    words.first_chunk().expect("strips have room for a block more")
+}
+
+/// Ink where the template wants none.
+#[inline(always)]
+pub(super) fn foreign(ink: &[u64], rest: &Rest) -> u16 {
+    ink[..WORDS].iter().zip(&rest.clutter).map(|(p, q)| (p & q).count_ones()).sum::<u32>() as u16
 }
 
 pub(super) fn sum_under(cloud: &Cloud, map: &Bordered, pose: &Affine, limit: u32) -> u32 {

@@ -1,0 +1,203 @@
+//! How much of one symbol is found in another, in the poses that the settings allow.
+//!
+//! Centre lines of the one are laid on the ink of the other, so that strokes may differ by half their width and no more.
+
+use rayon::prelude::*;
+
+use super::plain::plainness;
+use super::sketch::Sketch;
+use super::{Confusion, ConfusionKind, LISTED, PART_OF, Symmetry};
+use crate::matcher::shape::Shape;
+use crate::matcher::{MatcherConfig, Role, Rotations};
+
+/// Share of its ink that a turned symbol must keep to be the same.
+const SAME: f32 = 0.95;
+/// Step in which symmetry is looked for, degrees.
+const TURN_DEG: usize = 15;
+/// Sizes of a part relative to its size in its own template.
+const PART_SIZES: [f32; 3] = [1.0, 0.9, 1.1];
+/// Step between places of a part, pixels of a sketch.
+const PLACE_STEP: usize = 2;
+/// Share of the larger symbol's ink in the place of the part that the part lacks, above which it is hidden rather than
+/// contained.
+const MAX_HIDDEN: f32 = 0.4;
+/// Factor beyond the allowed stretch that is still compared, because templates are cut a little differently.
+const STRETCH_SLACK: f32 = 1.04;
+
+/// A turn by quarters after a mirroring.
+#[derive(Clone, Copy)]
+struct Turn {
+    quarters: usize,
+    mirrored: bool,
+}
+
+impl Turn {
+    fn all(config: &MatcherConfig, class: &str) -> Vec<Self> {
+        let poses = config.poses_of(class);
+        let quarters = if poses.rotations == Rotations::None { 0..1 } else { 0..4 };
+        let mirrors: &[bool] = if poses.mirror { &[false, true] } else { &[false] };
+        mirrors.iter().flat_map(|&mirrored| quarters.clone().map(move |quarters| Self { quarters, mirrored })).collect()
+    }
+
+    fn of(self, [x, y]: [f32; 2]) -> [f32; 2] {
+        let x = if self.mirrored { -x } else { x };
+        match self.quarters {
+            0 => [x, y],
+            1 => [-y, x],
+            2 => [-x, -y],
+            _ => [y, -x],
+        }
+    }
+
+    /// Takes back [`Turn::of`].
+    fn back(self, [x, y]: [f32; 2]) -> [f32; 2] {
+        let [x, y] = Self { quarters: (4 - self.quarters) % 4, mirrored: false }.of([x, y]);
+        [if self.mirrored { -x } else { x }, y]
+    }
+}
+
+/// All pairs of templates of different classes that are alike: near duplicates first, the most alike first.
+pub(super) fn confusions(shapes: &[Shape], config: &MatcherConfig) -> Vec<Confusion> {
+    let sketches: Vec<Sketch> = shapes.par_iter().map(Sketch::of).collect();
+    let plain: Vec<bool> = shapes.par_iter().map(|s| plainness(s).is_some()).collect();
+    let wanted: Vec<usize> = (0..shapes.len()).filter(|&i| shapes[i].role != Role::Negative).collect();
+    let mut all: Vec<Confusion> = wanted
+        .par_iter()
+        .flat_map_iter(|&i| {
+            let others = wanted.iter().filter(move |&&j| shapes[i].class != shapes[j].class);
+            others.filter_map({
+                let (sketches, plain) = (&sketches, &plain);
+                move |&j| {
+                    // Of both orders of a pair only one is asked whether the two are the same.
+                    let same = if i < j { duplicate(shapes, sketches, i, j, config) } else { 0.0 };
+                    let (kind, likeness) = if f64::from(same) >= LISTED {
+                        (ConfusionKind::NearDuplicate, same)
+                    } else if !plain[j] {
+                        (ConfusionKind::Contains, part(shapes, sketches, i, j, config)?)
+                    } else {
+                        return None;
+                    };
+                    Some(Confusion {
+                        a: shapes[i].class.clone(),
+                        template_a: shapes[i].name.clone(),
+                        b: shapes[j].class.clone(),
+                        template_b: shapes[j].name.clone(),
+                        likeness: f64::from(likeness),
+                        kind,
+                    })
+                }
+            })
+        })
+        .collect();
+    let kind = |c: &Confusion| u8::from(c.kind == ConfusionKind::Contains);
+    // Stable: equal pairs stay in the order of the templates.
+    all.sort_by(|x, y| kind(x).cmp(&kind(y)).then(y.likeness.total_cmp(&x.likeness)));
+    all
+}
+
+/// Sizes of `j` relative to `i`, pixels of the templates, at which both may be looked for on one drawing.
+fn sizes(shapes: &[Shape], i: usize, j: usize, config: &MatcherConfig) -> std::ops::RangeInclusive<f32> {
+    let (a, b) = (config.poses_of(&shapes[i].class), config.poses_of(&shapes[j].class));
+    (b.scale_min / a.scale_max) as f32..=(b.scale_max / a.scale_min) as f32
+}
+
+/// The share of the ink that both have when their boxes are laid upon one another.
+fn duplicate(shapes: &[Shape], sketches: &[Sketch], i: usize, j: usize, config: &MatcherConfig) -> f32 {
+    let (a, b) = (&sketches[i], &sketches[j]);
+    let stretch = config.poses_of(&shapes[i].class).stretch.max(config.poses_of(&shapes[j].class).stretch) as f32;
+    let sizes = sizes(shapes, i, j, config);
+    let mut best = 0.0f32;
+    for turn in Turn::all(config, &shapes[j].class) {
+        let [bw, bh] = turn.of(b.half).map(f32::abs);
+        let factor = [a.half[0] / bw, a.half[1] / bh];
+        let ratio = (factor[0] / factor[1]).max(factor[1] / factor[0]);
+        let size = (factor[0] * factor[1]).sqrt() * a.unit / b.unit;
+        if ratio > stretch * STRETCH_SLACK || !sizes.contains(&size) {
+            continue;
+        }
+        for k in 0..9 {
+            let shift = [(k % 3) as f32 - 1.0, (k / 3) as f32 - 1.0];
+            let there = |p: [f32; 2]| {
+                let [x, y] = turn.of(p);
+                [x * factor[0] + shift[0], y * factor[1] + shift[1]]
+            };
+            let forth = a.cover(&b.points, best, there);
+            if forth > best {
+                let back = |[x, y]: [f32; 2]| turn.back([(x - shift[0]) / factor[0], (y - shift[1]) / factor[1]]);
+                best = best.max(forth.min(b.cover(&a.points, best, back)));
+            }
+        }
+    }
+    best
+}
+
+/// The share of `j` that is found in a place in `i`; `None` below [`PART_OF`] and where it is hidden in other ink.
+fn part(shapes: &[Shape], sketches: &[Sketch], i: usize, j: usize, config: &MatcherConfig) -> Option<f32> {
+    let (a, b) = (&sketches[i], &sketches[j]);
+    let wanted = sizes(shapes, i, j, config);
+    let mut best = None;
+    for size in PART_SIZES.into_iter().filter(|s| wanted.contains(s)) {
+        let factor = size * b.unit / a.unit;
+        for turn in Turn::all(config, &shapes[j].class) {
+            let half = turn.of(b.half).map(|v| v.abs() * factor);
+            let room = [a.half[0] - half[0], a.half[1] - half[1]];
+            if room[0] < -1.0 || room[1] < -1.0 || a.length() < 0.9 * factor * b.length() {
+                continue;
+            }
+            let places = |k: usize| {
+                let r = room[k].max(0.0).ceil() as i32;
+                (-r..=r).step_by(PLACE_STEP).map(|v| v as f32)
+            };
+            for dy in places(1) {
+                for dx in places(0) {
+                    let there = |p: [f32; 2]| {
+                        let [x, y] = turn.of(p);
+                        [x * factor + dx, y * factor + dy]
+                    };
+                    let found = a.cover(&b.points, best.unwrap_or(PART_OF as f32), there);
+                    if found >= best.unwrap_or(PART_OF as f32) {
+                        let back = |[x, y]: [f32; 2]| turn.back([(x - dx) / factor, (y - dy) / factor]);
+                        if b.foreign(&a.points, back) <= MAX_HIDDEN {
+                            best = Some(found);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    best
+}
+
+/// Turns and mirrorings that leave a symbol as it is.
+pub(super) fn symmetries(shape: &Shape) -> Vec<Symmetry> {
+    let sketch = Sketch::of(shape);
+    let mut found = Vec::new();
+    for mirrored in [false, true] {
+        for degrees in (0..360).step_by(TURN_DEG).filter(|&d| mirrored || d > 0) {
+            let (s, c) = (degrees as f32).to_radians().sin_cos();
+            let turned = |[x, y]: [f32; 2]| {
+                let x = if mirrored { -x } else { x };
+                [x * c - y * s, x * s + y * c]
+            };
+            if sketch.cover(&sketch.points, SAME, turned) >= SAME {
+                found.push(Symmetry { rotation_deg: degrees as f64, mirrored });
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_are_taken_back() {
+        for quarters in 0..4 {
+            for mirrored in [false, true] {
+                let turn = Turn { quarters, mirrored };
+                assert_eq!(turn.back(turn.of([3.0, 5.0])), [3.0, 5.0]);
+            }
+        }
+    }
+}
