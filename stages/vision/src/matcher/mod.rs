@@ -377,7 +377,12 @@ impl Matcher {
                 if cover < MIN_COVER[1] {
                     return None;
                 }
-                let features = sheet.features(shape, &pose);
+                let mut features = sheet.features(shape, &pose);
+                let mut pose = pose;
+                if features.likeness.correlation > 0.4 {
+                    pose = shape.dense.polish(&pose, limits(v).free_angle, |at| sheet.darkness_at(at));
+                    features = sheet.features(shape, &pose);
+                }
                 let evidence = features.evidence();
                 let rank = evidence * score::confidence(&features.by_name(1.0)) as f32;
                 let h = Hypothesis { shape: v.shape as usize, bounds: pose.bounds(shape), pose, features, rank };

@@ -44,15 +44,21 @@ pub(super) struct Sheet {
     pub cost: CostMap,
     /// Smoothed darkness, 0..=255.
     pub darkness: Vec<u8>,
+    pub soft: Vec<u8>,
 }
 
 impl Sheet {
     pub fn of(ink: Ink) -> Self {
-        Self { cost: CostMap::of(&ink), darkness: ink.darkness(), ink }
+        let darkness = ink.darkness(); let t: Vec<u8> = (0..=255).collect(); let b = |v: &[u8]| super::ink::smooth(v, &t, ink.width, ink.height); let soft = b(&b(&b(&darkness)));
+        Self { cost: CostMap::of(&ink), darkness, soft, ink }
     }
 
     /// Darkness between four pixels; 0 outside the drawing.
-    fn darkness_at(&self, [x, y]: [f32; 2]) -> f32 {
+    pub fn darkness_at(&self, at: [f32; 2]) -> f32 {
+        self.level(&self.darkness, at)
+    }
+
+    fn level(&self, plane: &[u8], [x, y]: [f32; 2]) -> f32 {
         let (w, h) = (self.ink.width as i32, self.ink.height as i32);
         let (fx, fy) = ((x - 0.5).floor(), (y - 0.5).floor());
         let (u, v) = (fx as i32, fy as i32);
@@ -61,7 +67,7 @@ impl Sheet {
         }
         let (a, b) = (x - 0.5 - fx, y - 0.5 - fy);
         let i = v as usize * w as usize + u as usize;
-        let d = |i: usize| f32::from(self.darkness[i]);
+        let d = |i: usize| f32::from(plane[i]);
         let (top, bottom) = (d(i) + a * (d(i + 1) - d(i)), {
             let j = i + w as usize;
             d(j) + a * (d(j + 1) - d(j))
@@ -115,7 +121,7 @@ impl Sheet {
                 if q.distance * pose.scale <= EXPLAINED { explained += 1.0 } else { foreign += 1.0 }
             }
         }
-        let likeness = shape.dense.compare(pose, |at| self.darkness_at(at));
+        let likeness = shape.dense.compare(pose, |at| self.darkness_at(at), |at| self.level(&self.soft, at));
         let own = shape.samples.iter().filter(|q| q.distance == 0.0).count().max(1) as f32;
         Features {
             coverage: coverage / n,
@@ -176,7 +182,7 @@ impl Features {
             ("tight", self.tight),
             ("foreign", self.foreign),
             ("unexplained", self.unexplained),
-            ("correlation", self.likeness.correlation),("whole", self.likeness.whole),("text", self.likeness.text),("density", self.likeness.density),("residue", self.likeness.residues[0]),("residue2", self.likeness.residues[1]),("stroke", self.likeness.stroke),("own",self.likeness.own),("letters",self.likeness.letters[0]),("letters_mean",self.likeness.letters[1]),("stretch", self.stretch),("explained",self.explained),("scale_off",self.scale_off),
+            ("correlation", self.likeness.correlation),("whole", self.likeness.whole),("text", self.likeness.text),("density", self.likeness.density),("residue", self.likeness.residues[0]),("residue2", self.likeness.residues[1]),("stroke", self.likeness.stroke),("own",self.likeness.own),("soft",self.likeness.soft),("letters",self.likeness.letters[0]),("letters_mean",self.likeness.letters[1]),("stretch", self.stretch),("explained",self.explained),("scale_off",self.scale_off),
             ("ink", self.ink),
             ("evidence", self.evidence()),
             ("margin", margin),

@@ -27,6 +27,7 @@ struct Sample {
     at: [f32; 2],
     /// Smoothed darkness of the template at each stroke width, 0..=255.
     darkness: [f32; STROKES],
+    soft: f32,
     /// Sector of the local residue.
     sector: u8,
     /// Cell of the text, or [`NO_CELL`] where the symbol itself is drawn.
@@ -58,6 +59,8 @@ pub(super) struct Likeness {
     pub density: f32,
     /// Largest and second largest share of the grey levels' variance that a sector leaves unexplained, 0 and up.
     pub residues: [f32; 2],
+    /// Correlation of pictures blurred by twice as much, so that small differences of shape do not count.
+    pub soft: f32,
     /// Correlation at the template's own stroke width.
     pub own: f32,
     /// Best and mean correlation of a line of text, letter by letter.
@@ -74,6 +77,7 @@ impl Dense {
         let thicker = extreme(&thick, w, h, u8::max);
         let table: Vec<u8> = (0..=255).collect();
         let planes = [&thin, &picture.darkness, &thick, &thicker].map(|p| super::ink::smooth(p, &table, w, h));
+        let soft = blur(&blur(&blur(&blur(&picture.darkness, w, h), w, h), w, h), w, h);
         let offset = |i: usize| [(i % w) as f32 + 0.5 - picture.centre[0], (i / w) as f32 + 0.5 - picture.centre[1]];
         let inside: Vec<usize> =
             (0..w * h).filter(|&i| picture.weight[i] >= 128 && { let [x, y] = offset(i); let _ = hull; x > extent[0] - MARGIN && x < extent[2] + MARGIN && y > extent[1] - MARGIN && y < extent[3] + MARGIN }).collect();
@@ -95,7 +99,7 @@ impl Dense {
                     *c = (c.0, c.1 + darkness[1], c.2 + 1.0);
                     cell = c.0;
                 }
-                Sample { at: offset(i), darkness, sector, cell }
+                Sample { at: offset(i), darkness, soft: f32::from(soft[i]), sector, cell }
             })
             .collect();
         let mut text = vec![0.0; cells.len()];
@@ -108,8 +112,55 @@ impl Dense {
 
     pub fn has_text(&self) -> bool { !self.text.is_empty() }
 
+    /// Moves a pose to where the grey levels agree best.
+    pub fn polish(&self, start: &Pose, free_angle: bool, at: impl Fn([f32; 2]) -> f32) -> Pose {
+        let step = (self.samples.len() / 400).max(1);
+        let some: Vec<&Sample> = self.samples.iter().filter(|s| s.cell == NO_CELL).step_by(step).collect();
+        if some.len() < MIN_SAMPLES {
+            return *start;
+        }
+        let value = |pose: &Pose, k: usize| {
+            let place = pose.placer();
+            let mut c = Correlation::default();
+            for s in &some {
+                c.add(s.darkness[k], at(place(s.at)));
+            }
+            c.value()
+        };
+        let (k, mut best) = (0..STROKES).map(|k| (k, value(start, k))).max_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((1, 0.0));
+        let mut pose = *start;
+        let mut steps = [0.6f32, 0.6, 0.02, 0.03, if free_angle { 0.03 } else { 0.01 }];
+        for _ in 0..2 {
+            for _ in 0..2 {
+                let mut moved = false;
+                for i in 0..5 {
+                    for sign in [1.0, -1.0] {
+                        let mut p = pose;
+                        match i {
+                            0 => p.at[0] += sign * steps[0],
+                            1 => p.at[1] += sign * steps[1],
+                            2 => p.scale *= 1.0 + sign * steps[2],
+                            3 => p.stretch += sign * steps[3],
+                            _ => p.angle += sign * steps[4],
+                        }
+                        let v = value(&p, k);
+                        if v > best + 1e-4 {
+                            (best, pose, moved) = (v, p, true);
+                            break;
+                        }
+                    }
+                }
+                if !moved {
+                    break;
+                }
+            }
+            steps = steps.map(|s| s * 0.5);
+        }
+        pose
+    }
+
     /// Compares the template at a pose with the drawing, whose smoothed darkness `at` gives.
-    pub fn compare(&self, pose: &Pose, at: impl Fn([f32; 2]) -> f32) -> Likeness {
+    pub fn compare(&self, pose: &Pose, at: impl Fn([f32; 2]) -> f32, soft_at: impl Fn([f32; 2]) -> f32) -> Likeness {
         if self.samples.len() < MIN_SAMPLES {
             return Likeness::default();
         }
@@ -126,6 +177,10 @@ impl Dense {
                 let c = &mut cells[usize::from(s.cell)];
                 *c = [c[0] + b, c[1] + 1.0];
             }
+        }
+        let mut soft = Correlation::default();
+        for s in self.samples.iter().filter(|s| s.cell == NO_CELL) {
+            soft.add(s.soft, soft_at(place(s.at)));
         }
         let values = strokes.map(|s| s.value());
         let k = (0..STROKES).max_by(|&a, &b| values[a].total_cmp(&values[b])).unwrap_or(1);
@@ -178,10 +233,16 @@ impl Dense {
             density,
             residues: [residue(0), residue(1)],
             own: values[1],
+            soft: soft.value(),
             letters,
             stroke: k as f32 - 1.0,
         }
     }
+}
+
+fn blur(v: &[u8], w: usize, h: usize) -> Vec<u8> {
+    let table: Vec<u8> = (0..=255).collect();
+    super::ink::smooth(v, &table, w, h)
 }
 
 /// Rows of text that paper separates.
