@@ -17,6 +17,9 @@ pub type Point = [f64; 2];
 pub struct Canvas {
     mask: Mask,
     turn: Transform,
+    /// Number of the ink of each pixel; empty when all ink is the same.
+    inks: Vec<u8>,
+    ink: u8,
 }
 
 impl Canvas {
@@ -30,17 +33,56 @@ impl Canvas {
         } else {
             Transform::from_rotate_at(degrees as f32, width as f32 / 2.0, height as f32 / 2.0)
         };
-        Self { mask: Mask::new(width, height).expect("settings allow no empty sheet"), turn }
+        let mask = Mask::new(width, height).expect("settings allow no empty sheet");
+        Self { mask, turn, inks: Vec::new(), ink: 0 }
     }
 
-    /// Coverage 0..=255, row by row.
-    pub fn into_coverage(self) -> Vec<u8> {
-        self.mask.take()
+    /// Remembers from now on which ink a pixel got.
+    pub fn with_inks(self) -> Self {
+        Self { inks: vec![0; self.mask.data().len()], ..self }
+    }
+
+    /// What follows is drawn with ink `number`.
+    pub fn ink(&mut self, number: usize) {
+        self.ink = number as u8;
+    }
+
+    /// Coverage 0..=255 and number of the ink, row by row; no numbers when all ink is the same.
+    pub fn into_coverage(self) -> (Vec<u8>, Vec<u8>) {
+        (self.mask.take(), self.inks)
     }
 
     /// Fills a path by the winding rule.
     pub fn fill(&mut self, path: &Path) {
-        self.mask.fill_path(path, FillRule::Winding, true, self.turn);
+        if self.inks.is_empty() {
+            self.mask.fill_path(path, FillRule::Winding, true, self.turn);
+        } else {
+            self.fill_with_ink(path);
+        }
+    }
+
+    /// Fills a path beside the sheet first, so that it is known which pixels it covers.
+    fn fill_with_ink(&mut self, path: &Path) {
+        const INKED: u8 = 96;
+        let Some(path) = path.clone().transform(self.turn) else { return };
+        let (b, width) = (path.bounds(), self.mask.width());
+        let edge = |v: f32, side: u32| v.clamp(0.0, side as f32) as u32;
+        let (x0, y0) = (edge(b.left() - 1.0, width), edge(b.top() - 1.0, self.mask.height()));
+        let (x1, y1) = (edge(b.right() + 2.0, width), edge(b.bottom() + 2.0, self.mask.height()));
+        let (w, h) = (x1.saturating_sub(x0), y1.saturating_sub(y0));
+        let Some(mut part) = Mask::new(w, h) else { return };
+        let place = Transform::from_translate(-(x0 as f32), -(y0 as f32));
+        part.fill_path(&path, FillRule::Winding, true, place);
+        for (row, covers) in part.data().chunks_exact(w as usize).enumerate() {
+            let from = (y0 as usize + row) * width as usize + x0 as usize;
+            let pixels = self.mask.data_mut()[from..].iter_mut().zip(&mut self.inks[from..]);
+            for (&cover, (pixel, ink)) in covers.iter().zip(pixels) {
+                if cover >= INKED || cover > *pixel {
+                    *ink = self.ink;
+                }
+                *pixel = cover.saturating_add((u16::from(*pixel) * u16::from(255 - cover) / 255) as u8);
+            }
+        }
     }
 
     /// The smallest box around paths once the sheet is turned.

@@ -9,6 +9,7 @@ use datasets::{Annotation, BBox, Pixels};
 use image::{RgbImage, imageops};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
 use crate::settings::{SettingsError, SynthSettings};
 use crate::sheet::draw;
@@ -22,7 +23,8 @@ const MOST_SHEETS: u64 = 12;
 const STREAM: u64 = u64::MAX - 1;
 
 /// How templates are cut.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct CropSettings {
     /// Exemplars of each class, 1 or more.
     pub exemplars: usize,
@@ -35,7 +37,8 @@ pub struct CropSettings {
 }
 
 /// Which instance is cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Choice {
     /// The first in the sheet's list, whatever its turn.
     First,

@@ -136,6 +136,7 @@ impl Draft<'_> {
     /// Draws a symbol and writes it down; into the truth when it is `listed`.
     pub fn stamp(&mut self, symbol: &Symbol, at: &Placement, repeats: u32, listed: bool) {
         let outlines = symbol.outlines(at, repeats);
+        self.canvas.ink(2 + symbol.role as usize);
         for path in &outlines {
             self.canvas.fill(path);
         }

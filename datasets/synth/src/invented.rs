@@ -82,7 +82,7 @@ mod tests {
         let templates: Vec<_> = all
             .iter()
             .map(|s| {
-                let png = crate::scan::encode(&s.shape.picture(1.0, 2).unwrap(), None);
+                let png = crate::scan::encode(&s.shape.picture(1.0, 2).unwrap().into(), None);
                 ontologies::Template { path: s.file.clone(), bytes: png }
             })
             .collect();

@@ -24,9 +24,11 @@ pub mod sets;
 pub mod settings;
 mod sheet;
 pub mod symbol;
+pub mod tiled;
 
 pub use crops::{Crop, CropSettings, crops};
-pub use dataset::{DatasetError, Templates, write_dataset, write_dataset_with};
+pub use dataset::{DatasetError, DatasetSpec, Templates, write_dataset};
 pub use sets::Set;
-pub use settings::{Rotation, SettingsError, SynthSettings, Trade};
+pub use settings::{Palette, Rotation, SettingsError, SynthSettings, Trade};
 pub use sheet::{Sheet, sheet};
+pub use tiled::{TiledError, tiled};

@@ -195,6 +195,7 @@ impl Draft<'_> {
                 }
             }
             gaps.sort_by(|a, b| a[0].total_cmp(&b[0]));
+            self.canvas.ink(5 + n % 3);
             let mut from = run.ends[0];
             for [low, high] in gaps.into_iter().chain([[run.ends[1], run.ends[1]]]) {
                 if low > from {

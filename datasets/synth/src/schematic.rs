@@ -91,6 +91,7 @@ impl Draft<'_> {
         self.rails(&mut w);
         self.wire(&mut w);
         let width = self.thin().max(self.pen * 0.8);
+        self.canvas.ink(6);
         for (n, ends) in w.wires.iter().enumerate() {
             // A rail that nothing meets would be a stray line.
             let place = grown(span(ends[0], ends[1]), 1.0);

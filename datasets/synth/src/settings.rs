@@ -32,6 +32,27 @@ pub enum Trade {
     Electrical,
 }
 
+/// Colours of a sheet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Palette {
+    /// Dark grey on light grey.
+    Grey,
+    /// Light grey on dark grey, as on a screen.
+    Inverted,
+    /// Light lines on blue.
+    Blueprint,
+    /// Coloured lines on white: symbols, pipes and texts each have theirs.
+    Coloured,
+}
+
+impl Palette {
+    /// True when red, green and blue are the same everywhere.
+    pub fn is_grey(self) -> bool {
+        matches!(self, Self::Grey | Self::Inverted)
+    }
+}
+
 /// Settings of a sheet. Ranges are `[low, high]`, drawn evenly.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -82,6 +103,10 @@ pub struct SynthSettings {
     pub clutter: f64,
     /// How often a signal's pattern is repeated in one stretch, counted in whole library drawings.
     pub signal_repeats: [u32; 2],
+    /// Colours.
+    pub palette: Palette,
+    /// Share of the light that is missing where the sheet is darkest, 0..=.9: uneven lighting, shadows at the edge.
+    pub illumination: f64,
     /// Grey of the paper.
     pub paper: [u8; 2],
     /// Grey of the ink.
@@ -98,7 +123,8 @@ pub struct SynthSettings {
     pub bilevel: bool,
     /// JPEG quality 1..=100; `None` writes PNG.
     pub jpeg_quality: Option<u8>,
-    /// Share of the sheets that paper, skew, blur, noise, speckle, bilevel and JPEG are for, 0..=1; the others are clean.
+    /// Share of the sheets that paper, lighting, skew, blur, noise, speckle, bilevel and JPEG
+    /// are for, 0..=1; the others are clean.
     pub scan_share: f64,
 }
 
@@ -129,6 +155,8 @@ impl Default for SynthSettings {
             letters: [1.0, 1.0],
             clutter: 0.0,
             signal_repeats: [1, 1],
+            palette: Palette::Grey,
+            illumination: 0.0,
             paper: [255, 255],
             ink: [0, 30],
             skew: 0.0,
@@ -188,6 +216,7 @@ impl SynthSettings {
         }
         Cow::Owned(Self {
             paper: [255, 255],
+            illumination: 0.0,
             skew: 0.0,
             blur: 0.0,
             noise: 0.0,
@@ -238,6 +267,7 @@ impl SynthSettings {
         for (key, value, most) in [
             ("distractors", self.distractors, 10.0),
             ("clutter", self.clutter, 10.0),
+            ("illumination", self.illumination, 0.9),
             ("skew", self.skew, 3.0),
             ("blur", self.blur, 10.0),
             ("noise", self.noise, 80.0),

@@ -2,7 +2,7 @@
 //!
 //! Owns the order in which a sheet is drawn, which is part of what a seed means.
 
-use datasets::{BBox, ImageAnnotations};
+use datasets::{Annotation, BBox, ImageAnnotations};
 use image::{DynamicImage, RgbImage};
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::canvas::Canvas;
 use crate::draft::Draft;
 use crate::scan;
-use crate::settings::{SettingsError, SynthSettings, Trade};
+use crate::settings::{Palette, SettingsError, SynthSettings, Trade};
 use crate::symbol::{Role, Symbol, symbols};
 
 /// A drawn sheet.
@@ -32,6 +32,30 @@ pub fn sheet(settings: &SynthSettings, seed: u64, index: u64) -> Result<Sheet, S
 }
 
 pub(crate) fn draw(s: &SynthSettings, symbols: &[Symbol], seed: u64, index: u64) -> Sheet {
+    let Drawn { picture, quality, truth } = drawn(s, symbols, seed, index);
+    let file = scan::encode(&picture, quality);
+    let image = if quality.is_some() { scan::decode(&file) } else { picture };
+    let extension = if quality.is_some() { "jpg" } else { "png" };
+    let annotations = ImageAnnotations {
+        image: format!("sheet_{index:04}.{extension}"),
+        digest: blake3::hash(&file).to_hex().to_string(),
+        width: s.width,
+        height: s.height,
+        annotations: truth,
+    };
+    Sheet { image: image.into_rgb8(), file, annotations }
+}
+
+/// A sheet before it is a file.
+pub(crate) struct Drawn {
+    /// Grey, or red, green and blue, as the palette is.
+    pub picture: DynamicImage,
+    /// The quality that it is to be written with.
+    pub quality: Option<u8>,
+    pub truth: Vec<Annotation>,
+}
+
+pub(crate) fn drawn(s: &SynthSettings, symbols: &[Symbol], seed: u64, index: u64) -> Drawn {
     let s = &*s.of_sheet(index);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(index);
@@ -41,10 +65,11 @@ pub(crate) fn draw(s: &SynthSettings, symbols: &[Symbol], seed: u64, index: u64)
     let size = if large > small { rng.random_range(small..large) } else { small };
     let u = s.symbol_px * size;
     let edge = 0.75 * u;
+    let canvas = Canvas::new(s.width, s.height, degrees);
     let mut d = Draft {
         s,
         rng,
-        canvas: Canvas::new(s.width, s.height, degrees),
+        canvas: if s.palette == Palette::Coloured { canvas.with_inks() } else { canvas },
         u,
         pen: pen * size,
         inner: BBox::new(edge, edge, f64::from(s.width) - edge, f64::from(s.height) - edge),
@@ -61,24 +86,12 @@ pub(crate) fn draw(s: &SynthSettings, symbols: &[Symbol], seed: u64, index: u64)
         Trade::Piping => d.piping(symbols, &wanted, clutter),
         Trade::Electrical => d.schematic(symbols, &wanted),
     }
+    d.canvas.ink(7);
     d.clutter(clutter);
 
     let Draft { canvas, truth, mut rng, .. } = d;
-    let picture = scan::develop(canvas.into_coverage(), s, &mut rng);
-    let file = scan::encode(&picture, s.jpeg_quality);
-    let image = match s.jpeg_quality {
-        None => DynamicImage::from(picture),
-        Some(_) => image::load_from_memory(&file).expect("a picture just written is read"),
-    };
-    let extension = if s.jpeg_quality.is_some() { "jpg" } else { "png" };
-    let annotations = ImageAnnotations {
-        image: format!("sheet_{index:04}.{extension}"),
-        digest: blake3::hash(&file).to_hex().to_string(),
-        width: s.width,
-        height: s.height,
-        annotations: truth,
-    };
-    Sheet { image: image.into_rgb8(), file, annotations }
+    let (coverage, inks) = canvas.into_coverage();
+    Drawn { picture: scan::develop(coverage, &inks, s, &mut rng), quality: s.jpeg_quality, truth }
 }
 
 impl Draft<'_> {
@@ -89,6 +102,7 @@ impl Draft<'_> {
         let inline = of(Role::Inline).count();
         let cells = f64::from(s.width) * f64::from(s.height) / (u * u);
         let vessels = (cells / 130.0).round().clamp(1.0, 12.0) as usize;
+        self.canvas.ink(1);
         let nozzles = self.vessels(vessels);
         self.lay_pipes(3 + inline / 3 + wanted.len() / 8, &nozzles);
         for role in [Role::Inline, Role::Balloon, Role::Line, Role::Free] {
@@ -101,6 +115,7 @@ impl Draft<'_> {
         self.draw_pipes();
         self.finish_ends();
         self.cross_symbols();
+        self.canvas.ink(0);
         self.label_pipes();
         self.tags();
     }

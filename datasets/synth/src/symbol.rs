@@ -162,7 +162,7 @@ pub fn templates(symbols: &[Symbol], settings: &SynthSettings) -> Vec<(String, V
     const MARGIN: u32 = 4;
     let scale = (settings.symbol_px / NOMINAL_UNITS) as f32;
     let picture = |s: &Symbol| s.shape.picture(scale, MARGIN).expect("every symbol has ink");
-    symbols.iter().map(|s| (s.file.clone(), crate::scan::encode(&picture(s), None))).collect()
+    symbols.iter().map(|s| (s.file.clone(), crate::scan::encode(&picture(s).into(), None))).collect()
 }
 
 /// Colours and categories as the ontology of the templates has them.

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use datasets::formats::{Format, ReadOptions};
-use synth::{DatasetError, Set, SynthSettings, sample, write_dataset, write_dataset_with};
+use synth::{DatasetError, DatasetSpec, Set, SynthSettings, Trade, sample, write_dataset};
 
 fn small() -> SynthSettings {
     SynthSettings { width: 640, height: 480, symbols: [5, 8], symbol_px: 40.0, invented: 2, ..SynthSettings::clean() }
@@ -78,8 +78,8 @@ fn templates_are_cut_from_other_sheets_when_asked() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("set");
     let settings = SynthSettings { classes: vec!["ball valve".into(), "plug valve".into()], ..small() };
-    let from = Set::E.templates(2);
-    write_dataset_with(&out, &settings, &from, 1, 3, &|_| ()).unwrap();
+    let spec = DatasetSpec { templates: Set::E.templates(2), ..DatasetSpec::new(settings.clone(), 1, 3) };
+    synth::dataset::write(&out, &spec, &|_| ()).unwrap();
     let files = contents(&out);
     let crops = synth::crops(&settings, 3, 2).unwrap();
     assert_eq!(crops.len(), 8, "two of the library and two invented classes, twice");
@@ -87,6 +87,30 @@ fn templates_are_cut_from_other_sheets_when_asked() {
         let written = image::load_from_memory(&files[&format!("templates/{}", crop.name)]).unwrap().into_rgb8();
         assert!(written == crop.image, "{}", crop.name);
     }
+    let read: DatasetSpec = serde_json::from_slice(&files["synth.json"]).unwrap();
+    assert_eq!(read, spec);
+}
+
+#[test]
+fn the_second_trade_is_an_ontology_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = SynthSettings { trade: Trade::Electrical, ..small() };
+    let truth = write_dataset(&dir.path().join("set"), &settings, 1, 3, &|_| ()).unwrap();
+    assert_eq!(truth.classes.len(), 42);
+}
+
+#[test]
+fn sheets_are_joined_to_one_picture_when_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("set");
+    let spec = DatasetSpec { tiles: [2, 2], ..DatasetSpec::new(small(), 2, 3) };
+    let truth = synth::dataset::write(&out, &spec, &|_| ()).unwrap();
+    assert_eq!((truth.images[1].width, truth.images[1].height), (1280, 960));
+    let written = image::open(out.join("drawings").join(&truth.images[1].image)).unwrap().into_rgb8();
+    let first = synth::sheet(&small(), 3, 4).unwrap().image;
+    assert!(image::imageops::crop_imm(&written, 0, 0, 640, 480).to_image() == first);
+    let read = Format::Coco.read(&out.join("truth.json"), &ReadOptions::default()).unwrap().set;
+    assert_eq!(read.box_count(), truth.box_count());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use synth::{Rotation, Sheet, SynthSettings, sheet};
+use synth::{Palette, Rotation, Set, Sheet, SynthSettings, sheet};
 
 fn small() -> SynthSettings {
     SynthSettings { width: 800, height: 640, symbols: [8, 14], symbol_px: 48.0, ..SynthSettings::clean() }
@@ -169,4 +169,60 @@ fn a_sheet_without_symbols_is_a_drawing_all_the_same() {
 fn bilevel_is_black_and_white() {
     let s = SynthSettings { bilevel: true, noise: 10.0, ..small() };
     assert!(sheet(&s, 0, 0).unwrap().image.pixels().all(|p| p.0 == [0; 3] || p.0 == [255; 3]));
+}
+
+#[test]
+fn colours_are_those_of_the_palette_and_the_truth_stays() {
+    let plain = sheet(&small(), 2, 0).unwrap();
+    let mean = |s: &Sheet, c: usize| {
+        s.image.pixels().map(|p| f64::from(p.0[c])).sum::<f64>() / f64::from(s.image.width() * s.image.height())
+    };
+    for palette in [Palette::Inverted, Palette::Blueprint, Palette::Coloured] {
+        let other = sheet(&SynthSettings { palette, ..small() }, 2, 0).unwrap();
+        assert_eq!(other.annotations.annotations, plain.annotations.annotations);
+        let [red, blue] = [mean(&other, 0), mean(&other, 2)];
+        match palette {
+            Palette::Inverted => {
+                let opposite = other.image.pixels().zip(plain.image.pixels()).all(|(a, b)| a.0[0] == 255 - b.0[0]);
+                assert!(opposite, "every pixel is the opposite");
+            }
+            Palette::Blueprint => assert!(red < 80.0 && blue > 130.0, "{red} {blue}"),
+            _ => {
+                let coloured = other.image.pixels().filter(|p| p.0[0].abs_diff(p.0[2]) > 60).count();
+                assert!(red > 200.0 && coloured > 1000, "{red} {coloured}");
+                // The ink lies where it lies without colours.
+                let moved = other.image.pixels().zip(plain.image.pixels()).filter(|(a, b)| {
+                    let darkest = a.0.into_iter().min().unwrap();
+                    (darkest > 230) != (b.0[0] > 230)
+                });
+                assert!(moved.count() < 200);
+            }
+        }
+    }
+}
+
+#[test]
+fn uneven_light_darkens_one_side() {
+    let s = SynthSettings { illumination: 0.5, symbols: [0, 0], ..small() };
+    let image = sheet(&s, 1, 0).unwrap().image;
+    let corner = |x: u32, y: u32| (0..24).map(|d| image.get_pixel(x + d, y + d / 2).0[0]).max().unwrap();
+    let corners = [corner(1, 1), corner(770, 1), corner(1, 620), corner(770, 620)];
+    let (low, high) = (corners.iter().min().unwrap(), corners.iter().max().unwrap());
+    assert!(high - low > 40, "{corners:?}");
+}
+
+#[test]
+fn every_set_draws_what_it_asks_for() {
+    for set in Set::ALL.into_iter().filter(|&s| s != Set::L) {
+        let s = SynthSettings { invented: 2, ..set.settings() };
+        let (mut found, mut classes) = (0, std::collections::BTreeSet::new());
+        for index in 0..2 {
+            let sheet = sheet(&s, 5, index).unwrap();
+            found += sheet.annotations.annotations.len();
+            classes.extend(sheet.annotations.annotations.into_iter().map(|a| a.class));
+        }
+        let asked = synth::symbol::symbols(&s, 5).unwrap().len();
+        assert!(found as u32 >= s.symbols[0] * 9 / 5, "{set}: {found} symbols");
+        assert_eq!(classes.len(), asked, "{set}");
+    }
 }

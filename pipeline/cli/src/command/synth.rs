@@ -6,7 +6,7 @@ use clap::Args;
 use indicatif::ProgressBar;
 use miette::{IntoDiagnostic, Report, Result};
 use serde_json::json;
-use synth::{CropSettings, DatasetError, Set, SynthSettings, Templates, write_dataset_with};
+use synth::{CropSettings, DatasetError, DatasetSpec, Set, SynthSettings, Templates, dataset};
 
 use crate::{
     args::Global,
@@ -17,7 +17,7 @@ use crate::{
 /// `pipeline synth`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  pipeline synth --out sheets --sheets 50 --seed 1\n  pipeline synth --out scans --sheets 20 --seed 2 --look scanned --classes \"ball valve,globe valve\" --size 3000x2000\n  pipeline synth --out crops --sheets 16 --look E --cut 3\n\nBenchmark sets for --look: A clean; B any angle, mirrored; C scanned; D sizes and line widths; L 7000x5000; E templates cut from a drawing.\n\nThe folder gets drawings/, templates/, truth.json (COCO) and labels/yolo/ (a YOLO data set with its images). The same arguments give the same files."
+    after_help = "Examples:\n  pipeline synth --out sheets --sheets 50 --seed 1\n  pipeline synth --out scans --sheets 20 --seed 2 --look scanned --classes \"ball valve,globe valve\" --size 3000x2000\n  pipeline synth --out crops --sheets 16 --look E --cut 3\n\nBenchmark sets for --look: A clean; B any angle, mirrored; C scanned; D sizes and line widths; L 7000x5000; E templates cut from a drawing; electrical: schematics.\n\nThe folder gets drawings/, templates/, truth.json (COCO) and labels/yolo/ (a YOLO data set with its images). The same arguments give the same files."
 )]
 pub struct Synth {
     /// A new or empty folder.
@@ -35,6 +35,12 @@ pub struct Synth {
     /// Cut N templates of each class from further sheets instead of drawing clean ones.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=100))]
     cut: Option<u16>,
+    /// Join sheets to one large PNG: columns and rows of sheets in each picture.
+    #[arg(long, value_name = "COLUMNSxROWS")]
+    tiles: Option<String>,
+    /// Colours: grey, inverted, blueprint or coloured.
+    #[arg(long, value_name = "NAME")]
+    palette: Option<String>,
     /// Width and height in pixels.
     #[arg(long, value_name = "WxH")]
     size: Option<String>,
@@ -88,15 +94,6 @@ impl Look {
     }
 }
 
-/// Clean templates, or cut ones when they are asked for or the set has them.
-fn templates(args: &Synth) -> Templates {
-    match (args.cut, args.look) {
-        (Some(n), _) => Templates::Cut(CropSettings { exemplars: n.into(), ..CropSettings::default() }),
-        (None, Look::Set(set)) => set.templates(1),
-        (None, _) => Templates::Legend,
-    }
-}
-
 fn pair(text: &str, what: &str, between: char) -> Result<[u32; 2]> {
     text.split_once(between).and_then(|(a, b)| Some([a.trim().parse().ok()?, b.trim().parse().ok()?])).ok_or_else(
         || {
@@ -107,20 +104,23 @@ fn pair(text: &str, what: &str, between: char) -> Result<[u32; 2]> {
 }
 
 /// What to draw, how many, and the seed.
-fn settings(args: &Synth) -> Result<(SynthSettings, u64, u64)> {
-    let (mut sheets, mut seed) = (args.sheets, args.seed);
-    let mut s = args.look.settings();
+fn spec(args: &Synth) -> Result<DatasetSpec> {
+    let look = args.look.settings();
+    let templates = if let Look::Set(set) = args.look { set.templates(1) } else { Templates::Legend };
+    let mut spec = DatasetSpec { templates, ..DatasetSpec::new(look, 0, 0) };
     if let Some(file) = &args.settings {
         let wrong = |e: &dyn std::fmt::Display| {
             Usage::new(format!("--settings `{}`: {e}", file.display()), "see `synth.json` of an earlier data set")
         };
         let bytes = std::fs::read(file).map_err(|e| wrong(&e))?;
-        let mut doc: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| wrong(&e))?;
-        let number = |key: &str| doc.get(key).and_then(serde_json::Value::as_u64);
-        (sheets, seed) = (sheets.or_else(|| number("sheets")), seed.or_else(|| number("seed")));
-        let inner = doc.get_mut("settings").map(serde_json::Value::take);
-        s = serde_json::from_value(inner.unwrap_or(doc)).map_err(|e| wrong(&e))?;
+        let doc: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| wrong(&e))?;
+        if doc.get("settings").is_some() {
+            spec = serde_json::from_value(doc).map_err(|e| wrong(&e))?;
+        } else {
+            spec.settings = serde_json::from_value(doc).map_err(|e| wrong(&e))?;
+        }
     }
+    let s = &mut spec.settings;
     if let Some(size) = &args.size {
         [s.width, s.height] = pair(size, "size", 'x')?;
     }
@@ -130,17 +130,32 @@ fn settings(args: &Synth) -> Result<(SynthSettings, u64, u64)> {
     if !args.classes.is_empty() {
         s.classes = args.classes.iter().map(|c| c.trim().to_owned()).collect();
     }
+    if let Some(name) = &args.palette {
+        s.palette = serde_json::from_value(json!(name)).map_err(|_| {
+            Usage::new(format!("--palette `{name}` is not known"), "grey, inverted, blueprint or coloured")
+        })?;
+    }
     s.invented = args.invented.unwrap_or(s.invented);
-    let sheets = sheets.ok_or_else(|| Usage::new("the number of sheets is missing", "add --sheets N"))?;
-    Ok((s, sheets, seed.unwrap_or(0)))
+    if let Some(tiles) = &args.tiles {
+        spec.tiles = pair(tiles, "tiles", 'x')?;
+    }
+    if let Some(n) = args.cut {
+        spec.templates = Templates::Cut(CropSettings { exemplars: n.into(), ..CropSettings::default() });
+    }
+    spec.seed = args.seed.unwrap_or(spec.seed);
+    spec.sheets = args.sheets.unwrap_or(spec.sheets);
+    if spec.sheets == 0 && args.sheets.is_none() {
+        return Err(Usage::new("the number of sheets is missing", "add --sheets N"));
+    }
+    Ok(spec)
 }
 
 /// Draws the sheets.
 pub fn synth(global: &Global, args: &Synth) -> Result<Exit> {
-    let (settings, sheets, seed) = settings(args)?;
+    let spec = spec(args)?;
     let quiet = global.quiet || global.json;
-    let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(sheets) };
-    let truth = write_dataset_with(&args.out, &settings, &templates(args), sheets, seed, &|n| bar.set_position(n));
+    let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(spec.sheets) };
+    let truth = dataset::write(&args.out, &spec, &|done| bar.set_position(done));
     bar.finish_and_clear();
     let truth = truth.map_err(|e| match e {
         DatasetError::Settings(_) | DatasetError::NoSheets | DatasetError::NotEmpty(_) => {

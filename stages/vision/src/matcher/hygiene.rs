@@ -19,6 +19,9 @@ const SNUG_PX: f32 = 4.0;
 /// The same as a share, on a side where a pipe's end bridges the margin.
 const BRIDGED: f32 = 0.3;
 
+/// Share of the ink from which what was removed is worth a person's look.
+pub(super) const MUCH_REMOVED: f32 = 0.25;
+
 /// Why something was taken out of a template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RemovedKind {
@@ -125,6 +128,12 @@ impl Clean {
             }
         }
         self.removed.push(Removed { kind, pixels: pixels.len() });
+    }
+
+    /// The share of the ink that was removed.
+    pub fn removed_share(&self) -> f32 {
+        let removed: usize = self.removed.iter().map(|r| r.pixels).sum();
+        removed as f32 / (removed + self.ink.iter().filter(|&&v| v == 1).count()) as f32
     }
 
     /// Puts what was removed into words.

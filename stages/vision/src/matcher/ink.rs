@@ -193,14 +193,7 @@ impl Ink {
     /// Darkness, 0 (paper) to 255 (ink), with the paper's and the ink's typical grey as the two ends, smoothed by a
     /// 5x5 binomial kernel.
     pub fn darkness(&self) -> Vec<u8> {
-        let mut ink = [0u64; 256];
-        for (mask, grey) in self.mask.chunks(8).zip(self.grey.chunks(8)) {
-            if mask != [0; 8] {
-                for (&m, &v) in mask.iter().zip(grey) {
-                    ink[usize::from(v)] += u64::from(m);
-                }
-            }
-        }
+        let ink = self.ink_levels();
         let all = histogram(&self.grey);
         let paper: Histogram = std::array::from_fn(|v| all[v] - ink[v]);
         let light = quantile(&paper, 0.5).unwrap_or(255) as f32;
@@ -209,6 +202,22 @@ impl Ink {
         let table: Vec<u8> =
             (0..256).map(|v| (255.0 * ((light - v as f32) / span).clamp(0.0, 1.0)).round() as u8).collect();
         smooth(&self.grey, &table, self.width, self.height)
+    }
+
+    /// Ink pixels of each level.
+    fn ink_levels(&self) -> Histogram {
+        let mut levels = [0; 256];
+        let (mask, mask_rest) = self.mask.as_chunks::<8>();
+        let (grey, grey_rest) = self.grey.as_chunks::<8>();
+        for (mask, grey) in mask.iter().zip(grey).filter(|(m, _)| **m != [0; 8]) {
+            for (&m, &v) in mask.iter().zip(grey) {
+                levels[usize::from(v)] += u64::from(m);
+            }
+        }
+        for (&m, &v) in mask_rest.iter().zip(grey_rest) {
+            levels[usize::from(v)] += u64::from(m);
+        }
+        levels
     }
 }
 

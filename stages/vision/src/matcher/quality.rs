@@ -18,8 +18,6 @@ pub use plain::Plainness;
 const FEW_PIXELS: usize = 60;
 /// Longer side of a symbol below which it says too little, pixels.
 const SHORT_SIDE: usize = 12;
-/// Share of the ink from which what hygiene removed is worth a person's look.
-const MUCH_REMOVED: f32 = 0.25;
 /// Likeness from which two classes are near duplicates.
 const NEAR_DUPLICATE: f64 = 0.9;
 /// Likeness from which a pair of classes is listed.
@@ -195,9 +193,8 @@ fn judge(template: &Template) -> Option<TemplateQuality> {
     if ink < FEW_PIXELS || width.max(height) < SHORT_SIDE {
         warnings.push(Warning::TooSmall { ink, width, height });
     }
-    let removed: usize = clean.removed.iter().map(|r| r.pixels).sum();
-    let share = removed as f32 / (removed + clean.ink.iter().filter(|&&v| v == 1).count()) as f32;
-    if share >= MUCH_REMOVED {
+    let share = clean.removed_share();
+    if share >= hygiene::MUCH_REMOVED {
         warnings.push(Warning::MuchRemoved { share: f64::from(share) });
     }
     Some(TemplateQuality {

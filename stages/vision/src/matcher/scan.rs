@@ -193,7 +193,7 @@ impl Level {
         }
         let mut near = vec![0; words * rows];
         let empty = vec![0; rows];
-        let column = |w: usize| ink.get(w * rows..(w + 1) * rows).unwrap_or(&empty);
+        let column = |w: usize| if w < words { &ink[w * rows..(w + 1) * rows] } else { &empty[..] };
         for (w, out) in near.chunks_exact_mut(rows).enumerate() {
             simd::grow(simd, column(w.wrapping_sub(1)), column(w), column(w + 1), out);
         }

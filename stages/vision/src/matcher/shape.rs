@@ -7,7 +7,7 @@ use image::imageops::{self, FilterType};
 use image::{GrayImage, Luma};
 
 use super::hull::Hull;
-use super::hygiene::{Clean, clean};
+use super::hygiene::{Clean, MUCH_REMOVED, clean};
 use super::ink::{Ink, distance, otsu};
 use super::verify::Dense;
 use super::{MatcherError, Role, Template};
@@ -134,7 +134,12 @@ impl Shape {
         let known = |i: usize| picture.weight[i] >= 128;
 
         let ink_at = where_mask(&|i| ink.mask[i] == 1 && region(i) == Region::Care);
-        let mut notes = clean.notes;
+        // Only what needs a person; `quality` tells the rest.
+        let mut notes = Vec::new();
+        let share = clean.removed_share();
+        if share >= MUCH_REMOVED {
+            notes.push(format!("{:.0} % of its ink was taken for parts of other things and left out", 100.0 * share));
+        }
         if ink_at.len() < POOR_INK {
             notes.push(format!("only {} ink pixels: too small to be told from other ink", ink_at.len()));
         }

@@ -62,6 +62,9 @@ pub struct LabelsBench {
     /// Seed of the drawings.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Cut the templates of every set from a drawing, not of set E alone.
+    #[arg(long)]
+    cut: bool,
     /// Drawings that are labelled side by side.
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -219,7 +222,7 @@ fn drawn_sets(told: &mut Told<'_>, args: &LabelsBench) -> Result<()> {
         (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut confused = Vec::new();
     for set in sets {
-        let case = sets::case(set, args.seed, args.sheets)?;
+        let case = sets::case(set, args.seed, args.sheets, args.cut)?;
         told.doing(format_args!("{set}: {} sheets, {}", args.sheets, set.about()));
         let outcome = case::run(&case, args.threads)?;
         let q = Quality::of(&outcome.truth, &outcome.found);
@@ -234,10 +237,10 @@ fn drawn_sets(told: &mut Told<'_>, args: &LabelsBench) -> Result<()> {
                 .map(|c| vec![set.name().to_owned(), c.truth.clone(), c.found.clone(), c.times.to_string()]),
         );
         let mut doc = json!({
-            "set": set.name(), "about": set.about(), "sheets": args.sheets, "templates": case.templates.len(),
+            "set": set.name(), "about": set.about(), "sheets": args.sheets, "templates": case.templates.len(), "cut": args.cut || set.has_crops(),
             "settings": sets::changes(set), "boxes": boxes, "quality": q, "cost": outcome.cost,
         });
-        if set.has_crops() {
+        if args.cut || set.has_crops() {
             doc["exemplars"] = exemplars::run(told, args, set, &case, &outcome)?;
         }
         if let Some(peer) = peer(told, args, &case)? {

@@ -64,15 +64,28 @@ fn without_attached(outline: &Piece, stroke: f32, w: usize, h: usize) -> Vec<usi
         outside[i] = 1;
     }
     outside.iter_mut().for_each(|v| *v = 1 - *v);
-    let depth = distance(&outside, w, h, FAR);
-    let rim = (3.0 * (stroke + 2.5)).min(f32::from(FAR) - 1.0) as u8;
+    let from_outside = distance(&outside, w, h, FAR);
+    // Beyond the picture is outside too.
+    let to_border = |i: usize| (i % w).min(w - 1 - i % w).min(i / w).min(h - 1 - i / w);
+    let depth = |i: usize| usize::from(from_outside[i]).min(3 * (to_border(i) + 1));
+    let reach = (3.0 * (stroke + 2.5)).min(f32::from(FAR) - 1.0) as usize;
     let mut deep = vec![0; w * h];
-    for &i in outline.pixels.iter().filter(|&&i| depth[i] > rim) {
+    for &i in outline.pixels.iter().filter(|&&i| depth(i) > reach) {
         deep[i] = 1;
     }
     let [ow, oh] = outline.size().map(|v| MAX_ATTACHED * v as f32);
     let small = |p: &Piece| p.size()[0] as f32 <= ow && p.size()[1] as f32 <= oh;
-    for i in pieces(&deep, w, h).into_iter().filter(small).flat_map(|p| p.pixels) {
+    let rim: Vec<usize> = outline.pixels.iter().copied().filter(|&i| deep[i] == 0).collect();
+    let beside_rim = thickened(&rim, 1, w, h);
+    // What meets the rim in several places, such as an arc from side to side, is no letter.
+    let hangs = |p: &Piece| {
+        let mut contact = vec![0; w * h];
+        for &i in p.pixels.iter().filter(|&&i| beside_rim[i] == 1) {
+            contact[i] = 1;
+        }
+        pieces(&contact, w, h).len() <= 1
+    };
+    for i in pieces(&deep, w, h).into_iter().filter(|p| small(p) && hangs(p)).flat_map(|p| p.pixels) {
         deep[i] = 2;
     }
     outline.pixels.iter().copied().filter(|&i| deep[i] != 2).collect()

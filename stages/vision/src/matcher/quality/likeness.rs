@@ -11,7 +11,7 @@ use crate::matcher::shape::Shape;
 use crate::matcher::{MatcherConfig, Role, Rotations};
 
 /// Share of its ink that a turned symbol must keep to be the same.
-const SAME: f32 = 0.95;
+const SAME: f32 = 0.93;
 /// Step in which symmetry is looked for, degrees.
 const TURN_DEG: usize = 15;
 /// Sizes of a part relative to its size in its own template.
@@ -32,11 +32,21 @@ struct Turn {
 }
 
 impl Turn {
-    fn all(config: &MatcherConfig, class: &str) -> Vec<Self> {
+    /// Those that a class is looked for in, without those that leave the symbol as it is after another.
+    fn different(sketch: &Sketch, config: &MatcherConfig, class: &str) -> Vec<Self> {
         let poses = config.poses_of(class);
         let quarters = if poses.rotations == Rotations::None { 0..1 } else { 0..4 };
         let mirrors: &[bool] = if poses.mirror { &[false, true] } else { &[false] };
-        mirrors.iter().flat_map(|&mirrored| quarters.clone().map(move |quarters| Self { quarters, mirrored })).collect()
+        let all =
+            mirrors.iter().flat_map(|&mirrored| quarters.clone().map(move |quarters| Self { quarters, mirrored }));
+        let mut kept: Vec<Self> = Vec::new();
+        for turn in all {
+            let same = |k: &Self| sketch.cover(&sketch.points, SAME, |p| k.back(turn.of(p))) >= SAME;
+            if !kept.iter().any(same) {
+                kept.push(turn);
+            }
+        }
+        kept
     }
 
     fn of(self, [x, y]: [f32; 2]) -> [f32; 2] {
@@ -58,56 +68,71 @@ impl Turn {
 
 /// All pairs of templates of different classes that are alike: near duplicates first, the most alike first.
 pub(super) fn confusions(shapes: &[Shape], config: &MatcherConfig) -> Vec<Confusion> {
-    let sketches: Vec<Sketch> = shapes.par_iter().map(Sketch::of).collect();
-    let plain: Vec<bool> = shapes.par_iter().map(|s| plainness(s).is_some()).collect();
-    let wanted: Vec<usize> = (0..shapes.len()).filter(|&i| shapes[i].role != Role::Negative).collect();
-    let mut all: Vec<Confusion> = wanted
-        .par_iter()
-        .flat_map_iter(|&i| {
-            let others = wanted.iter().filter(move |&&j| shapes[i].class != shapes[j].class);
-            others.filter_map({
-                let (sketches, plain) = (&sketches, &plain);
-                move |&j| {
-                    // Of both orders of a pair only one is asked whether the two are the same.
-                    let same = if i < j { duplicate(shapes, sketches, i, j, config) } else { 0.0 };
-                    let (kind, likeness) = if f64::from(same) >= LISTED {
-                        (ConfusionKind::NearDuplicate, same)
-                    } else if !plain[j] {
-                        (ConfusionKind::Contains, part(shapes, sketches, i, j, config)?)
-                    } else {
-                        return None;
-                    };
-                    Some(Confusion {
-                        a: shapes[i].class.clone(),
-                        template_a: shapes[i].name.clone(),
-                        b: shapes[j].class.clone(),
-                        template_b: shapes[j].name.clone(),
-                        likeness: f64::from(likeness),
-                        kind,
-                    })
-                }
-            })
-        })
-        .collect();
+    let all: Vec<Prepared<'_>> = shapes.par_iter().map(|s| Prepared::of(s, config)).collect();
+    let wanted: Vec<&Prepared<'_>> = all.iter().filter(|p| p.shape.role != Role::Negative).collect();
+    let pairs = |(i, a): (usize, &&Prepared<'_>)| {
+        let others = wanted.iter().enumerate().filter(|(_, b)| a.shape.class != b.shape.class);
+        // Of both orders of a pair only one is asked whether the two are the same.
+        others.filter_map(|(j, b)| confusion(a, b, i < j, config)).collect::<Vec<_>>()
+    };
+    let mut all: Vec<Confusion> = wanted.par_iter().enumerate().flat_map_iter(pairs).collect();
     let kind = |c: &Confusion| u8::from(c.kind == ConfusionKind::Contains);
     // Stable: equal pairs stay in the order of the templates.
     all.sort_by(|x, y| kind(x).cmp(&kind(y)).then(y.likeness.total_cmp(&x.likeness)));
     all
 }
 
-/// Sizes of `j` relative to `i`, pixels of the templates, at which both may be looked for on one drawing.
-fn sizes(shapes: &[Shape], i: usize, j: usize, config: &MatcherConfig) -> std::ops::RangeInclusive<f32> {
-    let (a, b) = (config.poses_of(&shapes[i].class), config.poses_of(&shapes[j].class));
+/// A template made ready for comparison.
+struct Prepared<'a> {
+    shape: &'a Shape,
+    sketch: Sketch,
+    turns: Vec<Turn>,
+    plain: bool,
+}
+
+impl<'a> Prepared<'a> {
+    fn of(shape: &'a Shape, config: &MatcherConfig) -> Self {
+        let sketch = Sketch::of(shape);
+        let turns = Turn::different(&sketch, config, &shape.class);
+        Self { shape, sketch, turns, plain: plainness(shape).is_some() }
+    }
+}
+
+/// How `b` is like `a`, when it is.
+fn confusion(a: &Prepared<'_>, b: &Prepared<'_>, whole: bool, config: &MatcherConfig) -> Option<Confusion> {
+    let same = if whole { duplicate(a, b, config) } else { 0.0 };
+    let (kind, likeness) = if f64::from(same) >= LISTED {
+        (ConfusionKind::NearDuplicate, same)
+    } else if b.plain {
+        // A line or an outline is a part of almost everything.
+        return None;
+    } else {
+        (ConfusionKind::Contains, part(a, b, config)?)
+    };
+    Some(Confusion {
+        a: a.shape.class.clone(),
+        template_a: a.shape.name.clone(),
+        b: b.shape.class.clone(),
+        template_b: b.shape.name.clone(),
+        likeness: f64::from(likeness),
+        kind,
+    })
+}
+
+/// Sizes of `b` relative to `a`, pixels of the templates, at which both may be looked for on one drawing.
+fn sizes(a: &Prepared<'_>, b: &Prepared<'_>, config: &MatcherConfig) -> std::ops::RangeInclusive<f32> {
+    let (a, b) = (config.poses_of(&a.shape.class), config.poses_of(&b.shape.class));
     (b.scale_min / a.scale_max) as f32..=(b.scale_max / a.scale_min) as f32
 }
 
 /// The share of the ink that both have when their boxes are laid upon one another.
-fn duplicate(shapes: &[Shape], sketches: &[Sketch], i: usize, j: usize, config: &MatcherConfig) -> f32 {
-    let (a, b) = (&sketches[i], &sketches[j]);
-    let stretch = config.poses_of(&shapes[i].class).stretch.max(config.poses_of(&shapes[j].class).stretch) as f32;
-    let sizes = sizes(shapes, i, j, config);
+fn duplicate(whole: &Prepared<'_>, other: &Prepared<'_>, config: &MatcherConfig) -> f32 {
+    let (a, b) = (&whole.sketch, &other.sketch);
+    let stretch = |p: &Prepared<'_>| config.poses_of(&p.shape.class).stretch as f32;
+    let stretch = stretch(whole).max(stretch(other));
+    let sizes = sizes(whole, other, config);
     let mut best = 0.0f32;
-    for turn in Turn::all(config, &shapes[j].class) {
+    for &turn in &other.turns {
         let [bw, bh] = turn.of(b.half).map(f32::abs);
         let factor = [a.half[0] / bw, a.half[1] / bh];
         let ratio = (factor[0] / factor[1]).max(factor[1] / factor[0]);
@@ -131,14 +156,14 @@ fn duplicate(shapes: &[Shape], sketches: &[Sketch], i: usize, j: usize, config: 
     best
 }
 
-/// The share of `j` that is found in a place in `i`; `None` below [`PART_OF`] and where it is hidden in other ink.
-fn part(shapes: &[Shape], sketches: &[Sketch], i: usize, j: usize, config: &MatcherConfig) -> Option<f32> {
-    let (a, b) = (&sketches[i], &sketches[j]);
-    let wanted = sizes(shapes, i, j, config);
+/// The share of `other` that is found in a place in `whole`; `None` below [`PART_OF`] and where it is hidden in other ink.
+fn part(whole: &Prepared<'_>, other: &Prepared<'_>, config: &MatcherConfig) -> Option<f32> {
+    let (a, b) = (&whole.sketch, &other.sketch);
+    let wanted = sizes(whole, other, config);
     let mut best = None;
     for size in PART_SIZES.into_iter().filter(|s| wanted.contains(s)) {
         let factor = size * b.unit / a.unit;
-        for turn in Turn::all(config, &shapes[j].class) {
+        for &turn in &other.turns {
             let half = turn.of(b.half).map(|v| v.abs() * factor);
             let room = [a.half[0] - half[0], a.half[1] - half[1]];
             if room[0] < -1.0 || room[1] < -1.0 || a.length() < 0.9 * factor * b.length() {

@@ -9,7 +9,7 @@ use std::arch::x86_64::{
     _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_srli_epi16, _mm256_storeu_si256,
 };
 
-use super::portable::{foreign, part};
+use super::portable::{foreign, part, sum_at};
 use super::{Affine, BLOCK, Bordered, Cloud, First, Hit, LANES, POINTS, Probes, Rest, STEP, Strip, WORDS, Words};
 
 /// Eight words or sums.
@@ -158,7 +158,7 @@ pub(super) fn sum_under(cloud: &Cloud, map: &Bordered, pose: &Affine, limit: u32
             };
             let [u, v] = [place(0), place(1)];
             let index = _mm256_add_epi32(_mm256_add_epi32(_mm256_mullo_epi32(v, pitch), u), origin);
-            [_mm256_castsi256_si128(index), _mm256_extracti128_si256::<1>(index)]
+            [pairs(_mm256_castsi256_si128(index)), pairs(_mm256_extracti128_si256::<1>(index))]
         };
         let ([a, b], [c, d]) = (half(0), half(HALF));
         // SAFETY: places are bounded to the map with its border, whose length the caller checked.
@@ -170,27 +170,9 @@ pub(super) fn sum_under(cloud: &Cloud, map: &Bordered, pose: &Affine, limit: u32
     sum
 }
 
-/// Sum of the bytes at the first `len` of sixteen indices.
-///
-/// # Safety
-/// All indices lie inside.
+/// Four indices as two words.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn sum_at(bytes: &[u8], index: [__m128i; 4], len: usize) -> u32 {
-    // SAFETY: the caller's promise.
-    let byte = |i: u64| u64::from(unsafe { *bytes.get_unchecked((i & 0xffff_ffff) as usize) });
-    let pairs = index.map(|q| [_mm_cvtsi128_si64(q).cast_unsigned(), _mm_extract_epi64::<1>(q).cast_unsigned()]);
-    if len >= POINTS {
-        // Four sums, and 64 bits, so that the compiler leaves the numbers where they are.
-        let mut sums = [0; 4];
-        for [a, b] in pairs {
-            sums[0] += byte(a);
-            sums[1] += byte(a >> 32);
-            sums[2] += byte(b);
-            sums[3] += byte(b >> 32);
-        }
-        return sums.iter().sum::<u64>() as u32;
-    }
-    let all = pairs.iter().flatten().flat_map(|&p| [p, p >> 32]);
-    all.take(len).map(byte).sum::<u64>() as u32
+pub(super) fn pairs(index: __m128i) -> [u64; 2] {
+    [_mm_cvtsi128_si64(index).cast_unsigned(), _mm_extract_epi64::<1>(index).cast_unsigned()]
 }

@@ -7,8 +7,8 @@ use std::arch::x86_64::{
     _mm512_set1_epi32, _mm512_set1_epi64, _mm512_set1_ps, _mm512_storeu_si512,
 };
 
-use super::avx2::sum_at;
-use super::portable::{foreign, part};
+use super::avx2::pairs;
+use super::portable::{foreign, part, sum_at};
 use super::{Affine, BLOCK, Bordered, Cloud, First, Hit, LANES, POINTS, Probes, Rest, STEP, Strip, WORDS, Words};
 
 /// Eight words or sums.
@@ -137,10 +137,10 @@ pub(super) fn sum_under(cloud: &Cloud, map: &Bordered, pose: &Affine, limit: u32
         let index = _mm512_add_epi32(_mm512_add_epi32(_mm512_mullo_epi32(v, pitch), u), origin);
         // Single loads: gathers take longer on AMD's processors.
         let quads = [
-            _mm512_extracti32x4_epi32::<0>(index),
-            _mm512_extracti32x4_epi32::<1>(index),
-            _mm512_extracti32x4_epi32::<2>(index),
-            _mm512_extracti32x4_epi32::<3>(index),
+            pairs(_mm512_extracti32x4_epi32::<0>(index)),
+            pairs(_mm512_extracti32x4_epi32::<1>(index)),
+            pairs(_mm512_extracti32x4_epi32::<2>(index)),
+            pairs(_mm512_extracti32x4_epi32::<3>(index)),
         ];
         // SAFETY: places are bounded to the map with its border, whose length the caller checked.
         sum += unsafe { sum_at(map.bytes, quads, cloud.len - k * POINTS) };

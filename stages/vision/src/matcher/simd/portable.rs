@@ -78,3 +78,26 @@ pub(super) fn sum_under(cloud: &Cloud, map: &Bordered, pose: &Affine, limit: u32
     }
     sum
 }
+
+/// Sum of the bytes at the first `len` of sixteen indices, two a word.
+///
+/// # Safety
+/// All indices lie inside.
+#[inline(always)]
+pub(super) unsafe fn sum_at(bytes: &[u8], index: [[u64; 2]; 4], len: usize) -> u32 {
+    // SAFETY: the caller's promise.
+    let byte = |i: u64| u64::from(unsafe { *bytes.get_unchecked((i & 0xffff_ffff) as usize) });
+    if len >= POINTS {
+        // Four sums of 64 bits, so that the compiler leaves the numbers where they are.
+        let mut sums = [0; 4];
+        for [a, b] in index {
+            sums[0] += byte(a);
+            sums[1] += byte(a >> 32);
+            sums[2] += byte(b);
+            sums[3] += byte(b >> 32);
+        }
+        return sums.iter().sum::<u64>() as u32;
+    }
+    let all = index.iter().flatten().flat_map(|&p| [p, p >> 32]);
+    all.take(len).map(byte).sum::<u64>() as u32
+}

@@ -21,10 +21,10 @@ pub fn changes(set: Set) -> Value {
     }
 }
 
-/// Sheets of a set.
-pub fn case(set: Set, seed: u64, sheets: u64) -> Result<Case<'static>> {
+/// Sheets of a set. The templates are cut from a drawing where the set says so, or where `crops` does.
+pub fn case(set: Set, seed: u64, sheets: u64, crops: bool) -> Result<Case<'static>> {
     let settings = set.settings();
-    let templates = if set.has_crops() { cut(&settings, seed)? } else { clean(&settings, seed)? };
+    let templates = if crops || set.has_crops() { cut(&settings, seed)? } else { clean(&settings, seed)? };
     let config = config(changes(set), &templates)?;
     Ok(Case { name: set.name().to_owned(), ..drawn(settings, seed, sheets, templates, config)? })
 }
