@@ -66,14 +66,9 @@ pub fn symbols(seed: u64, n: u32) -> Vec<Symbol> {
     out
 }
 
-/// An outline with text that no class has, or with none.
+/// An empty outline.
 pub fn stranger(rng: &mut impl Rng) -> Symbol {
-    let outline = rng.random_range(0..OUTLINES.len());
-    let mut symbol = Symbol::drawn("stranger", Role::Balloon, OUTLINES[outline]);
-    if rng.random_range(0..3u8) == 0 {
-        symbol.writing = vec![Line { pattern: "????".to_owned(), y: 14.0, height: 12.0 }];
-    }
-    symbol
+    Symbol::drawn("stranger", Role::Balloon, OUTLINES[rng.random_range(0..OUTLINES.len())])
 }
 
 fn writing(outline: usize, kind: u8, rng: &mut impl Rng) -> Vec<Line> {

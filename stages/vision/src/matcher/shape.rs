@@ -109,6 +109,8 @@ pub(super) struct Shape {
     pub picture: Picture,
     /// The ink's box, as offsets from the centre: left, top, right, bottom.
     pub extent: [f32; 4],
+    /// Of the circle about the centre that holds all ink, pixels.
+    pub diameter: f32,
     /// The box that a match stands for, the same way: the ink's box, or the cut-out that a person made.
     pub frame: [f32; 4],
     /// What the user should know about the template.
@@ -166,6 +168,8 @@ impl Shape {
             distance: f32::from(far[i]) / 3.0,
             darkness: f32::from(dark[i]),
         };
+        let extent = [-0.5 * inner[0], -0.5 * inner[1], 0.5 * inner[0], 0.5 * inner[1]];
+        let radius = ink_at.iter().map(|&i| offset(i)).map(|[x, y]| x.hypot(y)).fold(0.5, f32::max);
         let middle = [x0 + x1, y0 + y1].map(|v| v as f32 / 2.0);
         Ok(Self {
             class: template.class.clone(),
@@ -177,11 +181,12 @@ impl Shape {
             ink: ink_at.iter().map(|&i| offset(i)).collect(),
             samples: inside.iter().step_by(stride).map(sample).collect(),
             sample_area: stride as f32,
-            dense: Dense::of(&picture, &hull, [-0.5 * inner[0], -0.5 * inner[1], 0.5 * inner[0], 0.5 * inner[1]]),
+            dense: Dense::of(&picture, extent),
             points,
             sectors,
             hull,
-            extent: [-0.5 * inner[0], -0.5 * inner[1], 0.5 * inner[0], 0.5 * inner[1]],
+            extent,
+            diameter: 2.0 * radius,
             frame: std::array::from_fn(|k| (clean.frame[k] - middle[k % 2]) * factor),
             picture,
             notes,
