@@ -216,10 +216,10 @@ pub const CONFIDENCE_TERMS: [Term; TERMS] = terms![
 
 /// Weights of [`CONFIDENCE_TERMS`] in the rank, which is their sum times the root of the length.
 const RANK: [f32; TERMS] =
-    [0.000, 0.600, 0.000, 0.110, 0.110, -0.680, 0.350, 0.000, -1.270, 0.000, 0.000, -0.120, 0.000, 0.000, 0.000, -0.060, 0.000, 0.000, 1.360, -0.370]; TERMS];
+    [0.000, 0.600, 0.000, 0.110, 0.110, -0.680, 0.350, 0.000, -1.270, 0.000, 0.000, -0.120, 0.000, 0.000, 0.000, -0.060, 0.000, 0.000, 1.360, -0.370];
 /// Weights of [`CONFIDENCE_TERMS`] in the confidence, and of the margin over the runner-up.
 const CONFIDENCE: [f64; TERMS + 1] =
-    [0.000, 10.000, 0.000, 0.000, 0.000, 0.000, 12.000, 0.000, 0.000, 0.000, 0.000, 0.000, 1.500, 0.000, 0.000, -1.000, 0.000, 0.000, 0.000, -24.200, 1.200]; TERMS + 1];
+    [0.000, 10.000, 0.000, 0.000, 0.000, 0.000, 12.000, 0.000, 0.000, 0.000, 0.000, 0.000, 1.500, 0.000, 0.000, -1.000, 0.000, 0.000, 0.000, -24.200, 1.200];
 
 impl Features {
     /// The features by name, with the margin over the runner-up, 0..=1.
