@@ -10,6 +10,7 @@ pub mod files;
 pub mod imported;
 pub mod labeller;
 pub mod ncc;
+mod pictures;
 mod section;
 pub mod settings;
 mod stage;

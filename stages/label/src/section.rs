@@ -10,6 +10,7 @@ use report::draw::{self, Mark};
 use report::html::{Cell, Column, Figure, Grid, Table, class_name, details, figures, h3, list, note};
 use report::{Headline, Html, Legend, Section, Tone, el, number};
 
+use crate::pictures;
 use crate::settings::Settings;
 
 /// Drawings shown.
@@ -43,6 +44,9 @@ pub fn section(told: &Told<'_>, ctx: &Context) -> Result<Section, StageError> {
     }
     s.push(note(format!("Labeller: {}.", told.settings.labeller.name())));
     s.push(classes(told));
+    let templates = pictures::Templates::of(told, ctx)?;
+    s.headline.extend(templates.headline());
+    s.push(templates.html()?);
     if !told.words.is_empty() {
         s.push(h3("Remarks"));
         s.push(lines(told.words.iter().cloned()));

@@ -34,7 +34,7 @@ pub fn build(parts: &Parts<'_>) -> Result<Box<dyn Labeller>, StageError> {
 }
 
 /// The ontology's pictures.
-fn given(parts: &Parts<'_>) -> Result<Vec<Template>, StageError> {
+pub(crate) fn given(parts: &Parts<'_>) -> Result<Vec<Template>, StageError> {
     let ontology = &parts.ontology.ontology;
     let mut templates = Vec::new();
     for class in &ontology.classes {

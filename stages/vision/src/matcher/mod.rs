@@ -32,7 +32,7 @@ use image::{GrayImage, RgbImage, RgbaImage};
 pub use config::{CANDIDATE_THRESHOLD, DEFAULT_THRESHOLD, MatcherConfig, Poses, Rotations, ScaleBase};
 pub use hygiene::{Removed, RemovedKind};
 pub use quality::{
-    CleanedPicture, Confusion, ConfusionKind, Part, Plainness, Quality, Symmetry, TemplateQuality, Warning,
+    CleanedPicture, Confusion, ConfusionKind, Part, Plainness, Quality, Symmetry, TemplateQuality, Warning, quality,
 };
 pub use score::{CONFIDENCE_TERMS, Term};
 pub use simd::Simd;

@@ -7,12 +7,14 @@ mod likeness;
 mod plain;
 mod sketch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::hygiene::{self, Removed, RemovedKind};
-use super::{Matcher, Role, Template};
+use super::shape::Shape;
+use super::{Matcher, MatcherConfig, Role, Template};
 pub use plain::Plainness;
+use rayon::prelude::*;
 
 /// Ink pixels of the symbol below which it says too little.
 const FEW_PIXELS: usize = 60;
@@ -157,21 +159,25 @@ pub struct Quality {
 }
 
 impl Matcher {
-    /// Judges the templates. Takes about a second for 300.
+    /// Judges the templates; see [`quality`].
     pub fn quality(&self) -> Quality {
-        let shapes = &self.own.shapes;
-        let confusions = likeness::confusions(shapes, &self.config);
-        let templates = self.templates.iter().enumerate().filter_map(|(i, template)| {
-            let mut judged = judge(template)?;
-            judged.symmetric = likeness::symmetries(&shapes[i]);
-            if template.role != Role::Negative {
-                judged.warnings.extend(plain::plainness(&shapes[i]).map(Warning::TooPlain));
-                judged.warnings.extend(alike(template, &confusions));
-            }
-            Some(judged)
-        });
-        Quality { templates: templates.collect(), confusions: by_class(confusions) }
+        quality(&self.templates, &self.config)
     }
+}
+
+/// Judges templates that are to be found with some settings. Blank ones are left out. Takes some seconds for 300.
+pub fn quality(templates: &[Template], config: &MatcherConfig) -> Quality {
+    let prepare = |t: &Template| Some((judge(t)?, Shape::of(t, 1.0).ok()?));
+    let (mut judged, shapes): (Vec<TemplateQuality>, Vec<Shape>) = templates.par_iter().filter_map(prepare).unzip();
+    let confusions = likeness::confusions(&shapes, config);
+    judged.par_iter_mut().zip(&shapes).for_each(|(judged, shape)| {
+        judged.symmetric = likeness::symmetries(shape);
+        if shape.role != Role::Negative {
+            judged.warnings.extend(plain::plainness(shape).map(Warning::TooPlain));
+            judged.warnings.extend(alike(shape, &confusions));
+        }
+    });
+    Quality { templates: judged, confusions: by_class(confusions) }
 }
 
 /// Hygiene's part of the judgement; `None` for a blank template, which no matcher holds.
@@ -210,12 +216,12 @@ fn judge(template: &Template) -> Option<TemplateQuality> {
 }
 
 /// Warnings of a template about other classes: near duplicates, and the symbols that it is a part of.
-fn alike(template: &Template, confusions: &[Confusion]) -> Vec<Warning> {
+fn alike(shape: &Shape, confusions: &[Confusion]) -> Vec<Warning> {
     let mut worst: BTreeMap<&str, Warning> = BTreeMap::new();
     for c in confusions {
-        let other = if c.a == template.class && c.template_a == template.name {
+        let other = if c.a == shape.class && c.template_a == shape.name {
             &c.b
-        } else if c.b == template.class && c.template_b == template.name {
+        } else if c.b == shape.class && c.template_b == shape.name {
             &c.a
         } else {
             continue;
@@ -238,7 +244,7 @@ fn alike(template: &Template, confusions: &[Confusion]) -> Vec<Warning> {
 
 /// The most alike templates of every pair of classes.
 fn by_class(confusions: Vec<Confusion>) -> Vec<Confusion> {
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     confusions
         .into_iter()
         .filter(|c| {
