@@ -60,7 +60,7 @@ pub fn symbols(seed: u64, n: u32) -> Vec<Symbol> {
         }
         let name = format!("lettered_{:03}", out.len() + 1);
         let mut symbol = Symbol::drawn(&name, Role::Balloon, OUTLINES[outline]);
-        symbol.writing = writing(outline, kind, &mut rng);
+        symbol.writing = Some(writing(outline, kind, &mut rng));
         out.push(symbol);
     }
     out
@@ -68,7 +68,9 @@ pub fn symbols(seed: u64, n: u32) -> Vec<Symbol> {
 
 /// An empty outline.
 pub fn stranger(rng: &mut impl Rng) -> Symbol {
-    Symbol::drawn("stranger", Role::Balloon, OUTLINES[rng.random_range(0..OUTLINES.len())])
+    let mut symbol = Symbol::drawn("stranger", Role::Balloon, OUTLINES[rng.random_range(0..OUTLINES.len())]);
+    symbol.writing = Some(Vec::new());
+    symbol
 }
 
 fn writing(outline: usize, kind: u8, rng: &mut impl Rng) -> Vec<Line> {
@@ -84,7 +86,10 @@ fn writing(outline: usize, kind: u8, rng: &mut impl Rng) -> Vec<Line> {
         // Letters over a number, both different in every instance.
         0 => vec![line("??".to_owned(), -11.0, height), line("###".to_owned(), 11.0, height)],
         // Fixed letters over a number.
-        1 => vec![line(letters(n, rng), if low { -9.0 } else { -13.0 }, height), line("###".to_owned(), if low { 9.0 } else { 13.0 }, height)],
+        1 => vec![
+            line(letters(n, rng), if low { -9.0 } else { -13.0 }, height),
+            line("###".to_owned(), if low { 9.0 } else { 13.0 }, height),
+        ],
         // One fixed word.
         2 => vec![line(letters(n + 1, rng), if low { 0.0 } else { rng.random_range(-4.0..8.0) }, height * 1.1)],
         // A number alone.
@@ -97,7 +102,10 @@ fn writing(outline: usize, kind: u8, rng: &mut impl Rng) -> Vec<Line> {
         ],
         _ => {
             let word: String = letters(wide - 1, rng);
-            vec![line(word, if low { -9.0 } else { -10.0 }, 9.0), line("###".to_owned(), if low { 9.0 } else { 12.0 }, height)]
+            vec![
+                line(word, if low { -9.0 } else { -10.0 }, 9.0),
+                line("###".to_owned(), if low { 9.0 } else { 12.0 }, height),
+            ]
         }
     }
 }

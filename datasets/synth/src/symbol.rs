@@ -7,8 +7,9 @@ use tiny_skia::{Path, Transform};
 
 use crate::canvas::{Point, sin_cos};
 use crate::electrical::{self, Terminal};
+use crate::invented;
+use crate::lettered::{self, Line};
 use crate::settings::{SettingsError, SynthSettings, Trade};
-use crate::{invented, lettered};
 
 /// Units of a drawing that `symbol_px` pixels stand for.
 pub const NOMINAL_UNITS: f64 = 96.0;
@@ -41,8 +42,8 @@ pub struct Symbol {
     pub shape: Shape,
     /// How it is used.
     pub role: Role,
-    /// What is written in every instance; instruments of the library have texts of their own.
-    pub writing: Vec<crate::lettered::Line>,
+    /// What is written in every instance; `None` leaves it to the drafter.
+    pub writing: Option<Vec<Line>>,
     /// Where wires meet it, on schematics.
     pub terminals: Vec<Terminal>,
     /// Letters before the number of a component, on schematics.
@@ -90,7 +91,7 @@ impl Symbol {
             "Signals" => Role::Line,
             _ => Role::Free,
         });
-        Self { name, category, file, shape, role, writing: Vec::new(), terminals: Vec::new(), letters: "" }
+        Self { name, category, file, shape, role, writing: None, terminals: Vec::new(), letters: "" }
     }
 
     /// A symbol from SVG elements about the origin, at most 60 units to each side, drawn with the library's pen.

@@ -116,8 +116,8 @@ pub struct Match {
     pub stretch: f64,
     /// The class that fits the same place next best.
     pub runner_up: Option<String>,
-    /// What the score rests on: `coverage`, `oriented`, `worst_sector`, `second_sector`, `tight`, `foreign`,
-    /// `unexplained`, `correlation`, `ink`, `evidence`, and `margin` over the runner-up (0..=1).
+    /// What the score rests on: the names of [`CONFIDENCE_TERMS`], `length` and `rank`, and the `margin` over the
+    /// runner-up (0..=1).
     pub evidence: BTreeMap<String, f64>,
 }
 

@@ -96,7 +96,12 @@ impl Matcher {
         let shapes = &self.own.shapes;
         let limits = |range: &[u32; 2]| -> Vec<Limits> {
             let range = range.map(f32::from_bits);
-            let limits = |s: &Shape| Limits { scale: range.map(|v| v * s.reduction), usual: None, free_angle: false, stretch: 0.0 };
+            let limits = |s: &Shape| Limits {
+                scale: range.map(|v| v * s.reduction),
+                usual: None,
+                free_angle: false,
+                stretch: 0.0,
+            };
             shapes.iter().map(limits).collect()
         };
         by_range.iter().flat_map(|(range, bank)| hypotheses(sheet, shapes, bank, &limits(range))).collect()

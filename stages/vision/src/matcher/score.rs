@@ -215,11 +215,15 @@ pub const CONFIDENCE_TERMS: [Term; TERMS] = terms![
 ];
 
 /// Weights of [`CONFIDENCE_TERMS`] in the rank, which is their sum times the root of the length.
-const RANK: [f32; TERMS] =
-    [0.000, 0.600, 0.000, 0.110, 0.110, -0.680, 0.350, 0.000, -1.270, 0.000, 0.000, -0.120, 0.000, 0.000, 0.000, -0.060, 0.000, 0.000, 1.360, -0.370];
+const RANK: [f32; TERMS] = [
+    0.000, 0.289, 0.069, 0.093, 0.165, -0.898, 0.325, 0.020, -1.469, 0.000, -0.123, 0.000, 0.000, 0.000, 0.000, -0.027,
+    0.000, 0.000, 0.564, -0.068,
+];
 /// Weights of [`CONFIDENCE_TERMS`] in the confidence, and of the margin over the runner-up.
-const CONFIDENCE: [f64; TERMS + 1] =
-    [0.000, 10.000, 0.000, 0.000, 0.000, 0.000, 12.000, 0.000, 0.000, 0.000, 0.000, 0.000, 1.500, 0.000, 0.000, -1.000, 0.000, 0.000, 0.000, -24.200, 1.200];
+const CONFIDENCE: [f64; TERMS + 1] = [
+    0.000, 9.205, 0.000, 0.000, 5.189, 0.000, 15.476, 6.822, -39.005, 0.000, -0.339, -2.827, 2.499, -2.090, 2.509,
+    -0.247, 0.000, 0.000, 12.435, -45.528, 2.092,
+];
 
 impl Features {
     /// The features by name, with the margin over the runner-up, 0..=1.

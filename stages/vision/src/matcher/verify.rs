@@ -115,7 +115,8 @@ impl Dense {
         let offset = |i: usize| [(i % w) as f32 + 0.5 - picture.centre[0], (i / w) as f32 + 0.5 - picture.centre[1]];
         let inside = |i: &usize| {
             let [x, y] = offset(*i);
-            let near = x > extent[0] - MARGIN && x < extent[2] + MARGIN && y > extent[1] - MARGIN && y < extent[3] + MARGIN;
+            let near =
+                x > extent[0] - MARGIN && x < extent[2] + MARGIN && y > extent[1] - MARGIN && y < extent[3] + MARGIN;
             near && picture.weight[*i] > 0
         };
         let (text, symbol): (Vec<usize>, Vec<usize>) = (0..w * h).filter(inside).partition(|&i| picture.text[i] == 1);
@@ -320,7 +321,8 @@ fn lines(picture: &Picture, text: &[(usize, Letter)]) -> Vec<Vec<Letter>> {
 fn extreme(v: &[u8], w: usize, h: usize, pick: fn(u8, u8) -> u8) -> Vec<u8> {
     let neighbours = |i: usize| {
         let (x, y) = (i % w, i / w);
-        let near = [(x > 0).then(|| i - 1), (x + 1 < w).then(|| i + 1), (y > 0).then(|| i - w), (y + 1 < h).then(|| i + w)];
+        let near =
+            [(x > 0).then(|| i - 1), (x + 1 < w).then(|| i + 1), (y > 0).then(|| i - w), (y + 1 < h).then(|| i + w)];
         near.into_iter().flatten().fold(v[i], |m, j| pick(m, v[j]))
     };
     (0..w * h).map(neighbours).collect()
