@@ -9,8 +9,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [out, preset, rest @ ..] = args.as_slice() else {
         return Err("usage: draw_sheet OUT PRESET [COUNT] [boxes]".into());
     };
-    let set = preset.parse::<Set>().ok();
+    // `wild-E` is set E with random symbols.
+    let wild = preset.strip_prefix("wild-");
+    let set = wild.unwrap_or(preset).parse::<Set>().ok();
     let settings = match (set, preset.as_str()) {
+        (Some(set), _) if wild.is_some() => set.settings().wild(40),
         (Some(set), _) => set.settings(),
         (None, "scanned") => SynthSettings::scanned(),
         (None, "any") => SynthSettings { invented: 10, ..SynthSettings::any_angle() },

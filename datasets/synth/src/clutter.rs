@@ -49,6 +49,11 @@ const LOOKALIKES: [(&str, Role, &str); 18] = [
 static LOOKALIKE_SYMBOLS: LazyLock<Vec<Symbol>> =
     LazyLock::new(|| LOOKALIKES.iter().map(|&(name, role, body)| Symbol::drawn(name, role, body)).collect());
 
+/// The look-alikes.
+pub(crate) fn lookalikes() -> impl Iterator<Item = &'static Symbol> {
+    LOOKALIKE_SYMBOLS.iter()
+}
+
 const WORDS: [&str; 24] = [
     "SEE", "NOTE", "3", "7", "TYP", "OF", "4", "FUTURE", "BY", "OTHERS", "HOLD", "MIN", "SLOPE", "1:100", "EL",
     "+4.250", "SET AT", "6.5", "BARG", "FC", "LO", "TO", "SAFE", "AREA",
@@ -59,7 +64,9 @@ impl Draft<'_> {
     pub fn lookalikes(&mut self, count: usize) {
         for _ in 0..count {
             let n = self.below(LOOKALIKE_SYMBOLS.len());
-            self.place(&LOOKALIKE_SYMBOLS[n], false);
+            if !self.alike.contains(&LOOKALIKE_SYMBOLS[n].name) {
+                self.place(&LOOKALIKE_SYMBOLS[n], false);
+            }
         }
     }
 

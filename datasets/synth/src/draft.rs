@@ -47,6 +47,8 @@ pub(crate) struct Draft<'a> {
     pub runs: Vec<Run>,
     pub placed: Vec<Placed>,
     pub truth: Vec<Annotation>,
+    /// Names of unlisted symbols that are listed under another name here.
+    pub alike: Vec<String>,
     /// True when dashed leads would be instances of a listed class.
     pub dashes_are_listed: bool,
 }

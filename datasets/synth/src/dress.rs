@@ -51,6 +51,11 @@ static UNLISTED_SYMBOLS: LazyLock<Vec<(bool, Symbol)>> = LazyLock::new(|| {
     UNLISTED.iter().map(|&(name, lookalike, role, body)| (lookalike, Symbol::drawn(name, role, body))).collect()
 });
 
+/// The unlisted symbols.
+pub(crate) fn unlisted() -> impl Iterator<Item = &'static Symbol> {
+    UNLISTED_SYMBOLS.iter().map(|(_, symbol)| symbol)
+}
+
 impl Draft<'_> {
     /// Frame with grid marks, title block, sometimes notes.
     pub fn frame(&mut self) {
@@ -243,7 +248,9 @@ impl Draft<'_> {
             let all: Vec<&Symbol> =
                 UNLISTED_SYMBOLS.iter().filter(|(l, _)| *l == lookalike).map(|(_, symbol)| symbol).collect();
             let symbol = self.pick(&all);
-            self.place(symbol, false);
+            if !self.alike.contains(&symbol.name) {
+                self.place(symbol, false);
+            }
         }
     }
 

@@ -15,6 +15,7 @@ pub mod electrical;
 mod font;
 mod invented;
 mod lettered;
+mod likeness;
 mod pipes;
 mod place;
 pub mod sample;
@@ -25,6 +26,7 @@ pub mod settings;
 mod sheet;
 pub mod symbol;
 pub mod tiled;
+mod wild;
 
 pub use crops::{Crop, CropSettings, crops};
 pub use dataset::{DatasetError, DatasetSpec, Templates, write_dataset};

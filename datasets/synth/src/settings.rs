@@ -67,6 +67,10 @@ pub struct SynthSettings {
     pub symbols: [u32; 2],
     /// Class names from the trade's symbol library, such as `ball valve`; all when empty.
     pub classes: Vec<String>,
+    /// False leaves the library's classes out: only invented and wild ones are drawn.
+    pub library: bool,
+    /// Number of wild classes added to them: made of random strokes, for drawings that no library is of.
+    pub wild: u32,
     /// Number of invented classes added to them: outlines, fillings and attachments combined at random by the seed.
     pub invented: u32,
     /// Number of classes added to them that differ in what is written in a common outline.
@@ -137,6 +141,8 @@ impl Default for SynthSettings {
             height: 1500,
             symbols: [60, 90],
             classes: Vec::new(),
+            library: true,
+            wild: 0,
             invented: 0,
             lettered: 0,
             symbol_px: 64.0,
@@ -204,6 +210,11 @@ impl SynthSettings {
     /// Clean sheets with symbols at any angle, half of them mirrored.
     pub fn any_angle() -> Self {
         Self { rotation: Rotation::Any, mirror: 0.5, ..Self::default() }
+    }
+
+    /// The same drawings with `classes` wild classes instead of those of the library.
+    pub fn wild(self, classes: u32) -> Self {
+        Self { library: false, wild: classes, classes: Vec::new(), ..self }
     }
 
     /// The settings of sheet `index`: those of a clean sheet when its scan is not in the share that is scanned.
@@ -275,6 +286,9 @@ impl SynthSettings {
             if !(0.0..=most).contains(&value) {
                 return fail(key, &format!("must be 0 to {most}"));
             }
+        }
+        if !self.library && self.wild + self.invented == 0 {
+            return fail("library", "may be false only with `wild` or `invented` classes");
         }
         let room = f64::from(self.width.min(self.height)) / 5.0;
         let size = |n: usize| self.symbol_px * self.scale[n] * self.sheet_scale[n];

@@ -10,9 +10,11 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::canvas::Canvas;
 use crate::draft::Draft;
+use crate::likeness::Likeness;
 use crate::scan;
 use crate::settings::{Palette, SettingsError, SynthSettings, Trade};
 use crate::symbol::{Role, Symbol, symbols};
+use crate::{clutter, dress};
 
 /// A drawn sheet.
 #[derive(Clone, Debug)]
@@ -77,6 +79,7 @@ pub(crate) fn drawn(s: &SynthSettings, symbols: &[Symbol], seed: u64, index: u64
         runs: Vec::new(),
         placed: Vec::new(),
         truth: Vec::new(),
+        alike: if s.clutter > 0.0 { alike(symbols) } else { Vec::new() },
         dashes_are_listed: symbols.iter().any(|s| s.name.contains("electrical")),
     };
     let wanted = wanted(&mut d, symbols);
@@ -92,6 +95,20 @@ pub(crate) fn drawn(s: &SynthSettings, symbols: &[Symbol], seed: u64, index: u64
     let Draft { canvas, truth, mut rng, .. } = d;
     let (coverage, inks) = canvas.into_coverage();
     Drawn { picture: scan::develop(coverage, &inks, s, &mut rng), quality: s.jpeg_quality, truth }
+}
+
+/// The unlisted symbols that an invented class happens to be. The library's and wild ones are made to differ.
+fn alike(symbols: &[Symbol]) -> Vec<String> {
+    let invented: Vec<Likeness> = symbols.iter().filter(|s| s.name.starts_with("invented")).map(Likeness::of).collect();
+    if invented.is_empty() {
+        return Vec::new();
+    }
+    let all = dress::unlisted().chain(clutter::lookalikes());
+    let is_listed = |s: &&Symbol| {
+        let unlisted = Likeness::of(s);
+        !invented.iter().all(|i| i.differs(&unlisted))
+    };
+    all.filter(is_listed).map(|s| s.name.clone()).collect()
 }
 
 impl Draft<'_> {

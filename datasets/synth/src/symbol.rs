@@ -10,6 +10,7 @@ use crate::electrical::{self, Terminal};
 use crate::invented;
 use crate::lettered::{self, Line};
 use crate::settings::{SettingsError, SynthSettings, Trade};
+use crate::wild;
 
 /// Units of a drawing that `symbol_px` pixels stand for.
 pub const NOMINAL_UNITS: f64 = 96.0;
@@ -137,7 +138,7 @@ impl Symbol {
     }
 }
 
-/// The classes that `settings` ask for, in the order of their names; invented ones last.
+/// The classes that `settings` ask for, in the order of their names; invented and wild ones last.
 pub fn symbols(settings: &SynthSettings, seed: u64) -> Result<Vec<Symbol>, SettingsError> {
     let library: Vec<Symbol> = match settings.trade {
         Trade::Piping => hvac::symbols().iter().map(|s| Symbol::new(s.file.to_owned(), s.shape(), None)).collect(),
@@ -150,11 +151,12 @@ pub fn symbols(settings: &SynthSettings, seed: u64) -> Result<Vec<Symbol>, Setti
             return Err(SettingsError { key: "classes", message });
         }
     }
-    let wanted = |s: &Symbol| settings.classes.is_empty() || settings.classes.contains(&s.name);
+    let wanted = |s: &Symbol| settings.library && (settings.classes.is_empty() || settings.classes.contains(&s.name));
     let mut out: Vec<Symbol> = library.into_iter().filter(wanted).collect();
     out.sort_by(|a, b| a.name.cmp(&b.name));
     out.extend(invented::symbols(seed, settings.invented));
     out.extend(lettered::symbols(seed, settings.lettered));
+    out.extend(wild::symbols(seed, settings.wild));
     Ok(out)
 }
 

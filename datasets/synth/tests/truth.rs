@@ -213,8 +213,10 @@ fn uneven_light_darkens_one_side() {
 
 #[test]
 fn every_set_draws_what_it_asks_for() {
-    for set in Set::ALL.into_iter().filter(|&s| s != Set::L) {
-        let s = SynthSettings { invented: 2, ..set.settings() };
+    let sets = Set::ALL.into_iter().filter(|&s| s != Set::L);
+    let usual = sets.clone().map(|set| (set, SynthSettings { invented: 2, ..set.settings() }));
+    let wild = [Set::E, Set::Electrical].map(|set| (set, set.settings().wild(20)));
+    for (set, s) in usual.chain(wild) {
         let (mut found, mut classes) = (0, std::collections::BTreeSet::new());
         for index in 0..2 {
             let sheet = sheet(&s, 5, index).unwrap();

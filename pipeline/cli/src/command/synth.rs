@@ -53,6 +53,9 @@ pub struct Synth {
     /// Invented classes beside those.
     #[arg(long, value_name = "N")]
     invented: Option<u32>,
+    /// N classes of random strokes instead of those of the library.
+    #[arg(long, value_name = "N", conflicts_with_all = ["classes", "invented"])]
+    wild: Option<u32>,
     /// Settings as a JSON file (as in the `synth.json` of an earlier data set), under the options above.
     #[arg(long, value_name = "FILE")]
     settings: Option<PathBuf>,
@@ -136,6 +139,9 @@ fn spec(args: &Synth) -> Result<DatasetSpec> {
         })?;
     }
     s.invented = args.invented.unwrap_or(s.invented);
+    if let Some(n) = args.wild {
+        *s = s.clone().wild(n);
+    }
     if let Some(tiles) = &args.tiles {
         spec.tiles = pair(tiles, "tiles", 'x')?;
     }

@@ -23,13 +23,6 @@ pub(super) struct Ink {
     pub grey: Vec<u8>,
 }
 
-/// Which side of the threshold is ink.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Polarity {
-    DarkOnLight,
-    LightOnDark,
-}
-
 /// One grey level per pixel in which coloured lines keep their contrast: the darkest channel on light paper, the
 /// lightest on dark paper.
 pub(super) fn contrast_grey(picture: &RgbImage) -> GrayImage {
@@ -110,36 +103,21 @@ impl Ink {
     /// Separates ink from paper. The rarer side is ink; a picture without contrast has none. Ink pixels with at most
     /// one neighbour of eight are specks and no ink.
     pub fn of_drawing(grey: &GrayImage) -> Self {
-        let levels = histogram(grey.as_raw());
-        let (threshold, contrast) = separate(&levels);
-        let dark: u64 = levels[..=usize::from(threshold)].iter().sum();
-        let polarity =
-            if 2 * dark > grey.as_raw().len() as u64 { Polarity::LightOnDark } else { Polarity::DarkOnLight };
-        Self::split_rows(grey, threshold, contrast, polarity, true)
-    }
-
-    /// Separates ink from paper with a polarity that is known.
-    pub fn split(grey: &GrayImage, threshold: u8, contrast: f64, polarity: Polarity) -> Self {
-        Self::split_rows(grey, threshold, contrast, polarity, false)
-    }
-
-    fn split_rows(grey: &GrayImage, threshold: u8, contrast: f64, polarity: Polarity, despeckle: bool) -> Self {
+        let counts = histogram(grey.as_raw());
+        let (threshold, contrast) = separate(&counts);
+        let dark: u64 = counts[..=usize::from(threshold)].iter().sum();
+        let dark_ink = 2 * dark <= grey.as_raw().len() as u64;
         let (width, height) = (grey.width() as usize, grey.height() as usize);
         let levels = grey.as_raw();
         let mut mask = vec![0; width * height];
         if contrast >= MIN_CONTRAST {
             let simd = Simd::chosen();
-            let dark = polarity == Polarity::DarkOnLight;
             let row_of = |y: usize| &levels[y * width..(y + 1) * width];
             mask.par_chunks_mut(BAND * width).enumerate().for_each(|(band, out)| {
                 let first = band * BAND;
-                if !despeckle {
-                    let levels = &levels[first * width..][..out.len()];
-                    return simd::threshold(simd, levels, threshold, dark, out);
-                }
-                // Three rows before specks are removed, of which the band needs one above and one below.
+                // Three rows with their specks; the band needs one row above it and one below.
                 let mut rows = [vec![0; width], vec![0; width], vec![0; width]];
-                let fill = |y: usize, row: &mut [u8]| simd::threshold(simd, row_of(y), threshold, dark, row);
+                let fill = |y: usize, row: &mut [u8]| simd::threshold(simd, row_of(y), threshold, dark_ink, row);
                 fill(first.saturating_sub(1), &mut rows[1]);
                 fill(first, &mut rows[2]);
                 for (y, out) in (first..).zip(out.chunks_exact_mut(width)) {
@@ -153,10 +131,7 @@ impl Ink {
                 }
             });
         }
-        let grey = match polarity {
-            Polarity::DarkOnLight => levels.clone(),
-            Polarity::LightOnDark => levels.iter().map(|&v| 255 - v).collect(),
-        };
+        let grey = if dark_ink { levels.clone() } else { levels.iter().map(|&v| 255 - v).collect() };
         Self { width, height, mask, grey }
     }
 
@@ -285,6 +260,9 @@ pub(super) fn distance(mask: &[u8], width: usize, height: usize, cap: u8) -> Vec
 /// Distances of some rows. Ink that far above or below that it does not count is not looked at.
 pub(super) fn band_distance(mask: &[u8], width: usize, height: usize, cap: u8, rows: Range<usize>) -> Vec<u8> {
     let simd = Simd::chosen();
+    if width == 0 {
+        return Vec::new();
+    }
     let reach = usize::from(cap / 3);
     let (top, bottom) = (rows.start.saturating_sub(reach), (rows.end + reach).min(height));
     let mut d = vec![0; (bottom - top) * width];
@@ -328,7 +306,7 @@ mod tests {
         let (a, b) = (Ink::of_drawing(&g), Ink::of_drawing(&inverted));
         assert_eq!(a.mask, b.mask);
         assert_eq!(a.grey, b.grey);
-        assert_eq!(a.mask.iter().filter(|&&m| m == 1).count(), 24);
+        assert_eq!(a.mask.iter().map(|&m| u32::from(m)).sum::<u32>(), 24);
     }
 
     #[test]
@@ -341,5 +319,106 @@ mod tests {
         assert_eq!(d[2 * 7 + 2], 4);
         assert_eq!(d[5], 8);
         assert_eq!(d[6 * 7 + 3], 8);
+    }
+
+    /// A drawing with noise, blank areas and solid ones, which crosses bands of rows.
+    fn noisy(width: u32, height: u32, seed: u32) -> GrayImage {
+        let hash = |x: u32, y: u32| {
+            let h = (x.wrapping_mul(0x9e37_79b9) ^ y.wrapping_mul(0x85eb_ca6b) ^ seed).wrapping_mul(0xc2b2_ae35);
+            (h ^ h >> 15).wrapping_mul(0x27d4_eb2f) >> 16
+        };
+        GrayImage::from_fn(width, height, |x, y| {
+            let level = match (x / 23 + y / 17) % 4 {
+                0 => 250,
+                1 => hash(x, y) % 256,
+                2 => 30 + 200 * u32::from(!hash(x, y).is_multiple_of(9)),
+                _ => 240 - hash(x, y) % 5,
+            };
+            image::Luma([level as u8])
+        })
+    }
+
+    const SIZES: [[u32; 2]; 8] = [[1, 1], [1, 200], [200, 1], [2, 3], [64, 64], [65, 129], [70, 128], [131, 150]];
+
+    #[test]
+    fn specks_are_pixels_with_fewer_than_two_neighbours() {
+        for [w, h] in SIZES {
+            let grey = noisy(w, h, 1);
+            let ink = Ink::of_drawing(&grey);
+            let (threshold, contrast) = otsu(grey.as_raw());
+            let dark = grey.as_raw().iter().filter(|&&v| v <= threshold).count();
+            let rarer = |v: u8| contrast >= MIN_CONTRAST && (v <= threshold) == (2 * dark <= grey.len());
+            let split: Vec<u8> = grey.as_raw().iter().map(|&v| u8::from(rarer(v))).collect();
+            let (w, h) = (w as usize, h as usize);
+            for i in 0..w * h {
+                let (x, y) = (i % w, i / w);
+                let inside = x > 0 && y > 0 && x + 1 < w && y + 1 < h;
+                let around = || (y - 1..=y + 1).flat_map(|v| &split[v * w + x - 1..=v * w + x + 1]);
+                let speck = inside && around().sum::<u8>() <= 2;
+                assert_eq!(ink.mask[i], if speck { 0 } else { split[i] }, "{x} {y} of {w}x{h}");
+            }
+            let bits = ink.bits();
+            let bit = |i: usize| (bits.rows[i / w * bits.words + i % w / 64] >> (i % w % 64) & 1) as u8;
+            assert!((0..w * h).all(|i| bit(i) == ink.mask[i]));
+        }
+    }
+
+    #[test]
+    fn distances_are_those_of_the_nearest_ink() {
+        for [w, h] in SIZES {
+            let ink = Ink::of_drawing(&noisy(w, h, 2));
+            let (w, h) = (w as usize, h as usize);
+            for cap in [8, 15, 60] {
+                let d = distance(&ink.mask, w, h, cap);
+                for i in (0..w * h).step_by(if w * h > 9000 { 7 } else { 1 }) {
+                    let reach = usize::from(cap / 3);
+                    let (x, y) = (i % w, i / w);
+                    let mut nearest = u32::from(cap);
+                    for v in y.saturating_sub(reach)..(y + reach + 1).min(h) {
+                        for u in x.saturating_sub(reach)..(x + reach + 1).min(w) {
+                            let (long, short) = (u.abs_diff(x).max(v.abs_diff(y)), u.abs_diff(x).min(v.abs_diff(y)));
+                            if ink.mask[v * w + u] == 1 {
+                                nearest = nearest.min((3 * (long - short) + 4 * short) as u32);
+                            }
+                        }
+                    }
+                    assert_eq!(u32::from(d[i]), nearest, "{x} {y} of {w}x{h}, at most {cap}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn smoothing_is_binomial_across_bands() {
+        let identity: Vec<u8> = (0..=255).collect();
+        for [w, h] in SIZES {
+            let grey = noisy(w, h, 3);
+            let (w, h) = (w as usize, h as usize);
+            let mix = |t: [u32; 5]| (t[0] + t[4] + 4 * (t[1] + t[3]) + 6 * t[2] + 8) / 16;
+            let at = |x: usize, y: usize| {
+                let clamp = |i: usize, k: usize, n: usize| (i + k).saturating_sub(2).min(n - 1);
+                mix(std::array::from_fn(|j| {
+                    let row = clamp(y, j, h) * w;
+                    mix(std::array::from_fn(|k| u32::from(grey.as_raw()[row + clamp(x, k, w)])))
+                }))
+            };
+            let smooth = smooth(grey.as_raw(), &identity, w, h);
+            assert!((0..w * h).all(|i| u32::from(smooth[i]) == at(i % w, i / w)), "{w}x{h}");
+        }
+    }
+
+    #[test]
+    fn colours_give_their_darkest_channel_on_light_paper() {
+        for [w, h] in SIZES {
+            let (r, g, b) = (noisy(w, h, 4), noisy(w, h, 5), noisy(w, h, 6));
+            let mut colour =
+                RgbImage::from_fn(w, h, |x, y| image::Rgb([&r, &g, &b].map(|c| c.get_pixel(x, y).0[0] / 2 + 128)));
+            let darkest = |p: &image::Rgb<u8>| *p.0.iter().min().unwrap();
+            let wanted: Vec<u8> = colour.pixels().map(darkest).collect();
+            assert_eq!(contrast_grey(&colour).as_raw(), &wanted);
+            image::imageops::invert(&mut colour);
+            let wanted: Vec<u8> = wanted.iter().map(|v| 255 - v).collect();
+            assert_eq!(contrast_grey(&colour).as_raw(), &wanted);
+        }
     }
 }

@@ -312,3 +312,73 @@ fn fill(words: &mut [u32], first: usize, last: usize) {
         words[to] |= tail;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ink(width: usize, height: usize, pixels: &[(usize, usize, usize)]) -> Ink {
+        let mut mask = vec![0; width * height];
+        for &(x, y, length) in pixels {
+            let x = x % width;
+            let row = y % height * width;
+            mask[row + x..row + (x + length).min(width)].fill(1);
+        }
+        Ink { width, height, grey: vec![0; mask.len()], mask }
+    }
+
+    /// The cells of a level, cell by cell.
+    fn cells(level: &Level, words: &[u32]) -> Vec<bool> {
+        let at = |x: usize, y: usize| words[x / WORD * level.rows + y] >> (x % WORD) & 1 == 1;
+        (0..level.rows).flat_map(|y| (0..level.columns).map(move |x| at(x, y))).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn levels_hold_the_cells_of_ink_pixels_and_their_neighbours(
+            width in 1..200usize,
+            height in 1..90usize,
+            step in -6..20i32,
+            pixels in prop::collection::vec((0..200usize, 0..90usize, 1..140usize), 0..20),
+        ) {
+            let cell = LEVEL_RATIO.powi(step).max(MIN_CELL);
+            let ink = ink(width, height, &pixels);
+            let level = Level::of(&ink.bits(), cell, Simd::chosen());
+            let (columns, rows) = (level.columns, level.rows);
+            let mut wanted = vec![false; columns * rows];
+            let reach = if cell < 1.0 { 0.499 } else { 0.0 };
+            let span = |p: usize| {
+                let [a, b] = [-reach, reach].map(|r: f32| ((p as f32 + 0.5 + r) / cell) as usize + CELLS);
+                a..=b
+            };
+            for i in (0..width * height).filter(|&i| ink.mask[i] == 1) {
+                for (x, y) in span(i % width).flat_map(|x| span(i / width).map(move |y| (x, y))) {
+                    wanted[y * columns + x] = true;
+                }
+            }
+            prop_assert_eq!(&cells(&level, &level.ink), &wanted);
+            let mut near = vec![false; columns * rows];
+            for i in (0..columns * rows).filter(|&i| wanted[i]) {
+                for dy in [0, 1, 2] {
+                    let row = (i / columns + dy - 1) * columns + i % columns;
+                    near[row - 1..=row + 1].fill(true);
+                }
+            }
+            prop_assert_eq!(&cells(&level, &level.near), &near);
+        }
+    }
+
+    #[test]
+    fn runs_of_cells_cross_words() {
+        for (first, last) in [(0, 0), (31, 31), (31, 32), (5, 100), (32, 63), (95, 95)] {
+            let mut words = [0u32; 4];
+            fill(&mut words, first, last);
+            let set: Vec<usize> = (0..128).filter(|i| words[i / WORD] >> (i % WORD) & 1 == 1).collect();
+            assert_eq!(set, (first..=last).collect::<Vec<_>>());
+        }
+    }
+}

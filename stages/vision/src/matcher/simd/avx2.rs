@@ -10,70 +10,13 @@ use std::arch::x86_64::{
 };
 
 use super::portable::{foreign, part, sum_at};
+use super::windows::windows_of_eight;
 use super::{Affine, BLOCK, Bordered, Cloud, First, Hit, LANES, POINTS, Probes, Rest, STEP, Strip, WORDS, Words};
 
 /// Eight words or sums.
 type Eight = [__m256i; 2];
 
-#[target_feature(enable = "avx2,popcnt")]
-pub(super) fn windows(strip: &Strip, probes: &Probes, hits: &mut Vec<Hit>) {
-    for (block, &available) in strip.available.iter().enumerate() {
-        if available < probes.needed() {
-            continue;
-        }
-        let start = block * BLOCK;
-        // Word `k` of eight fours.
-        let lists = strip.united.each_ref().map(|u| part(&u[start / 2..]));
-        let united: [Eight; WORDS] = std::array::from_fn(|k| load(lists[k % 2], k / 2));
-        for (i, first) in probes.first.iter().enumerate() {
-            if first.needed > available {
-                break;
-            }
-            let missing = lacking(|k| united[k], &first.words);
-            if at_most(missing, first.allowed) == 0 {
-                continue;
-            }
-            let rest = &probes.rest[i];
-            let (_, fours) = finish(|k| united[k], missing, first, rest);
-            for (half, fours) in [fours & 15, fours >> 4].into_iter().enumerate().filter(|h| h.1 != 0) {
-                let start = start + half * LANES;
-                for column in 0..2 {
-                    let near = part(&strip.near[column][start..]);
-                    let window = |k: usize| load(near, k);
-                    let (missing, fit) = finish(window, lacking(window, &first.words), first, rest);
-                    if fit == 0 {
-                        continue;
-                    }
-                    let missing = store(missing);
-                    for lane in (0..LANES.min(strip.windows.saturating_sub(start))).filter(|l| fit >> l & 1 == 1) {
-                        let (window, missing) = (start + lane, missing[lane] as u16);
-                        let foreign = foreign(&strip.ink[column][window..], rest);
-                        hits.push(Hit {
-                            window: window as u32,
-                            probe: i as u32,
-                            column: column as u16,
-                            missing,
-                            foreign,
-                        });
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Adds what the words after the first lack; a bit for each lane that lacks no more than allowed.
-#[inline]
-#[target_feature(enable = "avx2,popcnt")]
-fn finish(window: impl Fn(usize) -> Eight + Copy, mut missing: Eight, first: &First, rest: &Rest) -> (Eight, u32) {
-    for words in &rest.words {
-        if at_most(missing, first.allowed) == 0 {
-            return (missing, 0);
-        }
-        missing = add(missing, lacking(window, words));
-    }
-    (missing, at_most(missing, first.allowed))
-}
+windows_of_eight!("avx2,popcnt");
 
 /// Word `k` of eight windows, each a word further down.
 #[inline]

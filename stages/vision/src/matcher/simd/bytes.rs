@@ -145,6 +145,7 @@ pub(super) fn unite(row: &[u64], into: &mut [u64]) {
     }
 }
 
+#[expect(clippy::needless_range_loop, reason = "four slices run along, some of them shifted")]
 #[inline(always)]
 pub(super) fn grow(left: &[u32], words: &[u32], right: &[u32], out: &mut [u32]) {
     let n = out.len();

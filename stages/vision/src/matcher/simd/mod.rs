@@ -28,6 +28,8 @@ mod bytes;
 mod portable;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod windows;
 
 use std::sync::atomic::{AtomicU8, Ordering};
 

@@ -24,7 +24,7 @@ const NO_LIBRARY: i32 = 3;
 const QUARTER_TURNS: u32 = 4;
 const SCALES: [f64; 5] = [0.8, 0.894, 1.0, 1.118, 1.25];
 /// Likeness below which no box is made; its best threshold lies far above.
-const FLOOR: f64 = 0.35;
+const FLOOR: f64 = 0.5;
 /// Paper that is left around the ink of a template, in pixels.
 const MARGIN: u32 = 2;
 /// Grey below which a pixel of a template is ink.

@@ -1,0 +1,68 @@
+//! The scan of a strip, eight windows at a time, for any instruction set with a type `Eight` and its functions.
+
+/// Declares `windows` for the functions `load`, `store`, `add`, `at_most` and `lacking` where it stands.
+macro_rules! windows_of_eight {
+    ($features:literal) => {
+        #[target_feature(enable = $features)]
+        pub(super) fn windows(strip: &Strip, probes: &Probes, hits: &mut Vec<Hit>) {
+            for (block, &available) in strip.available.iter().enumerate() {
+                if available < probes.needed() {
+                    continue;
+                }
+                let start = block * BLOCK;
+                // Word `k` of eight fours.
+                let lists = strip.united.each_ref().map(|u| part(&u[start / 2..]));
+                let united: [Eight; WORDS] = std::array::from_fn(|k| load(lists[k % 2], k / 2));
+                for (i, first) in probes.first.iter().enumerate() {
+                    if first.needed > available {
+                        break;
+                    }
+                    let missing = lacking(|k| united[k], &first.words);
+                    if at_most(missing, first.allowed) == 0 {
+                        continue;
+                    }
+                    let rest = &probes.rest[i];
+                    let (_, fours) = finish(|k| united[k], missing, first, rest);
+                    for half in (0..2).filter(|half| fours >> (4 * half) & 15 != 0) {
+                        let start = start + half * LANES;
+                        let inside = LANES.min(strip.windows.saturating_sub(start));
+                        for column in 0..2 {
+                            let near = part(&strip.near[column][start..]);
+                            let window = |k: usize| load(near, k);
+                            let (missing, fit) = finish(window, lacking(window, &first.words), first, rest);
+                            if fit == 0 {
+                                continue;
+                            }
+                            let missing = store(missing);
+                            for lane in (0..inside).filter(|l| fit >> l & 1 == 1) {
+                                let (window, missing) = ((start + lane) as u32, missing[lane] as u16);
+                                let foreign = foreign(&strip.ink[column][start + lane..], rest);
+                                let (probe, column) = (i as u32, column as u16);
+                                hits.push(Hit { window, probe, column, missing, foreign });
+                            }
+                        }
+                    }
+                }
+            }
+        }
+
+        /// Adds what the words after the first lack; a bit for each window that lacks no more than allowed.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn finish(
+            window: impl Fn(usize) -> Eight + Copy,
+            mut missing: Eight,
+            first: &First,
+            rest: &Rest,
+        ) -> (Eight, u32) {
+            for words in &rest.words {
+                if at_most(missing, first.allowed) == 0 {
+                    return (missing, 0);
+                }
+                missing = add(missing, lacking(window, words));
+            }
+            (missing, at_most(missing, first.allowed))
+        }
+    };
+}
+pub(super) use windows_of_eight;
