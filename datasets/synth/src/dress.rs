@@ -8,6 +8,7 @@ use datasets::BBox;
 
 use crate::canvas::{Bounds, Point};
 use crate::draft::Draft;
+use crate::lettered;
 use crate::settings::Trade;
 use crate::symbol::{Role, Symbol};
 
@@ -237,6 +238,12 @@ impl Draft<'_> {
     /// Puts `count` unlisted symbols.
     pub fn unlisted(&mut self, count: usize) {
         for _ in 0..count {
+            // Where classes differ in their texts, an outline without any is the look-alike.
+            if self.s.lettered > 0 && self.chance(0.6) {
+                let symbol = lettered::stranger(&mut self.rng);
+                self.place(&symbol, false);
+                continue;
+            }
             let lookalike = self.chance(self.s.lookalikes);
             let all: Vec<&Symbol> =
                 UNLISTED_SYMBOLS.iter().filter(|(l, _)| *l == lookalike).map(|(_, symbol)| symbol).collect();

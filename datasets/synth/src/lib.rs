@@ -14,6 +14,7 @@ mod dress;
 pub mod electrical;
 mod font;
 mod invented;
+mod lettered;
 mod likeness;
 mod pipes;
 mod place;

@@ -197,6 +197,21 @@ impl Draft<'_> {
             "PSL", "ZS", "AE",
         ];
         self.stamp(symbol, at, 1, listed);
+        let turn = if at.degrees % 180.0 > 90.0 { at.degrees - 180.0 } else { at.degrees };
+        if let Some(writing) = &symbol.writing {
+            let [small, large] = self.s.letters;
+            // The classes' texts fill their outlines, so they grow little.
+            let grow = self.between(small, large).min(1.15);
+            let (sin, cos) = sin_cos(turn);
+            for line in writing {
+                let text = line.text(&mut self.rng);
+                let (y, height) = (line.y * at.scale, line.height * at.scale * grow);
+                let center = [at.center[0] - y * sin, at.center[1] + y * cos];
+                let pen = (self.pen * 0.6).clamp(0.9, height * 0.12 + 0.5);
+                self.canvas.text(&text, center, height, turn, pen);
+            }
+            return;
+        }
         if self.chance(0.06) {
             return;
         }
@@ -208,7 +223,6 @@ impl Draft<'_> {
         let field = symbol.name.starts_with("field");
         let [small, large] = self.s.letters;
         let height = height * self.between(small, large);
-        let turn = if at.degrees % 180.0 > 90.0 { at.degrees - 180.0 } else { at.degrees };
         for (text, y) in [(letters, -apart), (number.as_str(), if field { apart * 0.8 } else { apart })] {
             let (sin, cos) = sin_cos(turn);
             let y = y * size;

@@ -73,6 +73,8 @@ pub struct SynthSettings {
     pub wild: u32,
     /// Number of invented classes added to them: outlines, fillings and attachments combined at random by the seed.
     pub invented: u32,
+    /// Number of classes added to them that differ in what is written in a common outline.
+    pub lettered: u32,
     /// Size in pixels of a library symbol (96 units of its drawing) at scale 1.
     pub symbol_px: f64,
     /// Scale of whole sheets: everything on a sheet, lines too, is so many times larger; one draw a sheet.
@@ -142,6 +144,7 @@ impl Default for SynthSettings {
             library: true,
             wild: 0,
             invented: 0,
+            lettered: 0,
             symbol_px: 64.0,
             sheet_scale: [1.0, 1.0],
             scale: [0.8, 1.25],

@@ -8,6 +8,7 @@ use tiny_skia::{Path, Transform};
 use crate::canvas::{Point, sin_cos};
 use crate::electrical::{self, Terminal};
 use crate::invented;
+use crate::lettered::{self, Line};
 use crate::settings::{SettingsError, SynthSettings, Trade};
 use crate::wild;
 
@@ -42,6 +43,8 @@ pub struct Symbol {
     pub shape: Shape,
     /// How it is used.
     pub role: Role,
+    /// What is written in every instance; `None` leaves it to the drafter.
+    pub writing: Option<Vec<Line>>,
     /// Where wires meet it, on schematics.
     pub terminals: Vec<Terminal>,
     /// Letters before the number of a component, on schematics.
@@ -89,7 +92,7 @@ impl Symbol {
             "Signals" => Role::Line,
             _ => Role::Free,
         });
-        Self { name, category, file, shape, role, terminals: Vec::new(), letters: "" }
+        Self { name, category, file, shape, role, writing: None, terminals: Vec::new(), letters: "" }
     }
 
     /// A symbol from SVG elements about the origin, at most 60 units to each side, drawn with the library's pen.
@@ -152,6 +155,7 @@ pub fn symbols(settings: &SynthSettings, seed: u64) -> Result<Vec<Symbol>, Setti
     let mut out: Vec<Symbol> = library.into_iter().filter(wanted).collect();
     out.sort_by(|a, b| a.name.cmp(&b.name));
     out.extend(invented::symbols(seed, settings.invented));
+    out.extend(lettered::symbols(seed, settings.lettered));
     out.extend(wild::symbols(seed, settings.wild));
     Ok(out)
 }

@@ -90,7 +90,7 @@ pub struct MatcherConfig {
     /// [`CANDIDATE_THRESHOLD`].
     pub candidates_from: f64,
     /// Of two matches that overlap by more than this (intersection over union, 0..=1), the weaker is dropped,
-    /// whatever their classes. Default 0.5.
+    /// whatever their classes. Default 0.3: symbols on drawings hardly overlap.
     pub nms_iou: f64,
 }
 
@@ -103,7 +103,7 @@ impl Default for MatcherConfig {
             threshold: DEFAULT_THRESHOLD,
             class_thresholds: BTreeMap::new(),
             candidates_from: CANDIDATE_THRESHOLD,
-            nms_iou: 0.5,
+            nms_iou: 0.3,
         }
     }
 }

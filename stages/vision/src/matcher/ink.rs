@@ -206,7 +206,7 @@ fn quantile(histogram: &[u64; 256], q: f64) -> Option<usize> {
 }
 
 /// Separable 5x5 binomial smoothing of the levels' entries in a table; the border repeats.
-fn smooth(levels: &[u8], table: &[u8], width: usize, height: usize) -> Vec<u8> {
+pub(super) fn smooth(levels: &[u8], table: &[u8], width: usize, height: usize) -> Vec<u8> {
     let simd = Simd::chosen();
     let mut out = vec![0; levels.len()];
     out.par_chunks_mut((BAND * width).max(1)).enumerate().for_each(|(band, out)| {

@@ -17,40 +17,36 @@ mod quality;
 mod scale;
 mod scan;
 mod score;
+mod search;
 mod shape;
 mod simd;
 mod suppress;
+mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use datasets::{BBox, Pixels};
 use image::{GrayImage, RgbImage, RgbaImage};
-use rayon::prelude::*;
 
 pub use config::{CANDIDATE_THRESHOLD, DEFAULT_THRESHOLD, MatcherConfig, Poses, Rotations, ScaleBase};
 pub use hygiene::{Removed, RemovedKind};
 pub use quality::{
     CleanedPicture, Confusion, ConfusionKind, Part, Plainness, Quality, Symmetry, TemplateQuality, Warning, quality,
 };
-pub use score::{CONFIDENCE_FEATURES, ConfidenceFeature};
+pub use score::{CONFIDENCE_TERMS, Term};
 pub use simd::Simd;
 
 use bank::Variant;
 use ink::Ink;
-use pose::{Limits, Pose, Sampling, Steps, refine};
-use score::{Features, Sheet};
+use pose::{Limits, Pose};
+use score::Sheet;
+use search::{Hypothesis, hypotheses};
 use shape::Shape;
 
 /// Version of the matcher; raised when the same templates, settings and drawing may give other matches.
 pub const VERSION: &str = "1";
 
-/// Cover that a pose must reach after the quick and after the full refinement.
-const MIN_COVER: [f32; 2] = [0.89, 0.93];
-/// Two poses of a variant closer than this share of its size, and alike in scale, are one.
-const SAME_PLACE: f32 = 0.12;
-/// Ratio of scales up to which two poses are alike.
-const SAME_SCALE: f32 = 1.1;
 /// Ratio of the sizes at which templates are prepared.
 const SIZE_RATIO: f32 = 1.2;
 /// Stretch, as a logarithm, that a window of the bank tolerates either way.
@@ -120,8 +116,8 @@ pub struct Match {
     pub stretch: f64,
     /// The class that fits the same place next best.
     pub runner_up: Option<String>,
-    /// What the score rests on: `coverage`, `oriented`, `worst_sector`, `second_sector`, `tight`, `foreign`,
-    /// `unexplained`, `correlation`, `ink`, `evidence`, and `margin` over the runner-up (0..=1).
+    /// What the score rests on: the names of [`CONFIDENCE_TERMS`], `length` and `rank`, and the `margin` over the
+    /// runner-up (0..=1).
     pub evidence: BTreeMap<String, f64>,
 }
 
@@ -184,16 +180,12 @@ impl Prepared {
     }
 }
 
-/// A pose of a shape with what was measured there.
-#[derive(Clone, Debug)]
-struct Hypothesis {
-    shape: usize,
-    pose: Pose,
-    /// Left, top, right, bottom.
-    bounds: [f32; 4],
-    features: Features,
-    /// What decides between overlapping hypotheses.
-    rank: f32,
+/// What a search left.
+struct Search {
+    sheet: Sheet,
+    prepared: Arc<Prepared>,
+    skipped: Vec<SkippedTemplate>,
+    hypotheses: Vec<Hypothesis>,
 }
 
 impl Matcher {
@@ -238,9 +230,37 @@ impl Matcher {
 
     /// Finds the templates on a grey drawing.
     pub fn find_grey(&self, drawing: &GrayImage) -> Found {
+        let Some(search) = self.search(drawing) else { return Found::default() };
+        let Search { sheet, prepared, skipped, hypotheses } = search;
+        let shapes = &prepared.shapes;
+        let mut matches: Vec<Match> = suppress::winners(hypotheses, shapes, self.config.nms_iou as f32)
+            .into_iter()
+            .filter(|w| shapes[w.hypothesis.shape].role != Role::Negative)
+            .filter_map(|w| self.report(&sheet, shapes, &w.hypothesis, w.margin, w.runner_up))
+            .filter(|m| m.score >= m.threshold.min(self.config.candidates_from))
+            .collect();
+        matches.sort_by(|a, b| {
+            let key = |m: &Match| [m.bbox.y0, m.bbox.x0, m.bbox.y1, m.bbox.x1];
+            let order = key(a).into_iter().zip(key(b)).map(|(p, q)| p.total_cmp(&q));
+            order.fold(std::cmp::Ordering::Equal, std::cmp::Ordering::then).then_with(|| a.class.cmp(&b.class))
+        });
+        let (matches, candidates) = matches.into_iter().partition(|m| m.score >= m.threshold);
+        Found { matches, candidates, skipped }
+    }
+
+    /// Everything that was weighed on a drawing, before any of it is chosen, each as if it stood alone: for study, and
+    /// for fitting the weights of ranks and confidences.
+    pub fn considered(&self, drawing: &RgbImage) -> Vec<Match> {
+        let Some(search) = self.search(&ink::contrast_grey(drawing)) else { return Vec::new() };
+        let report = |h| self.report(&search.sheet, &search.prepared.shapes, h, 0.0, None);
+        search.hypotheses.iter().filter_map(report).collect()
+    }
+
+    /// `None` when the drawing has no ink.
+    fn search(&self, drawing: &GrayImage) -> Option<Search> {
         let ink = Ink::of_drawing(drawing);
         if ink.is_empty() {
-            return Found::default();
+            return None;
         }
         let sheet = Sheet::of(ink);
         let base = match self.config.scale_base {
@@ -251,28 +271,21 @@ impl Matcher {
         let shapes = &prepared.shapes;
         let (skipped, usable) = self.fitting(shapes, drawing.width() as f32, drawing.height() as f32, base);
         let bank: Vec<Variant> = prepared.bank.iter().filter(|v| usable.contains(&v.shape)).cloned().collect();
-        let limits: Vec<Limits> = shapes
-            .iter()
-            .map(|shape| {
-                let poses = self.config.poses_of(&shape.class);
-                let scale = [poses.scale_min, poses.scale_max].map(|s| s as f32 * base * shape.reduction);
-                let free_angle = poses.rotations.angles_deg().1;
-                Limits { scale, free_angle, stretch: (poses.stretch as f32).ln() }
-            })
-            .collect();
-        let hypotheses = Self::search(&sheet, shapes, &bank, &limits);
-        let mut matches: Vec<Match> = suppress::winners(hypotheses, shapes, self.config.nms_iou as f32)
-            .into_iter()
-            .filter(|w| shapes[w.hypothesis.shape].role != Role::Negative)
-            .filter_map(|w| self.report(&sheet, shapes, &w))
-            .collect();
-        matches.sort_by(|a, b| {
-            let key = |m: &Match| [m.bbox.y0, m.bbox.x0, m.bbox.y1, m.bbox.x1];
-            let order = key(a).into_iter().zip(key(b)).map(|(p, q)| p.total_cmp(&q));
-            order.fold(std::cmp::Ordering::Equal, std::cmp::Ordering::then).then_with(|| a.class.cmp(&b.class))
-        });
-        let (matches, candidates) = matches.into_iter().partition(|m| m.score >= m.threshold);
-        Found { matches, candidates, skipped }
+        let hypotheses = hypotheses(&sheet, shapes, &bank, &self.limits(shapes, base));
+        Some(Search { sheet, prepared, skipped, hypotheses })
+    }
+
+    /// Bounds of each shape's poses on a drawing whose symbols are `base` times the templates' size.
+    fn limits(&self, shapes: &[Shape], base: f32) -> Vec<Limits> {
+        let limits = |shape: &Shape| {
+            let poses = self.config.poses_of(&shape.class);
+            let scale = [poses.scale_min, poses.scale_max].map(|s| s as f32 * base * shape.reduction);
+            let (_, free_angle) = poses.rotations.angles_deg();
+            // Only a vote says what is usual; a size that the user gave is a range.
+            let usual = (self.config.scale_base == ScaleBase::Drawing).then_some(base * shape.reduction);
+            Limits { scale, usual, free_angle, stretch: (poses.stretch as f32).ln() }
+        };
+        shapes.iter().map(limits).collect()
     }
 
     /// Which shapes are small enough for a drawing, and why the others are not.
@@ -301,81 +314,21 @@ impl Matcher {
         (skipped, usable)
     }
 
-    /// Everything that fits within the limits of each shape.
-    fn search(sheet: &Sheet, shapes: &[Shape], bank: &[Variant], limits: &[Limits]) -> Vec<Hypothesis> {
-        let limits = |v: &Variant| limits[v.shape as usize];
-        let candidates = scan::candidates(&sheet.ink, bank, |v| limits(v).scale);
-        let mut quick: Vec<(f32, u32, Pose)> = candidates
-            .par_iter()
-            .filter_map(|c| {
-                let v = &bank[c.variant as usize];
-                let scale = c.cell * bank::DIAMETER_CELLS / v.diameter;
-                let start = Pose { at: c.at, scale, angle: v.angle, mirrored: v.mirrored, stretch: v.stretch };
-                let angle = if limits(v).free_angle { 0.06 } else { 0.015 };
-                let steps = Steps { shift: c.cell * 0.8, scale: 0.05, angle, stretch: 0.06, rounds: 2 };
-                let shape = &shapes[v.shape as usize];
-                let (pose, cover) = refine(shape, &sheet.cost, start, v.angle, Sampling::Quick, steps, &limits(v));
-                (cover >= MIN_COVER[0]).then_some((cover, c.variant, pose))
-            })
-            .collect();
-        // Stable, so that equal covers stay in scan order.
-        quick.sort_by(|a, b| b.0.total_cmp(&a.0));
-        Self::distinct(bank, &quick)
-            .into_par_iter()
-            .filter_map(|(_, variant, start)| {
-                let v = &bank[variant as usize];
-                let shape = &shapes[v.shape as usize];
-                let angle = if limits(v).free_angle { 0.02 } else { 0.005 };
-                let steps = Steps { shift: 0.7, scale: 0.015, angle, stretch: 0.02, rounds: 3 };
-                let (pose, cover) = refine(shape, &sheet.cost, start, v.angle, Sampling::All, steps, &limits(v));
-                if cover < MIN_COVER[1] {
-                    return None;
-                }
-                let features = sheet.features(shape, &pose);
-                let evidence = features.evidence();
-                let rank = evidence * score::confidence(&features.by_name(1.0)) as f32;
-                let h = Hypothesis { shape: v.shape as usize, bounds: pose.bounds(shape), pose, features, rank };
-                (evidence > 0.0).then_some(h)
-            })
-            .collect()
-    }
-
-    /// Drops poses that a better one of the same variant stands for. `poses` come best first.
-    fn distinct(bank: &[Variant], poses: &[(f32, u32, Pose)]) -> Vec<(f32, u32, Pose)> {
-        /// Side of the cells of the look-up grid, pixels.
-        const GRID: f32 = 24.0;
-        let cell = |v: f32| (v / GRID).floor() as i32;
-        let mut grid: BTreeMap<(u32, i32, i32), Vec<Pose>> = BTreeMap::new();
-        let mut kept = Vec::new();
-        for &(cover, variant, p) in poses {
-            let radius = (SAME_PLACE * bank[variant as usize].diameter * p.scale).min(GRID);
-            let same = |q: &Pose| {
-                (q.at[0] - p.at[0]).abs() < radius
-                    && (q.at[1] - p.at[1]).abs() < radius
-                    && (q.scale / p.scale).max(p.scale / q.scale) < SAME_SCALE
-            };
-            let (x, y) = (cell(p.at[0]), cell(p.at[1]));
-            let near = (y - 1..=y + 1).flat_map(|v| (x - 1..=x + 1).map(move |u| (variant, u, v)));
-            if !near.filter_map(|k| grid.get(&k)).flatten().any(same) {
-                grid.entry((variant, x, y)).or_default().push(p);
-                kept.push((cover, variant, p));
-            }
-        }
-        kept
-    }
-
-    /// A winner as the caller sees it; `None` when its score is below the threshold of its class.
-    fn report(&self, sheet: &Sheet, shapes: &[Shape], winner: &suppress::Winner) -> Option<Match> {
-        let h = &winner.hypothesis;
+    /// A hypothesis as the caller sees it; `None` when it lies outside of the drawing.
+    fn report(
+        &self,
+        sheet: &Sheet,
+        shapes: &[Shape],
+        h: &Hypothesis,
+        margin: f32,
+        runner_up: Option<usize>,
+    ) -> Option<Match> {
         let shape = &shapes[h.shape];
         let threshold = self.config.threshold_of(&shape.class);
-        let evidence = h.features.by_name(winner.margin);
-        let score = score::confidence(&evidence);
+        let evidence = h.features.by_name(margin);
+        let score = h.features.confidence(margin);
         let [x0, y0, x1, y1] = h.bounds.map(f64::from);
         let bbox = BBox::new(x0, y0, x1, y1).clipped(sheet.ink.width as u32, sheet.ink.height as u32)?;
-        if score < threshold.min(self.config.candidates_from) {
-            return None;
-        }
         Some(Match {
             class: shape.class.clone(),
             template: shape.name.clone(),
@@ -386,7 +339,7 @@ impl Matcher {
             mirrored: h.pose.mirrored,
             scale: f64::from(h.pose.scale / shape.reduction),
             stretch: f64::from(h.pose.stretch.exp()),
-            runner_up: winner.runner_up.map(|s| shapes[s].class.clone()),
+            runner_up: runner_up.map(|s| shapes[s].class.clone()),
             evidence,
         })
     }

@@ -160,6 +160,8 @@ pub(super) struct Steps {
 pub(super) struct Limits {
     /// Wanted scales, pixels of the drawing per pixel of the shape.
     pub scale: [f32; 2],
+    /// The usual scale of the drawing's symbols, where it is known.
+    pub usual: Option<f32>,
     /// Whether any angle will do.
     pub free_angle: bool,
     /// Largest logarithm of the stretch either way.

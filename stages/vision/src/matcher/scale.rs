@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::bank::Variant;
 use super::pose::Limits;
-use super::score::{Sheet, confidence};
+use super::score::Sheet;
+use super::search::{Hypothesis, hypotheses};
 use super::shape::Shape;
 use super::{Matcher, suppress};
 
@@ -75,14 +76,14 @@ impl Matcher {
             .iter()
             .filter_map(|w| {
                 let h = &w.hypothesis;
-                let p = confidence(&h.features.by_name(w.margin));
+                let p = h.features.confidence(w.margin);
                 let log_scale = (h.pose.scale / shapes[h.shape].reduction).ln();
                 (p >= VOTING_CONFIDENCE).then_some(Vote { log_scale, shape: h.shape, weight: p as f32 })
             })
             .collect()
     }
 
-    fn search_wide(&self, sheet: &Sheet, bank: &[Variant]) -> Vec<super::Hypothesis> {
+    fn search_wide(&self, sheet: &Sheet, bank: &[Variant]) -> Vec<Hypothesis> {
         // Each shape has its own range, because symbols of few pixels cost much and say little.
         let mut by_range: BTreeMap<[u32; 2], Vec<Variant>> = BTreeMap::new();
         for v in bank {
@@ -95,10 +96,15 @@ impl Matcher {
         let shapes = &self.own.shapes;
         let limits = |range: &[u32; 2]| -> Vec<Limits> {
             let range = range.map(f32::from_bits);
-            let limits = |s: &Shape| Limits { scale: range.map(|v| v * s.reduction), free_angle: false, stretch: 0.0 };
+            let limits = |s: &Shape| Limits {
+                scale: range.map(|v| v * s.reduction),
+                usual: None,
+                free_angle: false,
+                stretch: 0.0,
+            };
             shapes.iter().map(limits).collect()
         };
-        by_range.iter().flat_map(|(range, bank)| Self::search(sheet, shapes, bank, &limits(range))).collect()
+        by_range.iter().flat_map(|(range, bank)| hypotheses(sheet, shapes, bank, &limits(range))).collect()
     }
 }
 

@@ -1,17 +1,19 @@
-//! How well a pose fits: the features of a match, its evidence and its confidence.
+//! How well a pose fits: the features of a hypothesis, its rank among others and its confidence.
+//!
+//! Owns the meaning of the measurements. The weights were fitted on generated drawings; `tests/matcher_fit.rs` does it
+//! and prints them.
 
 use std::collections::BTreeMap;
 
-use super::ink::Ink;
+use super::ink::{Ink, smooth};
 use super::pose::{CostMap, Pose};
-use super::shape::{NO_SECTOR, Shape, orientation};
+use super::shape::{NO_SECTOR, Region, Shape, orientation};
+use super::verify::Likeness;
 
 /// Distance, pixels, at which a template point's cover has fallen to nothing.
 const COVER_RADIUS: f32 = 3.0;
 /// Distance from the template's ink, pixels of the drawing, within which ink of the drawing is explained by it.
 const EXPLAINED: f32 = 1.7;
-/// Fit at which a match says nothing; a worse one speaks against itself.
-const NEUTRAL_FIT: f32 = 0.55;
 
 /// What was measured at a pose. All are shares of 0..=1 unless said otherwise.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,14 +27,17 @@ pub(super) struct Features {
     pub second_sector: f32,
     /// Template ink with ink of the drawing within a pixel.
     pub tight: f32,
-    /// Ink of the drawing within the hull that the template lacks, relative to the template's ink, 0 and up.
-    pub foreign: f32,
-    /// The same as a share of the ink within the hull.
+    /// Ink of the drawing within the hull that the template lacks, as a share of the ink there.
     pub unexplained: f32,
-    /// Correlation of grey levels, -1..=1.
-    pub correlation: f32,
-    /// Ink of the template at its size on the drawing, pixels.
-    pub ink: f32,
+    /// Length of the strokes of the drawing that the template explains: their ink by the drawing's usual stroke width,
+    /// pixels.
+    pub length: f32,
+    /// Grey levels compared.
+    pub likeness: Likeness,
+    /// Absolute logarithm of the factor by which width over height differs from the template's.
+    pub stretch: f32,
+    /// Absolute logarithm of the size relative to the usual one on the drawing.
+    pub scale_off: f32,
 }
 
 /// The drawing in all the forms that scoring reads.
@@ -41,15 +46,31 @@ pub(super) struct Sheet {
     pub cost: CostMap,
     /// Smoothed darkness, 0..=255.
     pub darkness: Vec<u8>,
+    /// The same, smoothed twice as wide.
+    pub soft: Vec<u8>,
+    /// Usual width of a stroke, pixels.
+    pub stroke: f32,
 }
 
 impl Sheet {
     pub fn of(ink: Ink) -> Self {
-        Self { cost: CostMap::of(&ink), darkness: ink.darkness(), ink }
+        let darkness = ink.darkness();
+        let soft = soften(&darkness, ink.width, ink.height);
+        let stroke = stroke_width(&ink);
+        Self { cost: CostMap::of(&ink), darkness, soft, stroke, ink }
     }
 
-    /// Darkness between four pixels; 0 outside the drawing.
-    fn darkness_at(&self, [x, y]: [f32; 2]) -> f32 {
+    /// Smoothed darkness between four pixels; 0 outside the drawing.
+    pub fn darkness_at(&self, at: [f32; 2]) -> f32 {
+        self.level(&self.darkness, at)
+    }
+
+    /// The same, smoothed twice as wide.
+    pub fn soft_at(&self, at: [f32; 2]) -> f32 {
+        self.level(&self.soft, at)
+    }
+
+    fn level(&self, plane: &[u8], [x, y]: [f32; 2]) -> f32 {
         let (w, h) = (self.ink.width as i32, self.ink.height as i32);
         let (fx, fy) = ((x - 0.5).floor(), (y - 0.5).floor());
         let (u, v) = (fx as i32, fy as i32);
@@ -58,7 +79,7 @@ impl Sheet {
         }
         let (a, b) = (x - 0.5 - fx, y - 0.5 - fy);
         let i = v as usize * w as usize + u as usize;
-        let d = |i: usize| f32::from(self.darkness[i]);
+        let d = |i: usize| f32::from(plane[i]);
         let (top, bottom) = (d(i) + a * (d(i + 1) - d(i)), {
             let j = i + w as usize;
             d(j) + a * (d(j + 1) - d(j))
@@ -73,8 +94,8 @@ impl Sheet {
         inside.then(|| self.ink.mask[v as usize * self.ink.width + u as usize] == 1)
     }
 
-    /// Measures a shape at a pose.
-    pub fn features(&self, shape: &Shape, pose: &Pose) -> Features {
+    /// Measures a shape at a pose; `usual` is the scale of the drawing's symbols, where it is known.
+    pub fn features(&self, shape: &Shape, pose: &Pose, usual: Option<f32>) -> Features {
         let place = pose.placer();
         let (s2, c2) = (2.0 * pose.angle).sin_cos();
         let sign = if pose.mirrored { -1.0 } else { 1.0 };
@@ -107,120 +128,122 @@ impl Sheet {
         let sector = |k: usize| local.get(k).or(local.last()).copied().unwrap_or(oriented / n);
 
         let (mut explained, mut foreign) = (0.0f32, 0.0f32);
-        let mut sums = Correlation::default();
-        for q in &shape.samples {
-            let at = place(q.at);
-            if self.ink_at(at) == Some(true) {
+        for q in shape.samples.iter().filter(|q| q.region == Region::Care) {
+            if self.ink_at(place(q.at)) == Some(true) {
                 if q.distance * pose.scale <= EXPLAINED { explained += 1.0 } else { foreign += 1.0 }
             }
-            sums.add(q.darkness, self.darkness_at(at));
         }
-        let own = shape.samples.iter().filter(|q| q.distance == 0.0).count().max(1) as f32;
         Features {
             coverage: coverage / n,
             oriented: oriented / n,
             worst_sector: sector(0),
             second_sector: sector(1),
             tight: tight / n,
-            foreign: foreign / own,
             unexplained: foreign / (foreign + explained + 1.0),
-            correlation: sums.value(),
-            ink: shape.ink.len() as f32 * pose.scale * pose.scale,
+            length: explained * shape.sample_area * pose.scale * pose.scale / self.stroke,
+            likeness: shape.dense.compare(self, pose),
+            stretch: pose.stretch.abs(),
+            scale_off: usual.map_or(0.0, |usual| (pose.scale / usual).ln().abs()),
         }
     }
 }
 
-/// Running sums of a Pearson correlation.
-#[derive(Default)]
-struct Correlation {
-    n: f64,
-    a: f64,
-    b: f64,
-    aa: f64,
-    bb: f64,
-    ab: f64,
+/// Smooths a smoothed plane again, to twice the width.
+pub(super) fn soften(plane: &[u8], width: usize, height: usize) -> Vec<u8> {
+    let same: Vec<u8> = (0..=255).collect();
+    (0..3).fold(plane.to_vec(), |v, _| smooth(&v, &same, width, height))
 }
 
-impl Correlation {
-    fn add(&mut self, a: f32, b: f32) {
-        let (a, b) = (f64::from(a), f64::from(b));
-        self.n += 1.0;
-        self.a += a;
-        self.b += b;
-        self.aa += a * a;
-        self.bb += b * b;
-        self.ab += a * b;
+/// Twice the ink by the length of its edges.
+fn stroke_width(ink: &Ink) -> f32 {
+    let differ = |a: &[u8], b: &[u8]| a.iter().zip(b).map(|(p, q)| u32::from(p ^ q)).sum::<u32>() as f32;
+    let (mut area, mut edges) = (0.0, 0.0);
+    let mut above: Option<&[u8]> = None;
+    for row in ink.mask.chunks_exact(ink.width.max(1)) {
+        area += row.iter().map(|&m| u32::from(m)).sum::<u32>() as f32;
+        edges += differ(row, &row[1..]) + above.map_or(0.0, |a| differ(a, row));
+        above = Some(row);
     }
-
-    /// The correlation, -1..=1; 0 where one side does not vary.
-    fn value(&self) -> f32 {
-        let n = self.n.max(1.0);
-        let spread = (self.aa - self.a * self.a / n) * (self.bb - self.b * self.b / n);
-        if spread <= 1.0 { 0.0 } else { ((self.ab - self.a * self.b / n) / spread.sqrt()) as f32 }
-    }
+    if edges > 0.0 { (2.0 * area / edges).max(1.0) } else { 1.0 }
 }
 
-/// A number that the confidence weighs: a feature by its name in the evidence, and how it is bent.
+/// A measured number by its name in [`super::Match::evidence`], as the models read it.
 #[derive(Clone, Copy, Debug)]
-pub struct ConfidenceFeature {
-    /// Name in [`super::Match::evidence`].
+pub struct Term {
+    /// Name of the number.
     pub name: &'static str,
-    bend: fn(f64) -> f64,
+    /// Sign that its weight may have: 1 when more of it speaks for a match, -1 when it speaks against, 0 for either.
+    pub sign: i8,
+    of: fn(&Features) -> f32,
 }
 
-impl ConfidenceFeature {
+impl Term {
     /// The number, from a match's evidence.
-    pub fn of(&self, evidence: &BTreeMap<String, f64>) -> f64 {
-        (self.bend)(evidence.get(self.name).copied().unwrap_or(0.0))
+    pub fn read(&self, evidence: &BTreeMap<String, f64>) -> f64 {
+        evidence.get(self.name).copied().unwrap_or(0.0)
     }
 }
 
-const FEATURES: usize = 5;
+macro_rules! terms {
+    ($($name:literal $sign:literal $of:expr),* $(,)?) => { [$(Term { name: $name, sign: $sign, of: $of }),*] };
+}
 
-/// What the confidence weighs, in the order of its weights.
-pub const CONFIDENCE_FEATURES: [ConfidenceFeature; FEATURES] = [
-    ConfidenceFeature { name: "oriented", bend: |v| 10.0 * v },
-    ConfidenceFeature { name: "unexplained", bend: |v| v },
-    ConfidenceFeature { name: "correlation", bend: |v| v },
-    ConfidenceFeature { name: "ink", bend: |v| v.max(1.0).ln() },
-    // Without a runner-up, as before the choice between classes, this is 0.
-    ConfidenceFeature { name: "margin", bend: |v| v - 1.0 },
+const TERMS: usize = 20;
+
+/// All that is measured, in the order of the weights.
+pub const CONFIDENCE_TERMS: [Term; TERMS] = terms![
+    "coverage" 1 |f| f.coverage,
+    "oriented" 1 |f| f.oriented,
+    "worst_sector" 1 |f| f.worst_sector,
+    "second_sector" 1 |f| f.second_sector,
+    "tight" 1 |f| f.tight,
+    "unexplained" -1 |f| f.unexplained,
+    "correlation" 1 |f| f.likeness.correlation,
+    "soft_correlation" 1 |f| f.likeness.soft,
+    "stroke_mismatch" -1 |f| f.likeness.correlation - f.likeness.own,
+    "residue" -1 |f| f.likeness.residue.min(2.0),
+    "stretch_off" -1 |f| f.stretch,
+    "scale_off" -1 |f| f.scale_off,
+    "log_length" 1 |f| f.length.max(1.0).ln(),
+    "has_text" 0 |f| f32::from(u8::from(f.likeness.text.is_some())),
+    "text_layout" 1 |f| f.likeness.text.map_or(0.0, |t| t.layout),
+    "text_density_off" -1 |f| f.likeness.text.map_or(0.0, |t| t.density.min(1.5)),
+    "text_letters" 1 |f| f.likeness.text.map_or(0.0, |t| t.letters),
+    "text_lines" 1 |f| f.likeness.text.map_or(0.0, |t| t.lines),
+    "text_whole" 1 |f| f.likeness.text.map_or(0.0, |t| t.whole - f.likeness.correlation),
+    "constant" 0 |_| 1.0,
 ];
 
-/// Weights of [`CONFIDENCE_FEATURES`]; the last is the constant. Fitted by ridge logistic regression on generated
-/// drawings: `tests/matcher_fit.rs` does it and prints this line.
-const CONFIDENCE: [f64; FEATURES + 1] = [1.73, -4.72, 18.36, 1.53, 0.36, -39.33];
+/// Weights of [`CONFIDENCE_TERMS`] in the rank, which is their sum times the root of the length.
+const RANK: [f32; TERMS] = [
+    0.000, 0.289, 0.069, 0.093, 0.165, -0.898, 0.325, 0.020, -1.469, 0.000, -0.123, 0.000, 0.000, 0.000, 0.000, -0.027,
+    0.000, 0.000, 0.564, -0.068,
+];
+/// Weights of [`CONFIDENCE_TERMS`] in the confidence, and of the margin over the runner-up.
+const CONFIDENCE: [f64; TERMS + 1] = [
+    0.000, 9.205, 0.000, 0.000, 5.189, 0.000, 15.476, 6.822, -39.005, 0.000, -0.339, -2.827, 2.499, -2.090, 2.509,
+    -0.247, 0.000, 0.000, 12.435, -45.528, 2.092,
+];
 
 impl Features {
     /// The features by name, with the margin over the runner-up, 0..=1.
     pub fn by_name(&self, margin: f32) -> BTreeMap<String, f64> {
-        let numbers = [
-            ("coverage", self.coverage),
-            ("oriented", self.oriented),
-            ("worst_sector", self.worst_sector),
-            ("second_sector", self.second_sector),
-            ("tight", self.tight),
-            ("foreign", self.foreign),
-            ("unexplained", self.unexplained),
-            ("correlation", self.correlation),
-            ("ink", self.ink),
-            ("evidence", self.evidence()),
-            ("margin", margin),
-        ];
-        numbers.map(|(k, v)| (k.to_owned(), f64::from(v))).into()
+        let terms = CONFIDENCE_TERMS.iter().map(|t| (t.name, (t.of)(self)));
+        let more = [("length", self.length), ("rank", self.rank()), ("margin", margin)];
+        terms.chain(more).map(|(k, v)| (k.to_owned(), f64::from(v))).collect()
     }
 
-    /// How much of the drawing the match explains: what decides between classes that fit the same place. Missing ink
-    /// of the template costs much, foreign ink little, because pipes cross symbols and text lies in them.
-    pub fn evidence(&self) -> f32 {
-        let strokes = 0.7 * self.oriented + 0.3 * self.worst_sector - 0.2 * self.foreign;
-        self.ink * (f32::midpoint(strokes, self.correlation) - NEUTRAL_FIT)
+    /// How much of the drawing the hypothesis explains, and how well: what decides between classes that fit the same
+    /// place. Negative when it fits worse than nothing.
+    pub fn rank(&self) -> f32 {
+        let fit: f32 = CONFIDENCE_TERMS.iter().zip(RANK).map(|(t, w)| (t.of)(self) * w).sum();
+        fit * self.length.max(1.0).sqrt()
     }
-}
 
-/// How likely a match with this evidence is right, 0..=1.
-pub(super) fn confidence(evidence: &BTreeMap<String, f64>) -> f64 {
-    let [weights @ .., constant] = CONFIDENCE;
-    let z: f64 = CONFIDENCE_FEATURES.iter().zip(weights).map(|(f, w)| f.of(evidence) * w).sum::<f64>() + constant;
-    1.0 / (1.0 + (-z).exp())
+    /// How likely the hypothesis is right when it won its place with a margin of 0..=1 over the runner-up.
+    pub fn confidence(&self, margin: f32) -> f64 {
+        let [weights @ .., last] = &CONFIDENCE;
+        let z: f64 = CONFIDENCE_TERMS.iter().zip(weights).map(|(t, w)| f64::from((t.of)(self)) * w).sum();
+        1.0 / (1.0 + (-z - last * f64::from(margin)).exp())
+    }
 }

@@ -9,6 +9,7 @@ use image::{GrayImage, Luma};
 use super::hull::Hull;
 use super::hygiene::{Clean, MUCH_REMOVED, clean};
 use super::ink::{Ink, distance, otsu};
+use super::verify::Dense;
 use super::{MatcherError, Role, Template};
 
 /// Paper put around the symbol, pixels: room for gradients and for the margin of the hull.
@@ -101,9 +102,15 @@ pub(super) struct Shape {
     /// Around all ink.
     pub hull: Hull,
     pub samples: Vec<Sample>,
+    /// Pixels of the shape that a sample stands for.
+    pub sample_area: f32,
+    /// For the dense comparison.
+    pub dense: Dense,
     pub picture: Picture,
     /// The ink's box, as offsets from the centre: left, top, right, bottom.
     pub extent: [f32; 4],
+    /// Of the circle about the centre that holds all ink, pixels.
+    pub diameter: f32,
     /// The box that a match stands for, the same way: the ink's box, or the cut-out that a person made.
     pub frame: [f32; 4],
     /// What the user should know about the template.
@@ -161,6 +168,8 @@ impl Shape {
             distance: f32::from(far[i]) / 3.0,
             darkness: f32::from(dark[i]),
         };
+        let extent = [-0.5 * inner[0], -0.5 * inner[1], 0.5 * inner[0], 0.5 * inner[1]];
+        let radius = ink_at.iter().map(|&i| offset(i)).map(|[x, y]| x.hypot(y)).fold(0.5, f32::max);
         let middle = [x0 + x1, y0 + y1].map(|v| v as f32 / 2.0);
         Ok(Self {
             class: template.class.clone(),
@@ -171,10 +180,13 @@ impl Shape {
             quick: spread(&points, QUICK_POINTS),
             ink: ink_at.iter().map(|&i| offset(i)).collect(),
             samples: inside.iter().step_by(stride).map(sample).collect(),
+            sample_area: stride as f32,
+            dense: Dense::of(&picture, extent),
             points,
             sectors,
             hull,
-            extent: [-0.5 * inner[0], -0.5 * inner[1], 0.5 * inner[0], 0.5 * inner[1]],
+            extent,
+            diameter: 2.0 * radius,
             frame: std::array::from_fn(|k| (clean.frame[k] - middle[k % 2]) * factor),
             picture,
             notes,

@@ -1,6 +1,6 @@
 //! The choice between hypotheses that claim the same place.
 
-use super::Hypothesis;
+use super::search::Hypothesis;
 use super::shape::Shape;
 
 /// Share of the smaller box inside the larger one from which one symbol is a part of the other.
@@ -19,6 +19,7 @@ pub(super) struct Winner {
 /// Keeps the best of hypotheses that overlap by more than `max_iou` or contain one another, whatever their classes.
 /// With `max_iou` 1 all are kept.
 pub(super) fn winners(mut hypotheses: Vec<Hypothesis>, shapes: &[Shape], max_iou: f32) -> Vec<Winner> {
+    hypotheses.retain(|h| h.rank > 0.0);
     // Stable: equal ranks stay in the order of the search.
     hypotheses.sort_by(|a, b| b.rank.total_cmp(&a.rank));
     let mut kept: Vec<Winner> = Vec::new();

@@ -1,0 +1,142 @@
+//! From a sheet and a bank to hypotheses: poses that are worth weighing against each other.
+//!
+//! Owns the order of the steps and what each lets through. Every step is dearer than the one before and sees fewer
+//! poses: windows, quick refinement, full refinement, a look at some grey levels, and only then the full comparison.
+
+use std::collections::BTreeMap;
+
+use rayon::prelude::*;
+
+use super::bank::{self, Variant};
+use super::pose::{Limits, Pose, Sampling, Steps, refine};
+use super::scan;
+use super::score::{Features, Sheet};
+use super::shape::Shape;
+
+/// Cover that a pose must reach after the quick and after the full refinement.
+const MIN_COVER: [f32; 2] = [0.89, 0.93];
+/// Two poses of a shape, turned alike, closer than this share of its size and alike in scale, are one.
+const SAME_PLACE: f32 = 0.12;
+/// Ratio of scales up to which two poses are alike.
+const SAME_SCALE: f32 = 1.1;
+/// Correlation of some grey levels that a pose must reach.
+const MIN_GLANCE: f32 = 0.35;
+/// A pose whose correlation is this much below that of another pose at its place is not looked at closely.
+const MAX_BEHIND: f32 = 0.3;
+/// Side of the cells of the look-up grid, pixels.
+const GRID: f32 = 24.0;
+
+/// A pose of a shape with what was measured there.
+#[derive(Clone, Debug)]
+pub(super) struct Hypothesis {
+    /// Index of the shape.
+    pub shape: usize,
+    pub pose: Pose,
+    /// Left, top, right, bottom.
+    pub bounds: [f32; 4],
+    pub features: Features,
+    /// What decides between overlapping hypotheses.
+    pub rank: f32,
+}
+
+/// A pose on its way to a hypothesis.
+#[derive(Clone, Copy, Debug)]
+struct Lead {
+    variant: u32,
+    pose: Pose,
+    /// Cover, then correlation.
+    value: f32,
+}
+
+/// Everything that fits within the limits of each shape, in a fixed order.
+pub(super) fn hypotheses(sheet: &Sheet, shapes: &[Shape], bank: &[Variant], limits: &[Limits]) -> Vec<Hypothesis> {
+    let limits = |v: &Variant| limits[v.shape as usize];
+    let candidates = scan::candidates(&sheet.ink, bank, |v| limits(v).scale);
+    let quick = candidates.par_iter().filter_map(|c| {
+        let v = &bank[c.variant as usize];
+        let scale = c.cell * bank::DIAMETER_CELLS / v.diameter;
+        let start = Pose { at: c.at, scale, angle: v.angle, mirrored: v.mirrored, stretch: v.stretch };
+        let angle = if limits(v).free_angle { 0.06 } else { 0.015 };
+        let steps = Steps { shift: c.cell * 0.8, scale: 0.05, angle, stretch: 0.06, rounds: 2 };
+        let shape = &shapes[v.shape as usize];
+        let (pose, value) = refine(shape, &sheet.cost, start, v.angle, Sampling::Quick, steps, &limits(v));
+        (value >= MIN_COVER[0]).then_some(Lead { variant: c.variant, pose, value })
+    });
+    let quick = distinct(bank, shapes, quick.collect());
+    let full = quick.into_par_iter().filter_map(|lead| {
+        let v = &bank[lead.variant as usize];
+        let angle = if limits(v).free_angle { 0.02 } else { 0.005 };
+        let steps = Steps { shift: 0.7, scale: 0.015, angle, stretch: 0.02, rounds: 3 };
+        let shape = &shapes[v.shape as usize];
+        let (pose, value) = refine(shape, &sheet.cost, lead.pose, v.angle, Sampling::All, steps, &limits(v));
+        (value >= MIN_COVER[1]).then_some(Lead { pose, value, ..lead })
+    });
+    let full = distinct(bank, shapes, full.collect());
+    let glanced = full.into_par_iter().filter_map(|lead| {
+        let value = shapes[bank[lead.variant as usize].shape as usize].dense.glance(sheet, &lead.pose);
+        (value >= MIN_GLANCE).then_some(Lead { value, ..lead })
+    });
+    promising(&glanced.collect::<Vec<_>>())
+        .into_par_iter()
+        .map(|lead| {
+            let v = &bank[lead.variant as usize];
+            let shape = &shapes[v.shape as usize];
+            let pose = shape.dense.polish(sheet, &lead.pose, &limits(v));
+            let features = sheet.features(shape, &pose, limits(v).usual);
+            let rank = features.rank();
+            let bounds = pose.bounds(shape);
+            Hypothesis { shape: v.shape as usize, bounds, pose, features, rank }
+        })
+        .collect()
+}
+
+fn cell(at: [f32; 2]) -> [i32; 2] {
+    at.map(|v| (v / GRID).floor() as i32)
+}
+
+fn around([x, y]: [i32; 2]) -> impl Iterator<Item = [i32; 2]> {
+    (y - 1..=y + 1).flat_map(move |v| (x - 1..=x + 1).map(move |u| [u, v]))
+}
+
+/// Drops poses that a better one of the same shape, turned alike, stands for. The best come first.
+fn distinct(bank: &[Variant], shapes: &[Shape], mut leads: Vec<Lead>) -> Vec<Lead> {
+    // Stable, so that equal covers stay in scan order.
+    leads.sort_by(|a, b| b.value.total_cmp(&a.value));
+    let turn = |v: &Variant| (v.shape, v.mirrored, v.angle.to_bits());
+    let mut grid: BTreeMap<_, Vec<Pose>> = BTreeMap::new();
+    leads.retain(|lead| {
+        let (v, p) = (&bank[lead.variant as usize], &lead.pose);
+        let radius = (SAME_PLACE * shapes[v.shape as usize].diameter * p.scale).min(GRID);
+        let same = |q: &Pose| {
+            (q.at[0] - p.at[0]).abs() < radius
+                && (q.at[1] - p.at[1]).abs() < radius
+                && (q.scale / p.scale).max(p.scale / q.scale) < SAME_SCALE
+        };
+        let here = cell(p.at);
+        if around(here).filter_map(|c| grid.get(&(turn(v), c))).flatten().any(same) {
+            return false;
+        }
+        grid.entry((turn(v), here)).or_default().push(*p);
+        true
+    });
+    leads
+}
+
+/// Drops poses far behind another one about the same centre.
+fn promising(leads: &[Lead]) -> Vec<Lead> {
+    /// Centres within this many pixels are the same place, whatever the shapes.
+    const NEAR: f32 = 6.0;
+    let mut grid: BTreeMap<[i32; 2], Vec<&Lead>> = BTreeMap::new();
+    for lead in leads {
+        grid.entry(cell(lead.pose.at)).or_default().push(lead);
+    }
+    let behind = |lead: &Lead| {
+        let at = lead.pose.at;
+        around(cell(at)).filter_map(|c| grid.get(&c)).flatten().any(|other| {
+            other.value > lead.value + MAX_BEHIND
+                && (other.pose.at[0] - at[0]).abs() < NEAR
+                && (other.pose.at[1] - at[1]).abs() < NEAR
+        })
+    };
+    leads.iter().filter(|lead| !behind(lead)).copied().collect()
+}
