@@ -168,15 +168,24 @@ impl Ink {
     /// Darkness, 0 (paper) to 255 (ink), with the paper's and the ink's typical grey as the two ends, smoothed by a
     /// 5x5 binomial kernel.
     pub fn darkness(&self) -> Vec<u8> {
+        smooth(&self.grey, &self.darkness_table(), self.width, self.height)
+    }
+
+    /// The same, not smoothed.
+    pub fn raw_darkness(&self) -> Vec<u8> {
+        let table = self.darkness_table();
+        self.grey.iter().map(|&v| table[usize::from(v)]).collect()
+    }
+
+    /// Darkness of each grey level.
+    fn darkness_table(&self) -> Vec<u8> {
         let ink = self.ink_levels();
         let all = histogram(&self.grey);
         let paper: Histogram = std::array::from_fn(|v| all[v] - ink[v]);
         let light = quantile(&paper, 0.5).unwrap_or(255) as f32;
         let dark = quantile(&ink, 0.2).unwrap_or(0) as f32;
         let span = (light - dark).max(1.0);
-        let table: Vec<u8> =
-            (0..256).map(|v| (255.0 * ((light - v as f32) / span).clamp(0.0, 1.0)).round() as u8).collect();
-        smooth(&self.grey, &table, self.width, self.height)
+        (0..256).map(|v| (255.0 * ((light - v as f32) / span).clamp(0.0, 1.0)).round() as u8).collect()
     }
 
     /// Ink pixels of each level.

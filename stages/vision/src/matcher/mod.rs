@@ -9,6 +9,7 @@
 
 mod bank;
 mod config;
+mod consensus;
 mod hull;
 mod hygiene;
 mod ink;
@@ -195,8 +196,9 @@ impl Matcher {
         if templates.is_empty() {
             return Err(MatcherError::NoTemplates);
         }
-        let own = Arc::new(Prepared::of(templates, config, 1.0)?);
-        let (templates, config) = (templates.to_vec(), config.clone());
+        let templates = consensus::merge(templates);
+        let own = Arc::new(Prepared::of(&templates, config, 1.0)?);
+        let config = config.clone();
         Ok(Self { templates, config, own, resized: Mutex::default() })
     }
 

@@ -1,0 +1,221 @@
+//! What several confirmed instances of a class have in common.
+//!
+//! Owns how cut-outs that a person confirmed become one template: laid over each other, averaged, and blind where they
+//! disagree. Only confirmed pictures come in, so a wrong match never teaches itself.
+
+use std::collections::BTreeMap;
+
+use image::{GrayImage, Luma, Rgba, RgbaImage, imageops};
+
+use super::ink::{Ink, contrast_grey};
+use super::{Role, Template};
+
+/// Fewest pictures that make a consensus; fewer are used as they are.
+const MIN_PICTURES: usize = 3;
+/// How far a picture may be shifted against the others, pixels.
+const MAX_SHIFT: i32 = 3;
+/// Rounds of shifting and averaging.
+const ROUNDS: usize = 2;
+/// Standard deviation of the darkness, 0..=255, from which a pixel says nothing.
+const DISAGREEMENT: f32 = 70.0;
+/// Mean darkness from which strokes enclose what is inside of them.
+const STROKE: f32 = 100.0;
+/// Correlation with the consensus below which an instance is a shape of its own.
+const ODD: f32 = 0.75;
+/// Most instances of a class that are kept beside the consensus.
+const MAX_ODD: usize = 3;
+
+/// Pictures of one size laid over each other.
+struct Stack {
+    width: usize,
+    height: usize,
+    /// Darkness, 0..=255, row by row.
+    planes: Vec<Vec<f32>>,
+}
+
+/// The templates, with the confirmed ones of each class replaced by their consensus and by the few that differ from it.
+pub(super) fn merge(templates: &[Template]) -> Vec<Template> {
+    let mut merged: Vec<Template> = templates.iter().filter(|t| t.role != Role::Confirmed).cloned().collect();
+    let mut confirmed: BTreeMap<&str, Vec<&Template>> = BTreeMap::new();
+    for t in templates.iter().filter(|t| t.role == Role::Confirmed) {
+        confirmed.entry(&t.class).or_default().push(t);
+    }
+    for (class, pictures) in confirmed {
+        let Some(stack) = Stack::of(&pictures) else {
+            merged.extend(pictures.into_iter().cloned());
+            continue;
+        };
+        let mean = stack.mean();
+        let name = format!("consensus of {} confirmed {class}", pictures.len());
+        merged.push(Template { class: class.to_owned(), name, image: stack.picture(&mean), role: Role::Confirmed });
+        let odd = stack.planes.iter().zip(&pictures).filter(|(plane, _)| correlation(plane, &mean) < ODD);
+        merged.extend(odd.take(MAX_ODD).map(|(_, t)| (*t).clone()));
+    }
+    merged
+}
+
+impl Stack {
+    /// Brings pictures to their middle size and lays them over each other; `None` when too few have ink.
+    fn of(pictures: &[&Template]) -> Option<Self> {
+        let dark: Vec<GrayImage> = pictures.iter().filter_map(|t| darkness(&t.image)).collect();
+        if dark.len() < MIN_PICTURES || dark.len() < pictures.len() {
+            return None;
+        }
+        let middle = |mut sides: Vec<u32>| {
+            sides.sort_unstable();
+            sides[sides.len() / 2]
+        };
+        let width = middle(dark.iter().map(GrayImage::width).collect());
+        let height = middle(dark.iter().map(GrayImage::height).collect());
+        let resized = |p: &GrayImage| -> Vec<f32> {
+            let p = if p.dimensions() == (width, height) {
+                p.clone()
+            } else {
+                imageops::resize(p, width, height, imageops::FilterType::Triangle)
+            };
+            p.into_raw().into_iter().map(f32::from).collect()
+        };
+        let planes = dark.iter().map(resized).collect();
+        let mut stack = Self { width: width as usize, height: height as usize, planes };
+        for _ in 0..ROUNDS {
+            let mean = stack.mean();
+            stack.planes = stack.planes.iter().map(|p| stack.shifted_to(p, &mean)).collect();
+        }
+        Some(stack)
+    }
+
+    fn mean(&self) -> Vec<f32> {
+        let n = self.planes.len() as f32;
+        (0..self.width * self.height).map(|i| self.planes.iter().map(|p| p[i]).sum::<f32>() / n).collect()
+    }
+
+    /// A plane shifted to where it agrees best with the mean; the smallest of equally good shifts.
+    fn shifted_to(&self, plane: &[f32], mean: &[f32]) -> Vec<f32> {
+        let mut shifts: Vec<[i32; 2]> =
+            (-MAX_SHIFT..=MAX_SHIFT).flat_map(|y| (-MAX_SHIFT..=MAX_SHIFT).map(move |x| [x, y])).collect();
+        shifts.sort_by_key(|[x, y]| x * x + y * y);
+        let mut best = (f32::MIN, plane.to_vec());
+        for [dx, dy] in shifts {
+            let moved = self.shifted(plane, dx, dy);
+            let agreement = correlation(&moved, mean);
+            if agreement > best.0 + 1e-4 {
+                best = (agreement, moved);
+            }
+        }
+        best.1
+    }
+
+    fn shifted(&self, plane: &[f32], dx: i32, dy: i32) -> Vec<f32> {
+        let (w, h) = (self.width as i32, self.height as i32);
+        let at = |x: i32, y: i32| {
+            let inside = (0..w).contains(&x) && (0..h).contains(&y);
+            if inside { plane[(y * w + x) as usize] } else { 0.0 }
+        };
+        (0..h).flat_map(|y| (0..w).map(move |x| at(x + dx, y + dy)).collect::<Vec<_>>()).collect()
+    }
+
+    /// The mean as a template's picture, transparent where the planes disagree. What strokes enclose stays: an outline
+    /// whose text differs must hold some text.
+    fn picture(&self, mean: &[f32]) -> RgbaImage {
+        let n = self.planes.len() as f32;
+        let enclosed = self.enclosed(mean);
+        RgbaImage::from_fn(self.width as u32, self.height as u32, |x, y| {
+            let i = y as usize * self.width + x as usize;
+            let variance = self.planes.iter().map(|p| (p[i] - mean[i]).powi(2)).sum::<f32>() / n;
+            let known = variance.sqrt() < DISAGREEMENT || enclosed[i];
+            let grey = 255 - mean[i].round() as u8;
+            Rgba([grey, grey, grey, if known { 255 } else { 0 }])
+        })
+    }
+
+    /// The pixels that the border does not reach without crossing a stroke.
+    fn enclosed(&self, mean: &[f32]) -> Vec<bool> {
+        let (w, h) = (self.width, self.height);
+        let mut enclosed = vec![true; w * h];
+        let border = |i: &usize| i % w == 0 || i % w + 1 == w || i / w == 0 || i / w + 1 == h;
+        let mut next: Vec<usize> = (0..w * h).filter(border).filter(|&i| mean[i] < STROKE).collect();
+        for &i in &next {
+            enclosed[i] = false;
+        }
+        while let Some(i) = next.pop() {
+            let (x, y) = (i % w, i / w);
+            let near = [
+                (x > 0).then(|| i - 1),
+                (x + 1 < w).then(|| i + 1),
+                (y > 0).then(|| i - w),
+                (y + 1 < h).then(|| i + w),
+            ];
+            for j in near.into_iter().flatten().filter(|&j| mean[j] < STROKE) {
+                if std::mem::replace(&mut enclosed[j], false) {
+                    next.push(j);
+                }
+            }
+        }
+        enclosed
+    }
+}
+
+/// Darkness of a picture laid on white; `None` without ink.
+fn darkness(image: &RgbaImage) -> Option<GrayImage> {
+    let rgb = image::RgbImage::from_fn(image.width(), image.height(), |x, y| {
+        let [r, g, b, a] = image.get_pixel(x, y).0;
+        image::Rgb(if a < 128 { [255; 3] } else { [r, g, b] })
+    });
+    let ink = Ink::of_drawing(&contrast_grey(&rgb));
+    if ink.is_empty() {
+        return None;
+    }
+    let dark = ink.raw_darkness();
+    Some(GrayImage::from_fn(image.width(), image.height(), |x, y| Luma([dark[(y * image.width() + x) as usize]])))
+}
+
+fn correlation(a: &[f32], b: &[f32]) -> f32 {
+    let n = a.len().max(1) as f32;
+    let (ma, mb) = (a.iter().sum::<f32>() / n, b.iter().sum::<f32>() / n);
+    let (mut ab, mut aa, mut bb) = (0.0, 0.0, 0.0);
+    for (p, q) in a.iter().zip(b) {
+        ab += (p - ma) * (q - mb);
+        aa += (p - ma).powi(2);
+        bb += (q - mb).powi(2);
+    }
+    if aa * bb <= 1.0 { 0.0 } else { ab / (aa * bb).sqrt() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A square outline of 30 pixels with a mark inside and one outside.
+    fn square(shift: u32, mark: u32, outside: u32) -> Template {
+        let image = RgbaImage::from_fn(44, 44, |x, y| {
+            let (u, v) = (x.wrapping_sub(7 + shift), y.wrapping_sub(7));
+            let edge = u < 30 && v < 30 && (u < 2 || v < 2 || u >= 28 || v >= 28);
+            let inner = (8..14).contains(&v) && (mark..mark + 4).contains(&u);
+            let stub = (u32::wrapping_sub(x, outside) < 3) && y < 7;
+            let v = if edge || inner || stub { 20 } else { 235 };
+            Rgba([v, v, v, 255])
+        });
+        Template { class: "square".into(), name: String::new(), image, role: Role::Confirmed }
+    }
+
+    #[test]
+    fn instances_are_laid_over_each_other_and_disagreement_outside_is_not_known() {
+        let merged = merge(&[square(0, 5, 5), square(1, 12, 20), square(0, 20, 35), square(2, 9, 12)]);
+        assert_eq!(merged.len(), 1, "four alike make one template");
+        let picture = &merged[0].image;
+        // The outline is sharp although the cut-outs were shifted.
+        let dark = picture.pixels().filter(|p| p.0[3] == 255 && p.0[0] < 60).count();
+        assert!((200..260).contains(&dark), "{dark} dark pixels; the outline has 224");
+        let unknown: Vec<(u32, u32)> =
+            picture.enumerate_pixels().filter(|(_, _, p)| p.0[3] == 0).map(|(x, y, _)| (x, y)).collect();
+        assert!(!unknown.is_empty() && unknown.iter().all(|&(_, y)| y < 9), "only the stubs disagree outside");
+    }
+
+    #[test]
+    fn few_pictures_stay_as_they_are_and_others_are_left_alone() {
+        let mut given = square(0, 5, 5);
+        given.role = Role::Given;
+        let merged = merge(&[given, square(1, 5, 5), square(0, 5, 9)]);
+        assert_eq!(merged.iter().map(|t| t.role).collect::<Vec<_>>(), [Role::Given, Role::Confirmed, Role::Confirmed]);
+    }
+}
