@@ -139,10 +139,13 @@ impl Templates {
         for w in warnings(t) {
             caption.push(el("span").class("warning").child(w));
         }
-        let mut remarks = t.notes.clone();
-        remarks.extend(symmetry(&t.symmetric));
+        let mut remarks = Vec::new();
+        if !t.notes.is_empty() {
+            remarks.push(sentence(&t.notes.join(", ")));
+        }
+        remarks.extend(symmetry(&t.symmetric).map(|words| sentence(&words)));
         if !remarks.is_empty() {
-            caption.push(el("span").class("remark").child(sentences(&remarks)));
+            caption.push(el("span").class("remark").child(remarks.join(" ")));
         }
         let cleaned = png(&drawn(&t.cleaned))?;
         let alt = format!("What is looked for with {}", t.template);
@@ -276,10 +279,6 @@ fn sentence(words: &str) -> String {
     let mut letters = words.chars();
     let Some(first) = letters.next() else { return String::new() };
     first.to_uppercase().chain(letters).chain(['.']).collect()
-}
-
-fn sentences(words: &[String]) -> String {
-    words.iter().map(|w| sentence(w)).collect::<Vec<_>>().join(" ")
 }
 
 /// A picture on a checked ground that shows where it is transparent.

@@ -46,7 +46,6 @@ pub fn section(told: &Told<'_>, ctx: &Context) -> Result<Section, StageError> {
     s.push(classes(told));
     let templates = pictures::Templates::of(told, ctx)?;
     s.headline.extend(templates.headline());
-    s.push(templates.html()?);
     if !told.words.is_empty() {
         s.push(h3("Remarks"));
         s.push(lines(told.words.iter().cloned()));
@@ -60,6 +59,7 @@ pub fn section(told: &Told<'_>, ctx: &Context) -> Result<Section, StageError> {
         s.push(h3("Drawings with the most boxes"));
         s.push(figures(Grid::Wide, shown));
     }
+    s.push(templates.html()?);
     Ok(s)
 }
 

@@ -137,7 +137,6 @@ pub struct ClassScale {
 
 impl ClassScale {
     /// True when nothing is given.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
     fn is_empty(&self) -> bool {
         *self == Self::default()
     }

@@ -1,6 +1,6 @@
-//! Time of the exact correlation on one thread and on all.
+//! Time of the exact correlation.
 //!
-//! `cargo run --release -p vision --example bench_ncc -- DRAWING FOLDER-OF-TEMPLATES [threshold]`
+//! `cargo run --release -p vision --example bench_ncc -- DRAWING FOLDER-OF-TEMPLATES [threads [threshold]]`
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
 use std::error::Error;
@@ -23,16 +23,18 @@ fn main() -> Result<(), Box<dyn Error>> {
         Ok(Template { class: name.clone(), name, image: image::open(path)?.into_rgba8(), role: Role::Given })
     };
     let templates = files.iter().map(template).collect::<Result<Vec<_>, _>>()?;
-    let threshold = rest.first().map_or(Ok(NccConfig::default().threshold), |t| t.parse())?;
+    let threads = rest.first().map_or(Ok(1), |t| t.parse())?;
+    let threshold = rest.get(1).map_or(Ok(NccConfig::default().threshold), |t| t.parse())?;
     let ncc = Ncc::new(&templates, &NccConfig { threshold, ..NccConfig::default() })?;
-    let (width, height) = drawing.dimensions();
-    println!("{} templates x 4 rotations x 5 scales, {width} x {height} pixels", templates.len());
-    for threads in [1, 0] {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
-        let start = Instant::now();
-        let found = pool.install(|| ncc.find(&drawing));
-        let seconds = start.elapsed().as_secs_f64();
-        println!("{} threads: {seconds:.2} s, {} matches", pool.current_num_threads(), found.matches.len());
-    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+    let start = Instant::now();
+    let found = pool.install(|| ncc.find(&drawing));
+    let (seconds, (width, height)) = (start.elapsed().as_secs_f64(), drawing.dimensions());
+    println!(
+        "{} templates x 4 rotations x 5 scales, {width} x {height} pixels, {} threads: {seconds:.2} s, {} matches",
+        templates.len(),
+        pool.current_num_threads(),
+        found.matches.len()
+    );
     Ok(())
 }

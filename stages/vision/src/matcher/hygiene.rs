@@ -8,6 +8,8 @@
 mod paper;
 mod pieces;
 mod stubs;
+#[cfg(test)]
+pub(super) mod tests;
 mod text;
 
 use super::{MatcherError, Template};
@@ -141,16 +143,13 @@ impl Clean {
         for r in &self.removed {
             let n = r.pixels;
             self.notes.push(match r.kind {
-                RemovedKind::Fragment => {
-                    format!("pieces at the border ({n} pixels) were taken for parts of neighbours and left out")
-                }
-                RemovedKind::Stub => format!("ends of lines that run out to the border ({n} pixels) were cut off"),
-                RemovedKind::Speck => format!("specks ({n} pixels) were left out"),
+                RemovedKind::Fragment => format!("parts of neighbours left out ({n} pixels)"),
+                RemovedKind::Stub => format!("ends of lines left out ({n} pixels)"),
+                RemovedKind::Speck => format!("specks left out ({n} pixels)"),
             });
         }
         if self.text.contains(&1) {
-            self.notes
-                .push("what stands inside the outline is taken for text that differs from symbol to symbol".into());
+            self.notes.push("writing inside may differ".into());
         }
     }
 }

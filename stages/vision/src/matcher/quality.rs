@@ -6,6 +6,8 @@
 mod likeness;
 mod plain;
 mod sketch;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -28,7 +28,7 @@ pub(super) fn candidates(drawing: &GrayImage, kernel: &Kernel, block: &Block<'_>
     let rows = block.values.len() / columns;
     let mut found = Vec::new();
     for (y, row) in block.values.chunks(columns).enumerate() {
-        if !row.iter().fold(false, |any, &v| any | (v >= low)) {
+        if row.iter().filter(|v| **v >= low).count() == 0 {
             continue;
         }
         for (x, &value) in row.iter().enumerate().filter(|(_, v)| **v >= low) {
@@ -91,16 +91,13 @@ pub(super) fn winners(
         let near = (y - 1..=y + 1).flat_map(|v| (x - 1..=x + 1).map(move |u| [u, v]));
         let rivals = near.filter_map(|c| cells.get(&c)).flatten().copied();
         // The best of those that overlap it.
-        match rivals.filter(|&k| boxes[kept[k].peak].iou(&boxes[i]) > max_iou).min() {
-            Some(k) => {
-                if kept[k].runner_up.is_none() && class(kept[k].peak) != class(i) {
-                    kept[k].runner_up = Some(i);
-                }
+        if let Some(k) = rivals.filter(|&k| boxes[kept[k].peak].iou(&boxes[i]) > max_iou).min() {
+            if kept[k].runner_up.is_none() && class(kept[k].peak) != class(i) {
+                kept[k].runner_up = Some(i);
             }
-            None => {
-                cells.entry([x, y]).or_default().push(kept.len());
-                kept.push(Winner { peak: i, runner_up: None });
-            }
+        } else {
+            cells.entry([x, y]).or_default().push(kept.len());
+            kept.push(Winner { peak: i, runner_up: None });
         }
     }
     kept

@@ -50,7 +50,7 @@ impl Transform {
         let (scratch, _) = self.room(work);
         self.rows[0].process_with_scratch(&mut values[..filled * self.width], scratch);
         let mut spectrum = vec![Complex32::default(); self.len()];
-        transpose(values, &mut spectrum, self.width, filled, self.height);
+        transpose(values, self.width, &mut spectrum, self.height, [filled, self.width]);
         self.columns[0].process_with_scratch(&mut spectrum, scratch);
         spectrum
     }
@@ -59,28 +59,34 @@ impl Transform {
     pub fn inverse<'a>(&self, spectrum: &mut [Complex32], rows: usize, work: &'a mut Work) -> &'a [Complex32] {
         let (scratch, values) = self.room(work);
         self.columns[1].process_with_scratch(spectrum, scratch);
-        for x0 in (0..self.width).step_by(BLOCK) {
-            for y0 in (0..rows).step_by(BLOCK) {
-                for y in y0..(y0 + BLOCK).min(rows) {
-                    for x in x0..(x0 + BLOCK).min(self.width) {
-                        values[y * self.width + x] = spectrum[x * self.height + y];
-                    }
-                }
-            }
-        }
+        transpose(spectrum, self.height, values, self.width, [self.width, rows]);
         self.rows[1].process_with_scratch(&mut values[..rows * self.width], scratch);
         &values[..rows * self.width]
     }
 }
 
-/// Writes the first `rows` rows of `width` values as columns that are `stride` apart.
-fn transpose(from: &[Complex32], to: &mut [Complex32], width: usize, rows: usize, stride: usize) {
+/// Writes `rows` by `columns` values of lines that are `from_stride` apart as columns of lines that are `to_stride` apart.
+fn transpose(
+    from: &[Complex32],
+    from_stride: usize,
+    to: &mut [Complex32],
+    to_stride: usize,
+    [rows, columns]: [usize; 2],
+) {
+    // By way of a block in the cache: strides are often powers of two, of which few lines fit the cache at once.
+    let mut block = [[Complex32::default(); BLOCK]; BLOCK];
     for y0 in (0..rows).step_by(BLOCK) {
-        for x0 in (0..width).step_by(BLOCK) {
-            for x in x0..(x0 + BLOCK).min(width) {
-                for y in y0..(y0 + BLOCK).min(rows) {
-                    to[x * stride + y] = from[y * width + x];
+        let height = BLOCK.min(rows - y0);
+        for x0 in (0..columns).step_by(BLOCK) {
+            let width = BLOCK.min(columns - x0);
+            for y in 0..height {
+                let line = &from[(y0 + y) * from_stride + x0..][..width];
+                for (column, value) in block.iter_mut().zip(line) {
+                    column[y] = *value;
                 }
+            }
+            for (x, column) in block.iter().take(width).enumerate() {
+                to[(x0 + x) * to_stride + y0..][..height].copy_from_slice(&column[..height]);
             }
         }
     }

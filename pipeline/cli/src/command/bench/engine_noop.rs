@@ -176,7 +176,8 @@ fn child(dir: &Path) -> Result<Exit> {
         return Err(miette!("the toy pipeline is {}", record.status.word()));
     }
     let cached = record.stages.values().filter(|s| s.status == Status::Cached).count();
-    let doc = json!({ "items": items.map(|i| i.load(Ordering::SeqCst)), "cached": cached, "peak_mb": meter::peak_mb() });
+    let doc =
+        json!({ "items": items.map(|i| i.load(Ordering::SeqCst)), "cached": cached, "peak_mb": meter::peak_mb() });
     data(doc);
     Ok(Exit::Done)
 }

@@ -52,6 +52,7 @@ const CONFUSIONS: usize = 12;
 #[command(
     after_help = "Examples:\n  pipeline bench labels                                  all drawn sets, 16 sheets each\n  pipeline bench labels A C --peer opencv                with OpenCV on the same sheets\n  pipeline bench labels --speed --peer opencv            CPU time: sizes, instructions, cores, templates\n  pipeline bench labels --downstream                     detectors trained on the labels and on the truth\n  pipeline bench labels --data DIR --out errors          labelled drawings of your own, templates cut from one of them\n\nThe peer needs Python 3 with opencv-python-headless (--python names another Python). Times are CPU seconds of one thread unless --threads says otherwise."
 )]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct LabelsBench {
     /// Drawn sets: A, B, C, D, L, E, electrical; all when nothing else is asked for.
     #[arg(value_name = "SET")]
@@ -84,7 +85,7 @@ pub struct LabelsBench {
     #[arg(long)]
     downstream: bool,
     /// Epochs of these trainings.
-    #[arg(long, value_name = "N", default_value_t = 30)]
+    #[arg(long, value_name = "N", default_value_t = 50)]
     epochs: u64,
     /// A folder of drawings with labels (YOLO, COCO or another format that `import` reads).
     #[arg(long, value_name = "DIR")]

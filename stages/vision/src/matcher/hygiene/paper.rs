@@ -13,6 +13,8 @@ const SHOWS_PAPER: f64 = 60.0;
 const OPAQUE: u8 = 128;
 /// Grey levels by which the paper must change across the picture to be evened out.
 const MIN_SLOPE: f32 = 10.0;
+/// Share of the contrast by which a pixel may differ from the paper and be paper.
+const RIM: f32 = 0.15;
 /// Grey level below which paper is called grey.
 const GREY_PAPER: f32 = 225.0;
 /// Darkness from which a thin line is a stroke, 0..=255, and its shortest length, pixels.
@@ -42,11 +44,11 @@ pub(super) fn read(image: &RgbaImage) -> Option<Sheet> {
     }
     if light_on_dark(&grey, &care, width, threshold) {
         grey.iter_mut().for_each(|g| *g = 255 - *g);
-        notes.push("the symbol is light on a dark ground; it was inverted".into());
+        notes.push("light on a dark ground, inverted".into());
     }
     let (level, slope) = even_out(&grey, &care, width);
     if slope >= MIN_SLOPE {
-        notes.push(format!("the paper changes by {slope:.0} of 255 grey levels across the picture; it was evened out"));
+        notes.push(format!("uneven paper (by {slope:.0} of 255 levels), evened out"));
     }
     let (threshold, contrast) = otsu(&known(&level));
     if contrast < MIN_CONTRAST {
@@ -57,7 +59,7 @@ pub(super) fn read(image: &RgbaImage) -> Option<Sheet> {
     let of = |want: u8| (0..level.len()).filter(|&i| care[i] == 1 && ink[i] == want).map(|i| level[i]).collect();
     let (light, dark) = (quantile(of(0), 0.5)?, quantile(of(1), INK_QUANTILE)?);
     if light < GREY_PAPER {
-        notes.push(format!("the paper is grey ({light:.0} of 255); it was taken for white"));
+        notes.push("grey paper".into());
     }
     let span = (light - dark).max(1.0);
     let darkness = |i: usize| {
@@ -67,7 +69,7 @@ pub(super) fn read(image: &RgbaImage) -> Option<Sheet> {
     let darkness: Vec<u8> = (0..level.len()).map(darkness).collect();
     let faint = faint_strokes(&ink, &darkness, width);
     if !faint.is_empty() {
-        notes.push(format!("faint strokes ({} pixels) were taken for ink", faint.len()));
+        notes.push(format!("faint strokes counted as ink ({} pixels)", faint.len()));
         faint.into_iter().for_each(|i| ink[i] = 1);
     }
     Some(Sheet { ink, darkness, care, notes })
@@ -121,26 +123,30 @@ fn even_out(grey: &[u8], care: &[u8], width: usize) -> (Vec<u8>, f32) {
     let height = grey.len() / width;
     let (cx, cy) = (width as f32 / 2.0, height as f32 / 2.0);
     let place = |i: usize| [(i % width) as f32 + 0.5 - cx, (i / width) as f32 + 0.5 - cy];
+    let as_it_is = || (grey.to_vec(), 0.0);
     let mut level = grey.to_vec();
     let mut slope = 0.0;
-    for _ in 0..2 {
+    for round in 0..2 {
         let known: Vec<u8> = (0..grey.len()).filter(|&i| care[i] == 1).map(|i| level[i]).collect();
-        let (threshold, _) = otsu(&known);
-        let paper: Vec<usize> = (0..grey.len()).filter(|&i| care[i] == 1 && level[i] > threshold).collect();
+        let (threshold, contrast) = otsu(&known);
+        let mut paper: Vec<usize> = (0..grey.len()).filter(|&i| care[i] == 1 && level[i] > threshold).collect();
+        if round > 0 {
+            // The rims of strokes are neither.
+            let Some(typical) = quantile(paper.iter().map(|&i| level[i]).collect(), 0.5) else { return as_it_is() };
+            paper.retain(|&i| (f32::from(level[i]) - typical).abs() < RIM * contrast as f32);
+        }
         // On too little paper a plane says nothing.
         if paper.len() < 32 || 5 * paper.len() < known.len() {
-            return (grey.to_vec(), 0.0);
+            return as_it_is();
         }
-        let Some([a, b]) = plane(paper.iter().map(|&i| (place(i), f32::from(grey[i])))) else {
-            return (grey.to_vec(), 0.0);
-        };
+        let Some([a, b]) = plane(paper.iter().map(|&i| (place(i), f32::from(grey[i])))) else { return as_it_is() };
         slope = a.abs() * width as f32 + b.abs() * height as f32;
         for (i, l) in level.iter_mut().enumerate() {
             let [x, y] = place(i);
             *l = (f32::from(grey[i]) - a * x - b * y).round().clamp(0.0, 255.0) as u8;
         }
     }
-    if slope < MIN_SLOPE { (grey.to_vec(), 0.0) } else { (level, slope) }
+    if slope < MIN_SLOPE { as_it_is() } else { (level, slope) }
 }
 
 /// Slopes in x and y of the least-squares plane through points; `None` when they lie on a line.

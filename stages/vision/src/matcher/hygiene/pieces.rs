@@ -98,7 +98,9 @@ pub(super) fn foreign(ink: &[u8], w: usize, h: usize) -> (Vec<usize>, Vec<usize>
     };
     let others = || all.iter().enumerate().filter(|&(i, p)| i != main && p.pixels.len() >= MIN_PIECE);
     let mut foreign: Vec<usize> = others()
-        .filter(|(_, p)| (chopped(p, total, w, h) || line_along(p, total, w, h)) && !twin(p, &all, w, h))
+        .filter(|(_, p)| {
+            (chopped(p, total, w, h) || line_along(p, total, w, h)) && !twin(p, &all, w, h) && !end_bar(p, w, h)
+        })
         .map(|(i, _)| i)
         .collect();
     // Letters and dashes of a chopped word that the border misses by a hair stand in line with those that it cuts.
@@ -146,6 +148,16 @@ fn twin(piece: &Piece, all: &[Piece], w: usize, h: usize) -> bool {
     let across = [(x0 == 0 || x1 == w, [w - x1, y0, w - x0, y1]), (y0 == 0 || y1 == h, [x0, h - y1, x1, h - y0])];
     let is_twin = |p: &Piece| across.iter().any(|&(touches, mirrored)| touches && alike(p, mirrored));
     all.iter().any(|p| p.bounds != piece.bounds && is_twin(p))
+}
+
+/// A bar along the middle of a side, such as the last one of an earth symbol.
+fn end_bar(p: &Piece, w: usize, h: usize) -> bool {
+    let [x0, y0, x1, y1] = p.bounds;
+    let ([pw, ph], slack) = (p.size(), 1 + w.min(h) / 20);
+    let filled = 10 * p.pixels.len() >= 9 * pw * ph;
+    let below = pw > 2 * ph && (x0 + x1).abs_diff(w) <= slack && (y0 == 0 || y1 == h);
+    let beside = ph > 2 * pw && (y0 + y1).abs_diff(h) <= slack && (x0 == 0 || x1 == w);
+    filled && (below || beside)
 }
 
 /// Whether a piece continues the line of writing that a chopped piece belongs to, outside the body's box.

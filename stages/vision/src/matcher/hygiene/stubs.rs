@@ -15,6 +15,9 @@ const MAX_STUBS: usize = 2;
 /// Rows at the border of which one must hold ink: the outermost may have faded.
 const REACH: usize = 2;
 
+/// Rows within which the body must have begun. Strokes that part at a right angle are no wider by then than twice this.
+const AHEAD: usize = 3;
+
 /// A side of the picture: rows are counted from it inwards.
 #[derive(Clone, Copy)]
 enum Side {
@@ -150,9 +153,10 @@ impl Picture<'_> {
                 continue;
             }
             let begins = |first: &[usize; 2]| {
-                let ahead = row..(row + 3).min(rows);
-                let wide =
-                    |r: &[usize; 2]| r[0] < first[1] && first[0] < r[1] && r[1] - r[0] > 2 * (first[1] - first[0]);
+                let ahead = row..(row + AHEAD).min(rows);
+                let width = first[1] - first[0];
+                let least = (2 * width + 1).max(width + 2 * AHEAD + 1);
+                let wide = |r: &[usize; 2]| r[0] < first[1] && first[0] < r[1] && r[1] - r[0] >= least;
                 ahead.into_iter().any(|r| self.runs(side, r).iter().any(wide))
             };
             return if row - empty >= shortest && start.iter().all(begins) { Gap { depth: row, stubs } } else { none };

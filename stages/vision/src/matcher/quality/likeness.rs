@@ -18,9 +18,11 @@ const TURN_DEG: usize = 15;
 const PART_SIZES: [f32; 3] = [1.0, 0.9, 1.1];
 /// Step between places of a part, pixels of a sketch.
 const PLACE_STEP: usize = 2;
+/// Share of a part found from which the neighbouring places are looked at too.
+const WORTH_A_LOOK: f32 = 0.85;
 /// Share of the larger symbol's ink in the place of the part that the part lacks, above which it is hidden rather than
 /// contained.
-const MAX_HIDDEN: f32 = 0.4;
+const MAX_HIDDEN: f32 = 0.25;
 /// Factor beyond the allowed stretch that is still compared, because templates are cut a little differently.
 const STRETCH_SLACK: f32 = 1.04;
 
@@ -173,19 +175,20 @@ fn part(whole: &Prepared<'_>, other: &Prepared<'_>, config: &MatcherConfig) -> O
                 let r = room[k].max(0.0).ceil() as i32;
                 (-r..=r).step_by(PLACE_STEP).map(|v| v as f32)
             };
-            for dy in places(1) {
-                for dx in places(0) {
-                    let there = |p: [f32; 2]| {
-                        let [x, y] = turn.of(p);
-                        [x * factor + dx, y * factor + dy]
-                    };
-                    let found = a.cover(&b.points, best.unwrap_or(PART_OF as f32), there);
-                    if found >= best.unwrap_or(PART_OF as f32) {
-                        let back = |[x, y]: [f32; 2]| turn.back([(x - dx) / factor, (y - dy) / factor]);
-                        if b.foreign(&a.points, back) <= MAX_HIDDEN {
-                            best = Some(found);
-                        }
-                    }
+            let cover = |[dx, dy]: [f32; 2], least: f32| {
+                a.cover(&b.points, least, |p| {
+                    let [x, y] = turn.of(p);
+                    [x * factor + dx, y * factor + dy]
+                })
+            };
+            let near = |[dx, dy]: [f32; 2]| (0..9).map(move |k| [dx + (k % 3) as f32 - 1.0, dy + (k / 3) as f32 - 1.0]);
+            let all = places(1).flat_map(|dy| places(0).map(move |dx| [dx, dy]));
+            for [dx, dy] in all.filter(|&at| cover(at, WORTH_A_LOOK) > 0.0).flat_map(near) {
+                let least = best.unwrap_or(PART_OF as f32);
+                let found = cover([dx, dy], least);
+                let back = |[x, y]: [f32; 2]| turn.back([(x - dx) / factor, (y - dy) / factor]);
+                if found >= least && best != Some(found) && b.foreign(&a.points, back) <= MAX_HIDDEN {
+                    best = Some(found);
                 }
             }
         }
@@ -205,11 +208,19 @@ pub(super) fn symmetries(shape: &Shape) -> Vec<Symmetry> {
                 [x * c - y * s, x * s + y * c]
             };
             if sketch.cover(&sketch.points, SAME, turned) >= SAME {
-                found.push(Symmetry { rotation_deg: degrees as f64, mirrored });
+                found.push((degrees, mirrored));
             }
         }
     }
-    found
+    // A turn that leaves a symbol as it is does so any number of times; others are only small changes.
+    let repeats = |degrees: usize| {
+        (1..360 / TURN_DEG).all(|k| {
+            let all = degrees * k % 360;
+            all == 0 || found.contains(&(all, false))
+        })
+    };
+    let kept = found.iter().filter(|&&(degrees, mirrored)| mirrored || repeats(degrees));
+    kept.map(|&(degrees, mirrored)| Symmetry { rotation_deg: degrees as f64, mirrored }).collect()
 }
 
 #[cfg(test)]

@@ -46,14 +46,16 @@ pub(super) fn plainness(shape: &Shape) -> Option<Plainness> {
     let perimeter: f32 = edges().map(|(a, b)| (b[0] - a[0]).hypot(b[1] - a[1])).sum();
     // A stroke is as wide as the ink is for its length; of outlines the hull's perimeter is about that length.
     let stroke = (shape.ink.len() as f32 / perimeter).clamp(1.5, 6.0) + 1.0;
-    match lines(&points, stroke) {
-        1 => return Some(Plainness::Line),
-        2 => return Some(Plainness::TwoLines),
-        _ => {}
+    let straight = lines(&points, stroke);
+    if straight == 1 {
+        return Some(Plainness::Line);
     }
     // The hull goes through the centres of the outermost pixels.
     if shape.ink.len() as f32 >= SOLID * (area + 0.5 * perimeter) {
         return Some(Plainness::Solid);
+    }
+    if straight == 2 {
+        return Some(Plainness::TwoLines);
     }
     let near = points.iter().filter(|&&p| edges().any(|(a, b)| to_segment(p, a, b) <= stroke)).count();
     (near as f32 >= EXPLAINED * n as f32).then_some(Plainness::Outline)

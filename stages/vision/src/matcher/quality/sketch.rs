@@ -8,8 +8,10 @@ use crate::matcher::shape::Shape;
 const SIDE: f32 = 64.0;
 /// Pixels a side of the grid: the symbol and some room.
 const GRID: usize = 80;
-/// Half the width that strokes have at least, pixels: lines of thin pens need not meet exactly.
-const MIN_HALF_STROKE: f32 = 1.6;
+/// Half the width that strokes have at least, because lines of thin pens need not meet exactly: this share of the
+/// shorter side, pixels within the range.
+const HALF_STROKE: f32 = 0.08;
+const HALF_STROKE_PX: [f32; 2] = [1.0, 2.5];
 /// Most points.
 const MAX_POINTS: usize = 240;
 /// Longest distance that is told apart, thirds of a pixel.
@@ -62,11 +64,13 @@ impl Sketch {
         let ridge: Vec<usize> = (0..ink.len()).filter(|&i| middle(i)).collect();
         let mut depths: Vec<u8> = ridge.iter().map(|&i| depth[i]).collect();
         depths.sort_unstable();
-        let half_stroke = f32::from(depths.get(depths.len() / 2).copied().unwrap_or(3)) / 3.0;
+        let half_stroke = f32::from(depths.get(depths.len() / 2).copied().unwrap_or(3)) / 3.0 - 0.5;
         // In filled areas everything that is deeper than a stroke counts, not only the middle.
-        let deep = |i: usize| f32::from(depth[i]) / 3.0 > half_stroke + 1.0;
+        let deep = |i: usize| f32::from(depth[i]) / 3.0 > half_stroke + 1.5;
         let core: Vec<usize> = (0..ink.len()).filter(|&i| middle(i) || deep(i)).collect();
-        let grown = ((MIN_HALF_STROKE - half_stroke).max(0.0) * 3.0).round() as u8;
+        let short = (x1 - x0).min(y1 - y0) * k;
+        let least = (HALF_STROKE * short).clamp(HALF_STROKE_PX[0], HALF_STROKE_PX[1]);
+        let grown = ((least - half_stroke).max(0.0) * 3.0).round() as u8;
         let near = distance(&ink, GRID, GRID, FAR);
         let offset = |i: usize| [(i % GRID) as f32, (i / GRID) as f32].map(|v| v + 0.5 - GRID as f32 / 2.0);
         Self {

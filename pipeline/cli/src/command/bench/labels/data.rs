@@ -164,7 +164,7 @@ fn numbered(dir: &Path) -> Result<String> {
             "put label files (YOLO, COCO, ...) beside the drawings",
         )
     })?;
-    Ok((0..=most).map(|n| format!("{n}\n")).collect())
+    Ok((0..=most).map(|n| n.to_string() + "\n").collect())
 }
 
 fn open(drawings: &Drawings, name: &str) -> Result<RgbImage> {

@@ -132,7 +132,7 @@ pub fn run(told: &mut Told<'_>, args: &LabelsBench) -> Result<()> {
         }));
         figures.push(measured.curves.map50.unwrap_or_default());
     }
-    let ratio = figures[1] / figures[0].max(1e-9);
+    let ratio = (figures[0] > 0.0).then(|| figures[1] / figures[0]);
     let doc = json!({
         "sheets": SHEETS, "held_out": HELD_OUT, "epochs": args.epochs, "trainings": docs, "ratio_of_map50": ratio,
     });
@@ -142,6 +142,6 @@ pub fn run(told: &mut Told<'_>, args: &LabelsBench) -> Result<()> {
         args.epochs
     );
     told.table("downstream", &heading, &head, rows, doc);
-    told.note(format_args!("mAP50 on the matcher's labels / on the truth: {ratio:.3}"));
+    told.note(format_args!("mAP50 on the matcher's labels / on the truth: {}", share(ratio)));
     Ok(())
 }

@@ -112,6 +112,8 @@ fn review(
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use datasets::{Annotation, BBox, Score};
     use image::Rgb;
 
@@ -142,7 +144,7 @@ mod tests {
         ]);
         let paper = [RgbImage::from_pixel(300, 60, Rgb([255; 3]))];
         let roles = |count| {
-            let lessons = review((&[truth.clone()], &[found.clone()]), &paper, count);
+            let lessons = review((from_ref(&truth), from_ref(&found)), &paper, count);
             lessons.iter().map(|l| l.role).collect::<Vec<_>>()
         };
         let (yes, no) = (Role::Confirmed, Role::Negative);

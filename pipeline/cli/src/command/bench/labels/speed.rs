@@ -125,7 +125,7 @@ fn peer_calls(peer: &super::Peer) -> f64 {
 
 fn over_cores(told: &mut Told<'_>, args: &LabelsBench) -> Result<()> {
     let cores = engine::Machine::probe().cores;
-    let mut counts: Vec<usize> = (0..).map(|k| 1 << k).take_while(|n| *n < cores).collect();
+    let mut counts: Vec<usize> = (0..usize::BITS).map(|k| 1 << k).take_while(|n| *n < cores).collect();
     counts.push(cores);
     let templates = sets::clean(&Set::A.settings(), args.seed)?;
     let case = sets::drawn(Set::A.settings(), args.seed, A_THREAD * cores as u64, templates, peers_poses())?;
