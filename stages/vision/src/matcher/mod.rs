@@ -50,6 +50,8 @@ pub const VERSION: &str = "1";
 
 /// Ratio of the sizes at which templates are prepared.
 const SIZE_RATIO: f32 = 1.2;
+/// Widest range of sizes that is searched with templates of one size.
+const WIDEST_PART: f32 = 1.6;
 /// Stretch, as a logarithm, that a window of the bank tolerates either way.
 const STRETCH_STEP: f32 = 0.13;
 
@@ -181,10 +183,30 @@ impl Prepared {
     }
 }
 
+/// Where a shape is looked for. Sizes are relative to the template.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    scale: [f32; 2],
+    /// The usual size on the drawing, where it is known.
+    usual: Option<f32>,
+    free_angle: bool,
+    /// Largest logarithm of the stretch either way.
+    stretch: f32,
+}
+
+impl Wanted {
+    /// The bounds within a part of the sizes, for a shape of which a pixel stands for `reduction` of the template's.
+    fn within(&self, part: [f32; 2], reduction: f32) -> Option<Limits> {
+        let scale = [self.scale[0].max(part[0]), self.scale[1].min(part[1])].map(|s| s * reduction);
+        let usual = self.usual.map(|u| u * reduction);
+        let limits = Limits { scale, usual, free_angle: self.free_angle, stretch: self.stretch };
+        (scale[0] <= scale[1]).then_some(limits)
+    }
+}
+
 /// What a search left.
 struct Search {
     sheet: Sheet,
-    prepared: Arc<Prepared>,
     skipped: Vec<SkippedTemplate>,
     hypotheses: Vec<Hypothesis>,
 }
@@ -233,12 +255,12 @@ impl Matcher {
     /// Finds the templates on a grey drawing.
     pub fn find_grey(&self, drawing: &GrayImage) -> Found {
         let Some(search) = self.search(drawing) else { return Found::default() };
-        let Search { sheet, prepared, skipped, hypotheses } = search;
-        let shapes = &prepared.shapes;
+        let Search { sheet, skipped, hypotheses } = search;
+        let shapes = &self.own.shapes;
         let mut matches: Vec<Match> = suppress::winners(hypotheses, shapes, self.config.nms_iou as f32)
             .into_iter()
             .filter(|w| shapes[w.hypothesis.shape].role != Role::Negative)
-            .filter_map(|w| self.report(&sheet, shapes, &w.hypothesis, w.margin, w.runner_up))
+            .filter_map(|w| self.report(&sheet, &w.hypothesis, w.margin, w.runner_up))
             .filter(|m| m.score >= m.threshold.min(self.config.candidates_from))
             .collect();
         matches.sort_by(|a, b| {
@@ -254,7 +276,7 @@ impl Matcher {
     /// for fitting the weights of ranks and confidences.
     pub fn considered(&self, drawing: &RgbImage) -> Vec<Match> {
         let Some(search) = self.search(&ink::contrast_grey(drawing)) else { return Vec::new() };
-        let report = |h| self.report(&search.sheet, &search.prepared.shapes, h, 0.0, None);
+        let report = |h| self.report(&search.sheet, h, 0.0, None);
         search.hypotheses.iter().filter_map(report).collect()
     }
 
@@ -269,31 +291,50 @@ impl Matcher {
             ScaleBase::Template => 1.0,
             ScaleBase::Drawing => self.drawing_scale(&sheet).unwrap_or(1.0),
         };
-        let prepared = self.at_scale(base);
-        let shapes = &prepared.shapes;
-        let (skipped, usable) = self.fitting(shapes, drawing.width() as f32, drawing.height() as f32, base);
-        let bank: Vec<Variant> = prepared.bank.iter().filter(|v| usable.contains(&v.shape)).cloned().collect();
-        let hypotheses = hypotheses(&sheet, shapes, &bank, &self.limits(shapes, base));
-        Some(Search { sheet, prepared, skipped, hypotheses })
+        let (skipped, usable) = self.fitting(drawing.width() as f32, drawing.height() as f32, base);
+        let wanted = |shape: usize| {
+            let poses = self.config.poses_of(&self.own.shapes[shape].class);
+            usable.contains(&shape).then(|| Wanted {
+                scale: [poses.scale_min, poses.scale_max].map(|s| s as f32 * base),
+                // Only a vote says what is usual; a size that the user gave is a range.
+                usual: (self.config.scale_base == ScaleBase::Drawing).then_some(base),
+                free_angle: poses.rotations.angles_deg().1,
+                stretch: (poses.stretch as f32).ln(),
+            })
+        };
+        let hypotheses = self.hypotheses(&sheet, wanted, |_| true);
+        Some(Search { sheet, skipped, hypotheses })
     }
 
-    /// Bounds of each shape's poses on a drawing whose symbols are `base` times the templates' size.
-    fn limits(&self, shapes: &[Shape], base: f32) -> Vec<Limits> {
-        let limits = |shape: &Shape| {
-            let poses = self.config.poses_of(&shape.class);
-            let scale = [poses.scale_min, poses.scale_max].map(|s| s as f32 * base * shape.reduction);
-            let (_, free_angle) = poses.rotations.angles_deg();
-            // Only a vote says what is usual; a size that the user gave is a range.
-            let usual = (self.config.scale_base == ScaleBase::Drawing).then_some(base * shape.reduction);
-            Limits { scale, usual, free_angle, stretch: (poses.stretch as f32).ln() }
+    /// Everything that fits on a sheet where each shape is `wanted`, by the variants that are `taken`. A wide range of
+    /// sizes is searched part by part, with the templates at about the size of each part.
+    fn hypotheses(
+        &self,
+        sheet: &Sheet,
+        wanted: impl Fn(usize) -> Option<Wanted>,
+        taken: impl Fn(&Variant) -> bool,
+    ) -> Vec<Hypothesis> {
+        let wanted: Vec<Option<Wanted>> = (0..self.own.shapes.len()).map(wanted).collect();
+        let ranges = wanted.iter().flatten().map(|w| w.scale);
+        let Some([low, high]) = ranges.reduce(|a, b| [a[0].min(b[0]), a[1].max(b[1])]) else { return Vec::new() };
+        let parts = ((high / low).ln() / WIDEST_PART.ln()).ceil().max(1.0);
+        let edge = |k: f32| low * (high / low).powf(k / parts);
+        let search = |k: usize| {
+            let part = [edge(k as f32), edge(k as f32 + 1.0)];
+            let prepared = self.at_scale((part[0] * part[1]).sqrt());
+            let limits: Vec<Option<Limits>> =
+                wanted.iter().zip(&prepared.shapes).map(|(w, s)| w.as_ref()?.within(part, s.reduction)).collect();
+            let allowed = |v: &&Variant| limits[v.shape as usize].is_some() && taken(v);
+            let bank: Vec<Variant> = prepared.bank.iter().filter(allowed).cloned().collect();
+            hypotheses(sheet, &prepared.shapes, &bank, |shape| limits[shape].expect("its variants were left out"))
         };
-        shapes.iter().map(limits).collect()
+        (0..parts as usize).flat_map(search).collect()
     }
 
     /// Which shapes are small enough for a drawing, and why the others are not.
-    fn fitting(&self, shapes: &[Shape], width: f32, height: f32, base: f32) -> (Vec<SkippedTemplate>, BTreeSet<u32>) {
+    fn fitting(&self, width: f32, height: f32, base: f32) -> (Vec<SkippedTemplate>, BTreeSet<usize>) {
         let (mut skipped, mut usable) = (Vec::new(), BTreeSet::new());
-        for (i, shape) in shapes.iter().enumerate() {
+        for (i, shape) in self.own.shapes.iter().enumerate() {
             let poses = self.config.poses_of(&shape.class);
             let scale = poses.scale_min as f32 * base;
             let [x0, y0, x1, y1] = Pose::upright(scale * shape.reduction).bounds(shape);
@@ -305,7 +346,7 @@ impl Matcher {
                 long <= width.max(height) && short <= width.min(height)
             };
             if fits {
-                usable.insert(i as u32);
+                usable.insert(i);
             } else {
                 let reason = format!(
                     "the symbol takes {long:.0} x {short:.0} pixels at the smallest scale ({scale:.2}), the drawing has {width} x {height}",
@@ -317,14 +358,8 @@ impl Matcher {
     }
 
     /// A hypothesis as the caller sees it; `None` when it lies outside of the drawing.
-    fn report(
-        &self,
-        sheet: &Sheet,
-        shapes: &[Shape],
-        h: &Hypothesis,
-        margin: f32,
-        runner_up: Option<usize>,
-    ) -> Option<Match> {
+    fn report(&self, sheet: &Sheet, h: &Hypothesis, margin: f32, runner_up: Option<usize>) -> Option<Match> {
+        let shapes = &self.own.shapes;
         let shape = &shapes[h.shape];
         let threshold = self.config.threshold_of(&shape.class);
         let evidence = h.features.by_name(margin);
@@ -339,7 +374,7 @@ impl Matcher {
             threshold,
             rotation_deg: f64::from(h.pose.angle).to_degrees().rem_euclid(360.0),
             mirrored: h.pose.mirrored,
-            scale: f64::from(h.pose.scale / shape.reduction),
+            scale: f64::from(h.scale),
             stretch: f64::from(h.pose.stretch.exp()),
             runner_up: runner_up.map(|s| shapes[s].class.clone()),
             evidence,

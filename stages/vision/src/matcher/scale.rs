@@ -3,11 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::bank::Variant;
-use super::pose::Limits;
 use super::score::Sheet;
-use super::search::{Hypothesis, hypotheses};
-use super::shape::Shape;
-use super::{Matcher, suppress};
+use super::{Matcher, Wanted, suppress};
 
 /// Scales that are looked at, relative to the templates.
 const RANGE: [f32; 2] = [0.2, 5.0];
@@ -67,44 +64,22 @@ impl Matcher {
 
     fn votes(&self, sheet: &Sheet, asked: &[usize]) -> Vec<Vote> {
         let shapes = &self.own.shapes;
+        let wanted = |i: usize| {
+            // Each shape has its own range, because symbols of few pixels cost much and say little.
+            let diameter = shapes[i].diameter * shapes[i].reduction;
+            let scale = [RANGE[0].max(DIAMETERS[0] / diameter), RANGE[1].min(DIAMETERS[1] / diameter)];
+            let wanted = Wanted { scale, usual: None, free_angle: false, stretch: 0.0 };
+            (asked.contains(&i) && scale[0] <= scale[1]).then_some(wanted)
+        };
         // Upright, unmirrored and unstretched symbols are enough for a vote.
         let quarter = |v: &Variant| (v.angle.to_degrees() / 90.0).fract().abs() < 1e-3;
-        let plain = |v: &&Variant| asked.contains(&(v.shape as usize)) && !v.mirrored && v.stretch == 0.0 && quarter(v);
-        let bank: Vec<Variant> = self.own.bank.iter().filter(plain).cloned().collect();
-        let hypotheses = self.search_wide(sheet, &bank);
-        suppress::winners(hypotheses, shapes, VOTE_IOU)
-            .iter()
-            .filter_map(|w| {
-                let h = &w.hypothesis;
-                let p = h.features.confidence(w.margin);
-                let log_scale = (h.pose.scale / shapes[h.shape].reduction).ln();
-                (p >= VOTING_CONFIDENCE).then_some(Vote { log_scale, shape: h.shape, weight: p as f32 })
-            })
-            .collect()
-    }
-
-    fn search_wide(&self, sheet: &Sheet, bank: &[Variant]) -> Vec<Hypothesis> {
-        // Each shape has its own range, because symbols of few pixels cost much and say little.
-        let mut by_range: BTreeMap<[u32; 2], Vec<Variant>> = BTreeMap::new();
-        for v in bank {
-            let original = v.diameter * self.own.shapes[v.shape as usize].reduction;
-            let range = [RANGE[0].max(DIAMETERS[0] / original), RANGE[1].min(DIAMETERS[1] / original)];
-            if range[0] <= range[1] {
-                by_range.entry(range.map(f32::to_bits)).or_default().push(v.clone());
-            }
-        }
-        let shapes = &self.own.shapes;
-        let limits = |range: &[u32; 2]| -> Vec<Limits> {
-            let range = range.map(f32::from_bits);
-            let limits = |s: &Shape| Limits {
-                scale: range.map(|v| v * s.reduction),
-                usual: None,
-                free_angle: false,
-                stretch: 0.0,
-            };
-            shapes.iter().map(limits).collect()
+        let plain = |v: &Variant| !v.mirrored && v.stretch == 0.0 && quarter(v);
+        let vote = |w: &suppress::Winner| {
+            let p = w.hypothesis.features.confidence(w.margin);
+            let (log_scale, shape) = (w.hypothesis.scale.ln(), w.hypothesis.shape);
+            (p >= VOTING_CONFIDENCE).then_some(Vote { log_scale, shape, weight: p as f32 })
         };
-        by_range.iter().flat_map(|(range, bank)| hypotheses(sheet, shapes, bank, &limits(range))).collect()
+        suppress::winners(self.hypotheses(sheet, wanted, plain), shapes, VOTE_IOU).iter().filter_map(vote).collect()
     }
 }
 

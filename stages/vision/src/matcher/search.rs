@@ -32,6 +32,8 @@ pub(super) struct Hypothesis {
     /// Index of the shape.
     pub shape: usize,
     pub pose: Pose,
+    /// Size relative to the template.
+    pub scale: f32,
     /// Left, top, right, bottom.
     pub bounds: [f32; 4],
     pub features: Features,
@@ -49,8 +51,13 @@ struct Lead {
 }
 
 /// Everything that fits within the limits of each shape, in a fixed order.
-pub(super) fn hypotheses(sheet: &Sheet, shapes: &[Shape], bank: &[Variant], limits: &[Limits]) -> Vec<Hypothesis> {
-    let limits = |v: &Variant| limits[v.shape as usize];
+pub(super) fn hypotheses(
+    sheet: &Sheet,
+    shapes: &[Shape],
+    bank: &[Variant],
+    limits: impl Fn(usize) -> Limits + Sync,
+) -> Vec<Hypothesis> {
+    let limits = |v: &Variant| limits(v.shape as usize);
     let candidates = scan::candidates(&sheet.ink, bank, |v| limits(v).scale);
     let quick = candidates.par_iter().filter_map(|c| {
         let v = &bank[c.variant as usize];
@@ -84,8 +91,8 @@ pub(super) fn hypotheses(sheet: &Sheet, shapes: &[Shape], bank: &[Variant], limi
             let pose = shape.dense.polish(sheet, &lead.pose, &limits(v));
             let features = sheet.features(shape, &pose, limits(v).usual);
             let rank = features.rank();
-            let bounds = pose.bounds(shape);
-            Hypothesis { shape: v.shape as usize, bounds, pose, features, rank }
+            let (bounds, scale) = (pose.bounds(shape), pose.scale / shape.reduction);
+            Hypothesis { shape: v.shape as usize, pose, scale, bounds, features, rank }
         })
         .collect()
 }
