@@ -55,7 +55,7 @@ pub(super) enum Region {
     Text,
 }
 
-/// A pixel of the template's frame where foreign ink counts or grey levels are compared.
+/// A pixel of the template's frame where foreign ink counts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sample {
     /// What it is a part of.
@@ -64,8 +64,6 @@ pub(super) struct Sample {
     pub at: [f32; 2],
     /// Distance to the template's nearest ink, writing included, pixels.
     pub distance: f32,
-    /// Smoothed darkness of the template, 0..=255.
-    pub darkness: f32,
 }
 
 /// The symbol's picture with [`PAD`] pixels around it, row by row.
@@ -159,15 +157,9 @@ impl Shape {
         let hull = Hull::of(where_mask(&|i| ink.mask[i] == 1).into_iter().map(offset));
 
         let far = distance(&ink.mask, w, h, 60);
-        let dark = ink.darkness();
         let inside = where_mask(&|i| known(i) && hull.contains(offset(i), HULL_MARGIN));
         let stride = inside.len().div_ceil(MAX_SAMPLES).max(1);
-        let sample = |&i: &usize| Sample {
-            region: region(i),
-            at: offset(i),
-            distance: f32::from(far[i]) / 3.0,
-            darkness: f32::from(dark[i]),
-        };
+        let sample = |&i: &usize| Sample { region: region(i), at: offset(i), distance: f32::from(far[i]) / 3.0 };
         let extent = [-0.5 * inner[0], -0.5 * inner[1], 0.5 * inner[0], 0.5 * inner[1]];
         let radius = ink_at.iter().map(|&i| offset(i)).map(|[x, y]| x.hypot(y)).fold(0.5, f32::max);
         let middle = [x0 + x1, y0 + y1].map(|v| v as f32 / 2.0);
@@ -228,7 +220,7 @@ fn render(clean: &Clean, factor: f32) -> Option<(Picture, Ink)> {
         return None;
     }
     let centre = [width as f32 / 2.0, height as f32 / 2.0];
-    Some((Picture { width, height, darkness, weight, text, centre }, Ink { width, height, mask, grey }))
+    Some((Picture { width, height, darkness, weight, text, centre }, Ink { width, height, mask, grey, origin: [0; 2] }))
 }
 
 /// Direction of the stroke at a pixel: the double-angle vector of the structure tensor of a 5x5 window, of length 1,
