@@ -25,7 +25,7 @@ mod suppress;
 mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use datasets::{BBox, Pixels};
 use image::{GrayImage, RgbImage, RgbaImage};
@@ -168,19 +168,41 @@ pub struct Matcher {
 #[derive(Debug)]
 struct Prepared {
     shapes: Vec<Shape>,
-    bank: Vec<Variant>,
+    /// Every coarse pose that the settings allow; made when it is first needed.
+    bank: OnceLock<Vec<Variant>>,
+    /// Upright, unmirrored and unstretched in quarter turns.
+    plain: OnceLock<Vec<Variant>>,
 }
 
 impl Prepared {
-    fn of(templates: &[Template], config: &MatcherConfig, size: f32) -> Result<Self, MatcherError> {
+    fn of(templates: &[Template], size: f32) -> Result<Self, MatcherError> {
         let shapes = templates.iter().map(|t| Shape::of(t, size)).collect::<Result<Vec<_>, _>>()?;
-        let bank = bank::variants(&shapes, |shape| {
-            let poses = config.poses_of(&shape.class);
-            let mirrors = if poses.mirror { vec![false, true] } else { vec![false] };
-            (poses.rotations.angles_deg().0, mirrors, stretches(poses.stretch as f32))
-        });
-        Ok(Self { shapes, bank })
+        Ok(Self { shapes, bank: OnceLock::new(), plain: OnceLock::new() })
     }
+
+    fn bank(&self, poses: CoarsePoses, config: &MatcherConfig) -> &[Variant] {
+        match poses {
+            CoarsePoses::All => self.bank.get_or_init(|| {
+                bank::variants(&self.shapes, |shape| {
+                    let poses = config.poses_of(&shape.class);
+                    let mirrors = if poses.mirror { vec![false, true] } else { vec![false] };
+                    (poses.rotations.angles_deg().0, mirrors, stretches(poses.stretch as f32))
+                })
+            }),
+            CoarsePoses::Plain => self.plain.get_or_init(|| {
+                bank::variants(&self.shapes, |_| (Rotations::Quarter.angles_deg().0, vec![false], vec![0.0]))
+            }),
+        }
+    }
+}
+
+/// Which coarse poses are searched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CoarsePoses {
+    /// What the settings allow.
+    All,
+    /// Upright, unmirrored and unstretched symbols in quarter turns: enough to find the scale.
+    Plain,
 }
 
 /// Where a shape is looked for. Sizes are relative to the template.
@@ -219,7 +241,7 @@ impl Matcher {
             return Err(MatcherError::NoTemplates);
         }
         let templates = consensus::merge(templates);
-        let own = Arc::new(Prepared::of(&templates, config, 1.0)?);
+        let own = Arc::new(Prepared::of(&templates, 1.0)?);
         let config = config.clone();
         Ok(Self { templates, config, own, resized: Mutex::default() })
     }
@@ -235,7 +257,7 @@ impl Matcher {
             return p.clone();
         }
         // A template that loses its ink when it is made smaller leaves all at their own size.
-        let made = Prepared::of(&self.templates, &self.config, SIZE_RATIO.powi(step));
+        let made = Prepared::of(&self.templates, SIZE_RATIO.powi(step));
         let made = made.map_or_else(|_| self.own.clone(), Arc::new);
         resized.insert(step, made.clone());
         made
@@ -302,17 +324,17 @@ impl Matcher {
                 stretch: (poses.stretch as f32).ln(),
             })
         };
-        let hypotheses = self.hypotheses(&sheet, wanted, |_| true);
+        let hypotheses = self.hypotheses(&sheet, wanted, CoarsePoses::All);
         Some(Search { sheet, skipped, hypotheses })
     }
 
-    /// Everything that fits on a sheet where each shape is `wanted`, by the variants that are `taken`. A wide range of
+    /// Everything that fits on a sheet where each shape is `wanted`. A wide range of
     /// sizes is searched part by part, with the templates at about the size of each part.
     fn hypotheses(
         &self,
         sheet: &Sheet,
         wanted: impl Fn(usize) -> Option<Wanted>,
-        taken: impl Fn(&Variant) -> bool,
+        poses: CoarsePoses,
     ) -> Vec<Hypothesis> {
         let wanted: Vec<Option<Wanted>> = (0..self.own.shapes.len()).map(wanted).collect();
         let ranges = wanted.iter().flatten().map(|w| w.scale);
@@ -324,8 +346,8 @@ impl Matcher {
             let prepared = self.at_scale((part[0] * part[1]).sqrt());
             let limits: Vec<Option<Limits>> =
                 wanted.iter().zip(&prepared.shapes).map(|(w, s)| w.as_ref()?.within(part, s.reduction)).collect();
-            let allowed = |v: &&Variant| limits[v.shape as usize].is_some() && taken(v);
-            let bank: Vec<Variant> = prepared.bank.iter().filter(allowed).cloned().collect();
+            let allowed = |v: &&Variant| limits[v.shape as usize].is_some();
+            let bank: Vec<Variant> = prepared.bank(poses, &self.config).iter().filter(allowed).cloned().collect();
             hypotheses(sheet, &prepared.shapes, &bank, |shape| limits[shape].expect("its variants were left out"))
         };
         (0..parts as usize).flat_map(search).collect()

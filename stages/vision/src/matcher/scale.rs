@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::bank::Variant;
 use super::score::Sheet;
-use super::{Matcher, Wanted, suppress};
+use super::{CoarsePoses, Matcher, Wanted, suppress};
 
 /// Scales that are looked at, relative to the templates.
 const RANGE: [f32; 2] = [0.2, 5.0];
@@ -71,15 +70,15 @@ impl Matcher {
             let wanted = Wanted { scale, usual: None, free_angle: false, stretch: 0.0 };
             (asked.contains(&i) && scale[0] <= scale[1]).then_some(wanted)
         };
-        // Upright, unmirrored and unstretched symbols are enough for a vote.
-        let quarter = |v: &Variant| (v.angle.to_degrees() / 90.0).fract().abs() < 1e-3;
-        let plain = |v: &Variant| !v.mirrored && v.stretch == 0.0 && quarter(v);
         let vote = |w: &suppress::Winner| {
             let p = w.hypothesis.features.confidence(w.margin);
             let (log_scale, shape) = (w.hypothesis.scale.ln(), w.hypothesis.shape);
             (p >= VOTING_CONFIDENCE).then_some(Vote { log_scale, shape, weight: p as f32 })
         };
-        suppress::winners(self.hypotheses(sheet, wanted, plain), shapes, VOTE_IOU).iter().filter_map(vote).collect()
+        suppress::winners(self.hypotheses(sheet, wanted, CoarsePoses::Plain), shapes, VOTE_IOU)
+            .iter()
+            .filter_map(vote)
+            .collect()
     }
 }
 

@@ -215,15 +215,11 @@ pub const CONFIDENCE_TERMS: [Term; TERMS] = terms![
 ];
 
 /// Weights of [`CONFIDENCE_TERMS`] in the rank, which is their sum times the root of the length.
-const RANK: [f32; TERMS] = [
-    0.000, 0.289, 0.069, 0.093, 0.165, -0.898, 0.325, 0.020, -1.469, 0.000, -0.123, 0.000, 0.000, 0.000, 0.000, -0.027,
-    0.000, 0.000, 0.564, -0.068,
-];
+const RANK: [f32; TERMS] =
+    [0.000, 0.401, 0.129, 0.118, 0.259, -0.551, 0.581, 0.069, -1.095, 0.000, -0.092, 0.000, 0.000, 0.000, 0.000, 0.000, 0.000, 0.000, 0.978, -0.014];
 /// Weights of [`CONFIDENCE_TERMS`] in the confidence, and of the margin over the runner-up.
-const CONFIDENCE: [f64; TERMS + 1] = [
-    0.000, 9.205, 0.000, 0.000, 5.189, 0.000, 15.476, 6.822, -39.005, 0.000, -0.339, -2.827, 2.499, -2.090, 2.509,
-    -0.247, 0.000, 0.000, 12.435, -45.528, 2.092,
-];
+const CONFIDENCE: [f64; TERMS + 1] =
+    [0.000, 1.819, 0.000, 1.585, 2.255, 0.000, 29.970, 0.000, -31.069, 0.000, -6.194, -6.608, 2.214, -4.326, 3.522, 0.000, 0.000, 0.000, 3.057, -40.101, 0.000];
 
 impl Features {
     /// The features by name, with the margin over the runner-up, 0..=1.
