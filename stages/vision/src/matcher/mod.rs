@@ -6,6 +6,9 @@
 //!
 //! Owns template hygiene, poses, scores and the choice between classes. Refuses to own files, workflow and what a
 //! class means: templates and drawings come as pixels. Results do not depend on the number of threads.
+//!
+//! Memory beside the drawing's own pixels: about 8 bytes a pixel of a drawing up to 48 megapixels, and no more than
+//! 200 MB for a larger one, which is searched tile by tile ([`tiles`]). A colour drawing needs a byte a pixel more.
 
 mod bank;
 mod config;
@@ -21,6 +24,7 @@ mod search;
 mod shape;
 mod simd;
 mod suppress;
+mod tiles;
 mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,11 +42,10 @@ pub use score::{CONFIDENCE_TERMS, Term};
 pub use simd::Simd;
 
 use bank::Variant;
-use ink::Ink;
 use pose::{Limits, Pose};
-use score::Sheet;
-use search::{Hypothesis, hypotheses};
+use search::Hypothesis;
 use shape::Shape;
+use tiles::View;
 
 /// Version of the matcher; raised when the same templates, settings and drawing may give other matches.
 pub const VERSION: &str = "1";
@@ -182,7 +185,8 @@ impl Prepared {
 
 /// What a search left.
 struct Search {
-    sheet: Sheet,
+    /// Width and height of the drawing.
+    size: [u32; 2],
     prepared: Arc<Prepared>,
     skipped: Vec<SkippedTemplate>,
     hypotheses: Vec<Hypothesis>,
@@ -230,13 +234,17 @@ impl Matcher {
 
     /// Finds the templates on a grey drawing.
     pub fn find_grey(&self, drawing: &GrayImage) -> Found {
-        let Some(search) = self.search(drawing) else { return Found::default() };
-        let Search { sheet, prepared, skipped, hypotheses } = search;
+        self.search(drawing).map_or_else(Found::default, |search| self.choose(search))
+    }
+
+    /// The choice between what was weighed.
+    fn choose(&self, search: Search) -> Found {
+        let Search { size, prepared, skipped, hypotheses } = search;
         let shapes = &prepared.shapes;
         let mut matches: Vec<Match> = suppress::winners(hypotheses, shapes, self.config.nms_iou as f32)
             .into_iter()
             .filter(|w| shapes[w.hypothesis.shape].role != Role::Negative)
-            .filter_map(|w| self.report(&sheet, shapes, &w.hypothesis, w.margin, w.runner_up))
+            .filter_map(|w| self.report(size, shapes, &w.hypothesis, w.margin, w.runner_up))
             .filter(|m| m.score >= m.threshold.min(self.config.candidates_from))
             .collect();
         matches.sort_by(|a, b| {
@@ -252,27 +260,28 @@ impl Matcher {
     /// for fitting the weights of ranks and confidences.
     pub fn considered(&self, drawing: &RgbImage) -> Vec<Match> {
         let Some(search) = self.search(&ink::contrast_grey(drawing)) else { return Vec::new() };
-        let report = |h| self.report(&search.sheet, &search.prepared.shapes, h, 0.0, None);
+        let report = |h| self.report(search.size, &search.prepared.shapes, h, 0.0, None);
         search.hypotheses.iter().filter_map(report).collect()
     }
 
     /// `None` when the drawing has no ink.
     fn search(&self, drawing: &GrayImage) -> Option<Search> {
-        let ink = Ink::of_drawing(drawing);
-        if ink.is_empty() {
-            return None;
-        }
-        let sheet = Sheet::of(ink);
-        let base = match self.config.scale_base {
-            ScaleBase::Template => 1.0,
-            ScaleBase::Drawing => self.drawing_scale(&sheet).unwrap_or(1.0),
+        Some(self.search_in(drawing, &View::of(drawing)?))
+    }
+
+    fn search_in(&self, drawing: &GrayImage, view: &View<'_>) -> Search {
+        let base = match (self.config.scale_base, view) {
+            (ScaleBase::Template, _) => 1.0,
+            (ScaleBase::Drawing, View::Whole(sheet)) => self.drawing_scale(sheet).unwrap_or(1.0),
+            (ScaleBase::Drawing, View::Tiled(tiled)) => self.scale_by_parts(&tiled.busy_parts()).unwrap_or(1.0),
         };
         let prepared = self.at_scale(base);
         let shapes = &prepared.shapes;
-        let (skipped, usable) = self.fitting(shapes, drawing.width() as f32, drawing.height() as f32, base);
+        let (width, height) = drawing.dimensions();
+        let (skipped, usable) = self.fitting(shapes, width as f32, height as f32, base);
         let bank: Vec<Variant> = prepared.bank.iter().filter(|v| usable.contains(&v.shape)).cloned().collect();
-        let hypotheses = hypotheses(&sheet, shapes, &bank, &self.limits(shapes, base));
-        Some(Search { sheet, prepared, skipped, hypotheses })
+        let hypotheses = view.hypotheses(shapes, &bank, &self.limits(shapes, base));
+        Search { size: [width, height], prepared, skipped, hypotheses }
     }
 
     /// Bounds of each shape's poses on a drawing whose symbols are `base` times the templates' size.
@@ -317,7 +326,7 @@ impl Matcher {
     /// A hypothesis as the caller sees it; `None` when it lies outside of the drawing.
     fn report(
         &self,
-        sheet: &Sheet,
+        [width, height]: [u32; 2],
         shapes: &[Shape],
         h: &Hypothesis,
         margin: f32,
@@ -328,7 +337,7 @@ impl Matcher {
         let evidence = h.features.by_name(margin);
         let score = h.features.confidence(margin);
         let [x0, y0, x1, y1] = h.bounds.map(f64::from);
-        let bbox = BBox::new(x0, y0, x1, y1).clipped(sheet.ink.width as u32, sheet.ink.height as u32)?;
+        let bbox = BBox::new(x0, y0, x1, y1).clipped(width, height)?;
         Some(Match {
             class: shape.class.clone(),
             template: shape.name.clone(),

@@ -14,7 +14,7 @@ const RANGE: [f32; 2] = [0.2, 5.0];
 /// Pixels from which a drawing is large: only parts of it vote.
 const LARGE_DRAWING: usize = 2_500_000;
 /// Side of the four parts of a large drawing, pixels.
-const WINDOW: usize = 720;
+pub(super) const WINDOW: usize = 720;
 /// Shapes that are asked first, those with the most ink.
 const FEW_SHAPES: usize = 16;
 /// Different shapes whose votes are enough.
@@ -62,6 +62,18 @@ impl Matcher {
         };
         let decided = votes.iter().map(|v| v.shape).collect::<BTreeSet<_>>().len() >= ENOUGH_SHAPES.min(few.len());
         let votes = if decided { votes } else { self.votes(sheet, &order) };
+        elect(&votes).map(f32::exp)
+    }
+
+    /// The same by some parts of a drawing that is too large to ask all of it.
+    pub(super) fn scale_by_parts(&self, parts: &[Sheet]) -> Option<f32> {
+        let mut order: Vec<usize> = (0..self.own.shapes.len()).collect();
+        order.sort_by_key(|&i| std::cmp::Reverse(self.own.shapes[i].ink.len()));
+        let few = &order[..order.len().min(FEW_SHAPES)];
+        let ask = |asked: &[usize]| -> Vec<Vote> { parts.iter().flat_map(|part| self.votes(part, asked)).collect() };
+        let votes = ask(few);
+        let decided = votes.iter().map(|v| v.shape).collect::<BTreeSet<_>>().len() >= ENOUGH_SHAPES.min(few.len());
+        let votes = if decided || few.len() == order.len() { votes } else { ask(&order) };
         elect(&votes).map(f32::exp)
     }
 
