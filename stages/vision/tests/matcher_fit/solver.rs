@@ -86,16 +86,12 @@ fn expansion<const K: usize>(samples: &[Sample<K>], ridge: &[f64; K], w: &[f64; 
         let p = 1.0 / (1.0 + (-dot(&s.columns, w)).exp());
         let slope = s.weight * (p - f64::from(u8::from(s.right)));
         let bend = s.weight * p * (1.0 - p);
-        for i in 0..K {
+        for (i, row) in curvature.iter_mut().enumerate() {
             gradient[i] += slope * s.columns[i];
-            for j in 0..=i {
-                curvature[i][j] += bend * s.columns[i] * s.columns[j];
+            let bent = bend * s.columns[i];
+            for (entry, column) in row.iter_mut().zip(&s.columns) {
+                *entry += bent * column;
             }
-        }
-    }
-    for i in 0..K {
-        for j in 0..i {
-            curvature[j][i] = curvature[i][j];
         }
     }
     (gradient, curvature)
