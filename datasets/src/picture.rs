@@ -1,11 +1,11 @@
-//! Pictures: bytes of an image file in, upright 8-bit RGB out, and back to files.
+//! Pictures: bytes of an image file in, upright 8-bit RGB or grey levels out, and back to files.
 //!
 //! Owns reading of headers, decoding whatever the source holds (grey, palette, 1 to 16 bits, alpha, CMYK, turned by
 //! EXIF), its limits and its errors. Refuses to own paths and folders: callers bring bytes and put names to errors.
 //!
 //! Memory: decoding holds the file, the pixels as the file stores them and 3 bytes a pixel of output; a colour JPEG is
 //! decoded straight into the output. A 7000 x 5000 JPEG takes 105 MB beside its file (baseline), a 16-bit RGB TIFF of
-//! that size 315 MB.
+//! that size 315 MB. As grey levels a large PNG or TIFF is read by rows and takes a byte a pixel.
 
 use std::io::{BufRead, Cursor, Seek};
 
@@ -13,8 +13,11 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, RgbImage};
 use serde::{Deserialize, Serialize};
 
+mod grey;
 mod jpeg;
 mod tiff;
+
+pub use grey::{GreyPicture, decode_grey};
 
 /// File name extensions (lower case, no dot) that are taken for images when folders are listed.
 pub const IMAGE_EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "jpe", "png", "tif", "tiff", "bmp", "webp"];
@@ -328,11 +331,18 @@ pub fn probe_reader(source: &mut (impl BufRead + Seek)) -> Result<PictureInfo, P
 
 /// Decodes a file's bytes to an upright 8-bit RGB picture. The first page of several is taken.
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, PictureError> {
+    let header = checked(bytes, limits)?;
+    Ok(flattened(whole(bytes, limits, &header)?, header.info))
+}
+
+/// Reads the header and refuses what is over the limits or known to be cut off.
+fn checked(bytes: &[u8], limits: &Limits) -> Result<Header, PictureError> {
     let size = bytes.len() as u64;
     if size > limits.max_bytes {
         return Err(PictureError::TooManyBytes { bytes: size, limit: limits.max_bytes });
     }
-    let Header { info, orientation } = header(&mut Cursor::new(bytes), size)?;
+    let header = header(&mut Cursor::new(bytes), size)?;
+    let info = &header.info;
     if u64::from(info.width) * u64::from(info.height) > limits.max_pixels {
         return Err(PictureError::TooManyPixels { width: info.width, height: info.height, limit: limits.max_pixels });
     }
@@ -340,6 +350,12 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, PictureError> {
     if info.format == Format::Jpeg && !jpeg::is_complete(bytes) {
         return Err(PictureError::Truncated { format: info.format, bytes: size });
     }
+    Ok(header)
+}
+
+/// Decodes all pixels as the file stores them, and turns them upright.
+fn whole(bytes: &[u8], limits: &Limits, header: &Header) -> Result<DynamicImage, PictureError> {
+    let Header { info, orientation } = header;
     let indexed = if info.format == Format::Tiff { tiff::decode_indexed(bytes, limits)? } else { None };
     let mut image = if let Some(rgb) = indexed {
         DynamicImage::ImageRgb8(rgb)
@@ -349,13 +365,18 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, PictureError> {
         // 16 bytes are the widest pixel (RGBA in 32-bit floats); twice that covers intermediate buffers.
         own.max_alloc = Some(limits.max_pixels.saturating_mul(32).max(64 << 20));
         reader.limits(own);
-        reader.decode().map_err(|e| PictureError::of(e, info.format, size))?
+        reader.decode().map_err(|e| PictureError::of(e, info.format, bytes.len() as u64))?
     };
-    image.apply_orientation(orientation);
+    image.apply_orientation(*orientation);
+    Ok(image)
+}
+
+/// As 8-bit RGB.
+fn flattened(image: DynamicImage, info: PictureInfo) -> Picture {
     let had_alpha = image.color().has_alpha();
     let rgb = if had_alpha { on_paper(image) } else { image.into_rgb8() };
     debug_assert_eq!(rgb.dimensions(), (info.width, info.height));
-    Ok(Picture { rgb, info, had_alpha })
+    Picture { rgb, info, had_alpha }
 }
 
 /// Lays a picture with alpha on white.

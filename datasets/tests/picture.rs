@@ -166,3 +166,38 @@ fn image_names() {
         assert!(!picture::is_image_name(no), "{no}");
     }
 }
+
+/// The darkest channel on light paper, the lightest on dark paper.
+fn contrast(rgb: &RgbImage) -> GrayImage {
+    let sum: u64 = rgb.as_raw().iter().map(|&v| u64::from(v)).sum();
+    let light = sum >= 128 * rgb.as_raw().len() as u64;
+    let level = |p: &Rgb<u8>| if light { *p.0.iter().min().unwrap() } else { *p.0.iter().max().unwrap() };
+    GrayImage::from_fn(rgb.width(), rgb.height(), |x, y| Luma([level(rgb.get_pixel(x, y))]))
+}
+
+#[test]
+fn grey_levels_are_those_of_the_colours() {
+    for name in all() {
+        let bytes = fixture(&name);
+        let picture = decode(&bytes, &Limits::default()).unwrap();
+        let grey = picture::decode_grey(&bytes, &Limits::default()).unwrap();
+        assert_eq!(grey.grey, contrast(&picture.rgb), "{name}");
+        assert_eq!(grey.info, picture.info, "{name}");
+        for keep in [bytes.len() / 3, bytes.len() / 2] {
+            let [a, b] = [
+                decode(&bytes[..keep], &Limits::default()).map(|_| ()),
+                picture::decode_grey(&bytes[..keep], &Limits::default()).map(|_| ()),
+            ];
+            assert_eq!(format!("{a:?}"), format!("{b:?}"), "{name} cut to {keep}");
+        }
+    }
+}
+
+#[test]
+fn coloured_lines_on_dark_paper_keep_their_lightest_channel() {
+    let rgb = RgbImage::from_fn(50, 31, |x, y| Rgb(if (x + y) % 7 == 0 { [250, 40, 90] } else { [10, 20, 30] }));
+    let bytes = picture::encode_png(&rgb).unwrap();
+    let grey = picture::decode_grey(&bytes, &Limits::default()).unwrap().grey;
+    assert_eq!(grey, contrast(&rgb));
+    assert_eq!((grey.get_pixel(0, 0).0, grey.get_pixel(1, 0).0), ([250], [30]));
+}

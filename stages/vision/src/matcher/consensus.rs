@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use image::{GrayImage, Luma, Rgba, RgbaImage, imageops};
 
-use super::ink::{Ink, contrast_grey};
+use super::ink::{Ink, Tally, contrast_grey};
 use super::{Role, Template};
 
 /// Fewest pictures that make a consensus; fewer are used as they are.
@@ -165,7 +165,7 @@ fn darkness(image: &RgbaImage) -> Option<GrayImage> {
     if ink.is_empty() {
         return None;
     }
-    let dark = ink.raw_darkness();
+    let dark = ink.raw_darkness(&Tally::of(&ink, 0..ink.height).usual());
     Some(GrayImage::from_fn(image.width(), image.height(), |x, y| Luma([dark[(y * image.width() + x) as usize]])))
 }
 

@@ -21,6 +21,99 @@ pub(super) struct Ink {
     pub mask: Vec<u8>,
     /// Grey levels with dark ink on light paper, whatever the polarity of the picture was.
     pub grey: Vec<u8>,
+    /// Place of the upper left pixel on the drawing that this is a part of. The cells of the scan are counted from that
+    /// drawing's corner.
+    pub origin: [usize; 2],
+}
+
+/// Which grey levels of a drawing are ink.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Split {
+    threshold: u8,
+    dark_ink: bool,
+    /// Too little contrast for any ink.
+    blank: bool,
+}
+
+impl Split {
+    /// Of the two sides of Otsu's threshold the rarer is ink; a picture without contrast has none.
+    pub fn of(levels: &[u8]) -> Self {
+        let counts = histogram(levels);
+        let (threshold, contrast) = separate(&counts);
+        let dark: u64 = counts[..=usize::from(threshold)].iter().sum();
+        Self { threshold, dark_ink: 2 * dark <= levels.len() as u64, blank: contrast < MIN_CONTRAST }
+    }
+
+    /// Whether a level is ink's.
+    pub fn is_ink(&self, level: u8) -> bool {
+        !self.blank && (level <= self.threshold) == self.dark_ink
+    }
+}
+
+/// Counts of a drawing or of some of its rows; those of all rows add up to the drawing's.
+#[derive(Clone, Debug)]
+pub(super) struct Tally {
+    /// Pixels and ink pixels of each level.
+    all: Histogram,
+    ink: Histogram,
+    /// Neighbours of which one is ink and one is not.
+    edges: u64,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self { all: [0; 256], ink: [0; 256], edges: 0 }
+    }
+}
+
+impl Tally {
+    /// Of some rows, and of the edges between the first of them and the row above.
+    pub fn of(ink: &Ink, rows: Range<usize>) -> Self {
+        let row = |y: usize| &ink.mask[y * ink.width..(y + 1) * ink.width];
+        let differ = |a: &[u8], b: &[u8]| u64::from(a.iter().zip(b).map(|(p, q)| u32::from(p ^ q)).sum::<u32>());
+        let pixels = rows.start * ink.width..rows.end * ink.width;
+        let edges = |y: usize| {
+            let above = if y > 0 { differ(row(y - 1), row(y)) } else { 0 };
+            above + differ(row(y), row(y).get(1..).unwrap_or(&[]))
+        };
+        Self {
+            all: histogram(&ink.grey[pixels.clone()]),
+            ink: ink_levels(&ink.mask[pixels.clone()], &ink.grey[pixels]),
+            edges: rows.map(edges).sum(),
+        }
+    }
+
+    /// Both together.
+    pub fn plus(self, other: Self) -> Self {
+        Self { all: add(self.all, other.all), ink: add(self.ink, other.ink), edges: self.edges + other.edges }
+    }
+
+    /// Ink pixels.
+    pub fn area(&self) -> u64 {
+        self.ink.iter().sum()
+    }
+
+    /// What is usual on the drawing.
+    pub fn usual(&self) -> Usual {
+        let paper: Histogram = std::array::from_fn(|v| self.all[v] - self.ink[v]);
+        // The stroke's width is twice the ink by the length of its edges.
+        let stroke = if self.edges > 0 { (2.0 * self.area() as f32 / self.edges as f32).max(1.0) } else { 1.0 };
+        Usual {
+            light: quantile(&paper, 0.5).unwrap_or(255) as f32,
+            dark: quantile(&self.ink, 0.2).unwrap_or(0) as f32,
+            stroke,
+        }
+    }
+}
+
+/// What is usual on a drawing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Usual {
+    /// Grey levels of paper and of ink.
+    light: f32,
+    dark: f32,
+    /// Width of a stroke, pixels.
+    pub stroke: f32,
 }
 
 /// One grey level per pixel in which coloured lines keep their contrast: the darkest channel on light paper, the
@@ -86,8 +179,11 @@ fn histogram(grey: &[u8]) -> Histogram {
         }
         std::array::from_fn(|v| tables.iter().map(|t| u64::from(t[v])).sum())
     };
-    let add = |a: Histogram, b: Histogram| std::array::from_fn(|v| a[v] + b[v]);
     grey.par_chunks(PART).map(count).reduce(|| [0; 256], add)
+}
+
+fn add(a: Histogram, b: Histogram) -> Histogram {
+    std::array::from_fn(|v| a[v] + b[v])
 }
 
 /// A mask, a bit a pixel, row by row; a row starts a new word.
@@ -97,20 +193,22 @@ pub(super) struct Bits {
     /// Words a row.
     pub words: usize,
     pub rows: Vec<u64>,
+    /// As in [`Ink`].
+    pub origin: [usize; 2],
 }
 
 impl Ink {
-    /// Separates ink from paper. The rarer side is ink; a picture without contrast has none. Ink pixels with at most
-    /// one neighbour of eight are specks and no ink.
+    /// Separates ink from paper. Ink pixels with at most one neighbour of eight are specks and no ink.
     pub fn of_drawing(grey: &GrayImage) -> Self {
-        let counts = histogram(grey.as_raw());
-        let (threshold, contrast) = separate(&counts);
-        let dark: u64 = counts[..=usize::from(threshold)].iter().sum();
-        let dark_ink = 2 * dark <= grey.as_raw().len() as u64;
         let (width, height) = (grey.width() as usize, grey.height() as usize);
-        let levels = grey.as_raw();
+        Self::of_part(grey.as_raw().clone(), [width, height], [0; 2], &Split::of(grey.as_raw()))
+    }
+
+    /// The same for a part of a drawing: its levels, width and height, and place. Pixels at its rim are never specks.
+    pub fn of_part(mut levels: Vec<u8>, [width, height]: [usize; 2], origin: [usize; 2], split: &Split) -> Self {
+        let &Split { threshold, dark_ink, blank } = split;
         let mut mask = vec![0; width * height];
-        if contrast >= MIN_CONTRAST {
+        if !blank {
             let simd = Simd::chosen();
             let row_of = |y: usize| &levels[y * width..(y + 1) * width];
             mask.par_chunks_mut(BAND * width).enumerate().for_each(|(band, out)| {
@@ -131,8 +229,10 @@ impl Ink {
                 }
             });
         }
-        let grey = if dark_ink { levels.clone() } else { levels.iter().map(|&v| 255 - v).collect() };
-        Self { width, height, mask, grey }
+        if !dark_ink {
+            levels.iter_mut().for_each(|v| *v = 255 - *v);
+        }
+        Self { width, height, mask, grey: levels, origin }
     }
 
     /// The ink, a bit a pixel.
@@ -145,10 +245,10 @@ impl Ink {
                 simd::pack(simd, row, out);
             }
         });
-        Bits { width: self.width, height: self.height, words, rows }
+        Bits { width: self.width, height: self.height, words, rows, origin: self.origin }
     }
 
-    /// The part of the drawing inside a rectangle, which may reach outside.
+    /// The part of the drawing inside a rectangle, which may reach outside, as a drawing of its own.
     pub fn cut(&self, x: usize, y: usize, width: usize, height: usize) -> Self {
         let (x0, y0) = (x.min(self.width), y.min(self.height));
         let (x1, y1) = ((x + width).min(self.width), (y + height).min(self.height));
@@ -157,7 +257,8 @@ impl Ink {
             (y0..y1).for_each(|r| out.extend_from_slice(&v[r * self.width + x0..r * self.width + x1]));
             out
         };
-        Self { width: x1 - x0, height: y1 - y0, mask: part(&self.mask), grey: part(&self.grey) }
+        let (mask, grey) = (part(&self.mask), part(&self.grey));
+        Self { width: x1 - x0, height: y1 - y0, mask, grey, origin: [0; 2] }
     }
 
     /// True when no pixel is ink.
@@ -165,44 +266,39 @@ impl Ink {
         !self.mask.contains(&1)
     }
 
-    /// Darkness, 0 (paper) to 255 (ink), with the paper's and the ink's typical grey as the two ends, smoothed by a
-    /// 5x5 binomial kernel.
-    pub fn darkness(&self) -> Vec<u8> {
-        smooth(&self.grey, &self.darkness_table(), self.width, self.height)
+    /// Darkness, 0 (paper) to 255 (ink), with the paper's and the ink's usual grey as the two ends, smoothed by a 5x5
+    /// binomial kernel.
+    pub fn darkness(&self, usual: &Usual) -> Vec<u8> {
+        smooth(&self.grey, &darkness_table(usual), self.width, self.height)
     }
 
     /// The same, not smoothed.
-    pub fn raw_darkness(&self) -> Vec<u8> {
-        let table = self.darkness_table();
+    pub fn raw_darkness(&self, usual: &Usual) -> Vec<u8> {
+        let table = darkness_table(usual);
         self.grey.iter().map(|&v| table[usize::from(v)]).collect()
     }
+}
 
-    /// Darkness of each grey level.
-    fn darkness_table(&self) -> Vec<u8> {
-        let ink = self.ink_levels();
-        let all = histogram(&self.grey);
-        let paper: Histogram = std::array::from_fn(|v| all[v] - ink[v]);
-        let light = quantile(&paper, 0.5).unwrap_or(255) as f32;
-        let dark = quantile(&ink, 0.2).unwrap_or(0) as f32;
-        let span = (light - dark).max(1.0);
-        (0..256).map(|v| (255.0 * ((light - v as f32) / span).clamp(0.0, 1.0)).round() as u8).collect()
-    }
+/// Darkness of each grey level.
+fn darkness_table(&Usual { light, dark, .. }: &Usual) -> Vec<u8> {
+    let span = (light - dark).max(1.0);
+    (0..256).map(|v| (255.0 * ((light - v as f32) / span).clamp(0.0, 1.0)).round() as u8).collect()
+}
 
-    /// Ink pixels of each level.
-    fn ink_levels(&self) -> Histogram {
-        let mut levels = [0; 256];
-        let (mask, mask_rest) = self.mask.as_chunks::<8>();
-        let (grey, grey_rest) = self.grey.as_chunks::<8>();
-        for (mask, grey) in mask.iter().zip(grey).filter(|(m, _)| **m != [0; 8]) {
-            for (&m, &v) in mask.iter().zip(grey) {
-                levels[usize::from(v)] += u64::from(m);
-            }
-        }
-        for (&m, &v) in mask_rest.iter().zip(grey_rest) {
+/// Ink pixels of each level.
+fn ink_levels(mask: &[u8], grey: &[u8]) -> Histogram {
+    let mut levels = [0; 256];
+    let (mask, mask_rest) = mask.as_chunks::<8>();
+    let (grey, grey_rest) = grey.as_chunks::<8>();
+    for (mask, grey) in mask.iter().zip(grey).filter(|(m, _)| **m != [0; 8]) {
+        for (&m, &v) in mask.iter().zip(grey) {
             levels[usize::from(v)] += u64::from(m);
         }
-        levels
     }
+    for (&m, &v) in mask_rest.iter().zip(grey_rest) {
+        levels[usize::from(v)] += u64::from(m);
+    }
+    levels
 }
 
 fn quantile(histogram: &[u64; 256], q: f64) -> Option<usize> {

@@ -6,6 +6,9 @@
 //!
 //! Owns template hygiene, poses, scores and the choice between classes. Refuses to own files, workflow and what a
 //! class means: templates and drawings come as pixels. Results do not depend on the number of threads.
+//!
+//! Memory beside the drawing's own pixels: about 8 bytes a pixel of a drawing up to 48 megapixels, and no more than
+//! 200 MB for a larger one, which is searched tile by tile ([`tiles`]). A colour drawing needs a byte a pixel more.
 
 mod bank;
 mod config;
@@ -22,6 +25,7 @@ mod search;
 mod shape;
 mod simd;
 mod suppress;
+mod tiles;
 mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,11 +43,10 @@ pub use score::{CONFIDENCE_TERMS, Term};
 pub use simd::Simd;
 
 use bank::Variant;
-use ink::Ink;
 use pose::{Limits, Pose};
-use score::Sheet;
-use search::{Hypothesis, hypotheses};
+use search::Hypothesis;
 use shape::Shape;
+use tiles::View;
 
 /// Version of the matcher; raised when the same templates, settings and drawing may give other matches.
 pub const VERSION: &str = "1";
@@ -228,7 +231,8 @@ impl Wanted {
 
 /// What a search left.
 struct Search {
-    sheet: Sheet,
+    /// Width and height of the drawing.
+    size: [u32; 2],
     skipped: Vec<SkippedTemplate>,
     hypotheses: Vec<Hypothesis>,
 }
@@ -276,13 +280,17 @@ impl Matcher {
 
     /// Finds the templates on a grey drawing.
     pub fn find_grey(&self, drawing: &GrayImage) -> Found {
-        let Some(search) = self.search(drawing) else { return Found::default() };
-        let Search { sheet, skipped, hypotheses } = search;
+        self.search(drawing).map_or_else(Found::default, |search| self.choose(search))
+    }
+
+    /// The choice between what was weighed.
+    fn choose(&self, search: Search) -> Found {
+        let Search { size, skipped, hypotheses } = search;
         let shapes = &self.own.shapes;
         let mut matches: Vec<Match> = suppress::winners(hypotheses, shapes, self.config.nms_iou as f32)
             .into_iter()
             .filter(|w| shapes[w.hypothesis.shape].role != Role::Negative)
-            .filter_map(|w| self.report(&sheet, &w.hypothesis, w.margin, w.runner_up))
+            .filter_map(|w| self.report(size, &w.hypothesis, w.margin, w.runner_up))
             .filter(|m| m.score >= m.threshold.min(self.config.candidates_from))
             .collect();
         matches.sort_by(|a, b| {
@@ -298,22 +306,23 @@ impl Matcher {
     /// for fitting the weights of ranks and confidences.
     pub fn considered(&self, drawing: &RgbImage) -> Vec<Match> {
         let Some(search) = self.search(&ink::contrast_grey(drawing)) else { return Vec::new() };
-        let report = |h| self.report(&search.sheet, h, 0.0, None);
+        let report = |h| self.report(search.size, h, 0.0, None);
         search.hypotheses.iter().filter_map(report).collect()
     }
 
     /// `None` when the drawing has no ink.
     fn search(&self, drawing: &GrayImage) -> Option<Search> {
-        let ink = Ink::of_drawing(drawing);
-        if ink.is_empty() {
-            return None;
-        }
-        let sheet = Sheet::of(ink);
-        let base = match self.config.scale_base {
-            ScaleBase::Template => 1.0,
-            ScaleBase::Drawing => self.drawing_scale(&sheet).unwrap_or(1.0),
+        Some(self.search_in(drawing, &View::of(drawing)?))
+    }
+
+    fn search_in(&self, drawing: &GrayImage, view: &View<'_>) -> Search {
+        let base = match (self.config.scale_base, view) {
+            (ScaleBase::Template, _) => 1.0,
+            (ScaleBase::Drawing, View::Whole(sheet)) => self.drawing_scale(sheet).unwrap_or(1.0),
+            (ScaleBase::Drawing, View::Tiled(tiled)) => self.scale_by_parts(&tiled.busy_parts()).unwrap_or(1.0),
         };
-        let (skipped, usable) = self.fitting(drawing.width() as f32, drawing.height() as f32, base);
+        let (width, height) = drawing.dimensions();
+        let (skipped, usable) = self.fitting(width as f32, height as f32, base);
         let wanted = |shape: usize| {
             let poses = self.config.poses_of(&self.own.shapes[shape].class);
             usable.contains(&shape).then(|| Wanted {
@@ -324,33 +333,36 @@ impl Matcher {
                 stretch: (poses.stretch as f32).ln(),
             })
         };
-        let hypotheses = self.hypotheses(&sheet, wanted, CoarsePoses::All);
-        Some(Search { sheet, skipped, hypotheses })
+        let search = |shapes: &[Shape], bank: &[Variant], limits: &[Limits]| view.hypotheses(shapes, bank, limits);
+        let hypotheses = self.hypotheses(wanted, CoarsePoses::All, search);
+        Search { size: [width, height], skipped, hypotheses }
     }
 
-    /// Everything that fits on a sheet where each shape is `wanted`. A wide range of
-    /// sizes is searched part by part, with the templates at about the size of each part.
+    /// Everything that `search` gives where each shape is `wanted`. A wide range of sizes is searched part by part, with
+    /// the templates at about the size of each part.
     fn hypotheses(
         &self,
-        sheet: &Sheet,
         wanted: impl Fn(usize) -> Option<Wanted>,
         poses: CoarsePoses,
+        search: impl Fn(&[Shape], &[Variant], &[Limits]) -> Vec<Hypothesis>,
     ) -> Vec<Hypothesis> {
         let wanted: Vec<Option<Wanted>> = (0..self.own.shapes.len()).map(wanted).collect();
         let ranges = wanted.iter().flatten().map(|w| w.scale);
         let Some([low, high]) = ranges.reduce(|a, b| [a[0].min(b[0]), a[1].max(b[1])]) else { return Vec::new() };
         let parts = ((high / low).ln() / WIDEST_PART.ln()).ceil().max(1.0);
         let edge = |k: f32| low * (high / low).powf(k / parts);
-        let search = |k: usize| {
+        let search_part = |k: usize| {
             let part = [edge(k as f32), edge(k as f32 + 1.0)];
             let prepared = self.at_scale((part[0] * part[1]).sqrt());
-            let limits: Vec<Option<Limits>> =
-                wanted.iter().zip(&prepared.shapes).map(|(w, s)| w.as_ref()?.within(part, s.reduction)).collect();
+            let within = |(wanted, shape): (&Option<Wanted>, &Shape)| wanted.as_ref()?.within(part, shape.reduction);
+            let limits: Vec<Option<Limits>> = wanted.iter().zip(&prepared.shapes).map(within).collect();
             let allowed = |v: &&Variant| limits[v.shape as usize].is_some();
             let bank: Vec<Variant> = prepared.bank(poses, &self.config).iter().filter(allowed).cloned().collect();
-            hypotheses(sheet, &prepared.shapes, &bank, |shape| limits[shape].expect("its variants were left out"))
+            // No variant asks for the limits of a shape that has none.
+            let limits: Vec<Limits> = limits.into_iter().map(Option::unwrap_or_default).collect();
+            search(&prepared.shapes, &bank, &limits)
         };
-        (0..parts as usize).flat_map(search).collect()
+        (0..parts as usize).flat_map(search_part).collect()
     }
 
     /// Which shapes are small enough for a drawing, and why the others are not.
@@ -380,14 +392,15 @@ impl Matcher {
     }
 
     /// A hypothesis as the caller sees it; `None` when it lies outside of the drawing.
-    fn report(&self, sheet: &Sheet, h: &Hypothesis, margin: f32, runner_up: Option<usize>) -> Option<Match> {
+    fn report(&self, size: [u32; 2], h: &Hypothesis, margin: f32, runner_up: Option<usize>) -> Option<Match> {
+        let [width, height] = size;
         let shapes = &self.own.shapes;
         let shape = &shapes[h.shape];
         let threshold = self.config.threshold_of(&shape.class);
         let evidence = h.features.by_name(margin);
         let score = h.features.confidence(margin);
         let [x0, y0, x1, y1] = h.bounds.map(f64::from);
-        let bbox = BBox::new(x0, y0, x1, y1).clipped(sheet.ink.width as u32, sheet.ink.height as u32)?;
+        let bbox = BBox::new(x0, y0, x1, y1).clipped(width, height)?;
         Some(Match {
             class: shape.class.clone(),
             template: shape.name.clone(),

@@ -156,7 +156,7 @@ pub(super) struct Steps {
 }
 
 /// Bounds of a descent.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Limits {
     /// Wanted scales, pixels of the drawing per pixel of the shape.
     pub scale: [f32; 2],

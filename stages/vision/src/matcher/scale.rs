@@ -2,7 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::bank::Variant;
+use super::pose::Limits;
 use super::score::Sheet;
+use super::search::hypotheses;
+use super::shape::Shape;
 use super::{CoarsePoses, Matcher, Wanted, suppress};
 
 /// Scales that are looked at, relative to the templates.
@@ -10,7 +14,7 @@ const RANGE: [f32; 2] = [0.2, 5.0];
 /// Pixels from which a drawing is large: only parts of it vote.
 const LARGE_DRAWING: usize = 2_500_000;
 /// Side of the four parts of a large drawing, pixels.
-const WINDOW: usize = 720;
+pub(super) const WINDOW: usize = 720;
 /// Shapes that are asked first, those with the most ink.
 const FEW_SHAPES: usize = 16;
 /// Different shapes whose votes are enough.
@@ -61,6 +65,18 @@ impl Matcher {
         elect(&votes).map(f32::exp)
     }
 
+    /// The same by some parts of a drawing that is too large to ask all of it.
+    pub(super) fn scale_by_parts(&self, parts: &[Sheet]) -> Option<f32> {
+        let mut order: Vec<usize> = (0..self.own.shapes.len()).collect();
+        order.sort_by_key(|&i| std::cmp::Reverse(self.own.shapes[i].ink.len()));
+        let few = &order[..order.len().min(FEW_SHAPES)];
+        let ask = |asked: &[usize]| -> Vec<Vote> { parts.iter().flat_map(|part| self.votes(part, asked)).collect() };
+        let votes = ask(few);
+        let decided = votes.iter().map(|v| v.shape).collect::<BTreeSet<_>>().len() >= ENOUGH_SHAPES.min(few.len());
+        let votes = if decided || few.len() == order.len() { votes } else { ask(&order) };
+        elect(&votes).map(f32::exp)
+    }
+
     fn votes(&self, sheet: &Sheet, asked: &[usize]) -> Vec<Vote> {
         let shapes = &self.own.shapes;
         let wanted = |i: usize| {
@@ -75,10 +91,9 @@ impl Matcher {
             let (log_scale, shape) = (w.hypothesis.scale.ln(), w.hypothesis.shape);
             (p >= VOTING_CONFIDENCE).then_some(Vote { log_scale, shape, weight: p as f32 })
         };
-        suppress::winners(self.hypotheses(sheet, wanted, CoarsePoses::Plain), shapes, VOTE_IOU)
-            .iter()
-            .filter_map(vote)
-            .collect()
+        let search = |shapes: &[Shape], bank: &[Variant], limits: &[Limits]| hypotheses(sheet, shapes, bank, limits);
+        let found = self.hypotheses(wanted, CoarsePoses::Plain, search);
+        suppress::winners(found, shapes, VOTE_IOU).iter().filter_map(vote).collect()
     }
 }
 

@@ -18,7 +18,7 @@ const CLUTTER_CAP: f32 = 1.5;
 /// Coarse score that a candidate must reach.
 const MIN_SCORE: f32 = 0.65;
 /// Cells a side of the blocks in which only the best window of a shape survives.
-const BLOCK: usize = 4;
+pub(super) const BLOCK: usize = 4;
 /// Smallest cell, pixels: half a pixel, below which nothing is gained.
 const MIN_CELL: f32 = 0.5;
 /// Columns of a word of a level.
@@ -29,7 +29,7 @@ const WORD: usize = 32;
 pub(super) struct Candidate {
     /// Index of the variant.
     pub variant: u32,
-    /// Centre, pixels of the drawing.
+    /// Centre, pixels from the corner of the ink.
     pub at: [f32; 2],
     /// Pixels a cell.
     pub cell: f32,
@@ -125,6 +125,9 @@ struct Level {
     /// Columns and rows, with a margin of one window on every side.
     columns: usize,
     rows: usize,
+    /// Cells of the drawing left of and above these, and the place of the part of the drawing that they hold.
+    skipped: [usize; 2],
+    origin: [usize; 2],
     /// The cells, in words of 32 columns. The words of a column of words follow each other from top to bottom, so that
     /// windows below one another lie side by side.
     ink: Vec<u32>,
@@ -147,16 +150,21 @@ impl Level {
     fn of(bits: &Bits, cell: f32, simd: Simd) -> Self {
         /// Rows that are turned into columns together: a cache line of words.
         const TOGETHER: usize = 16;
-        let side = |pixels: usize| (pixels as f32 / cell).ceil() as usize + 2 * CELLS + 1;
-        let (columns, rows) = (side(bits.width), side(bits.height));
+        // Cells and blocks are those of the whole drawing, so that its parts give the same windows.
+        let origin = bits.origin;
+        let skipped = origin.map(|o| (o as f32 / cell) as usize / BLOCK * BLOCK);
+        let side =
+            |pixels: usize, k: usize| ((origin[k] + pixels) as f32 / cell).ceil() as usize - skipped[k] + 2 * CELLS + 1;
+        let (columns, rows) = (side(bits.width, 0), side(bits.height, 1));
         // Two spare words, so that a strip always has a word to its right.
         let words = columns / WORD + 2;
         // A pixel sets the cell of its centre or, where cells are smaller than pixels, every cell that it touches.
         let reach = if cell < 1.0 { 0.499 } else { 0.0 };
-        let spans = |n: usize| -> Vec<[usize; 2]> {
-            (0..n).map(|p| [-reach, reach].map(|r: f32| ((p as f32 + 0.5 + r) / cell) as usize + CELLS)).collect()
+        let spans = |n: usize, k: usize| -> Vec<[usize; 2]> {
+            let cell_of = |p: usize, r: f32| ((p as f32 + 0.5 + r) / cell) as usize - skipped[k] + CELLS;
+            (origin[k]..origin[k] + n).map(|p| [-reach, reach].map(|r| cell_of(p, r))).collect()
         };
-        let (across, down) = (spans(bits.width), spans(bits.height));
+        let (across, down) = (spans(bits.width, 0), spans(bits.height, 1));
         let mut ink = vec![0u32; words * rows];
         let mut pooled = vec![0u64; bits.words];
         let mut cells = vec![0u32; TOGETHER * words];
@@ -197,7 +205,7 @@ impl Level {
         for (w, out) in near.chunks_exact_mut(rows).enumerate() {
             simd::grow(simd, column(w.wrapping_sub(1)), column(w), column(w + 1), out);
         }
-        Self { simd, cell, columns, rows, ink, near }
+        Self { simd, cell, columns, rows, skipped, origin, ink, near }
     }
 
     /// Scans blocks of columns side by side, then keeps the local maxima of every shape.
@@ -219,7 +227,10 @@ impl Level {
                     })
                 });
                 if !beaten {
-                    let at = p.at.map(|v| (v as f32 - CELLS as f32 / 2.0) * self.cell);
+                    let at = std::array::from_fn(|k| {
+                        let cells = (p.at[k] as usize + self.skipped[k]) as f32 - CELLS as f32 / 2.0;
+                        cells * self.cell - self.origin[k] as f32
+                    });
                     found.push(Candidate { variant: p.variant, at, cell: self.cell });
                 }
             }
@@ -326,7 +337,7 @@ mod tests {
             let row = y % height * width;
             mask[row + x..row + (x + length).min(width)].fill(1);
         }
-        Ink { width, height, grey: vec![0; mask.len()], mask }
+        Ink { width, height, grey: vec![0; mask.len()], mask, origin: [0; 2] }
     }
 
     /// The cells of a level, cell by cell.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::ink::{Ink, smooth};
+use super::ink::{Ink, Tally, Usual, smooth};
 use super::pose::{CostMap, Pose};
 use super::shape::{NO_SECTOR, Region, Shape, orientation};
 use super::verify::Likeness;
@@ -50,14 +50,28 @@ pub(super) struct Sheet {
     pub soft: Vec<u8>,
     /// Usual width of a stroke, pixels.
     pub stroke: f32,
+    /// Least and greatest column and row of the places that are looked at: all, but for a part of a larger drawing.
+    pub wanted: [[f32; 2]; 2],
 }
 
 impl Sheet {
+    /// A drawing by itself.
     pub fn of(ink: Ink) -> Self {
-        let darkness = ink.darkness();
+        let usual = Tally::of(&ink, 0..ink.height).usual();
+        Self::with(ink, &usual)
+    }
+
+    /// A part of a drawing on which something is usual.
+    pub fn with(ink: Ink, usual: &Usual) -> Self {
+        let darkness = ink.darkness(usual);
         let soft = soften(&darkness, ink.width, ink.height);
-        let stroke = stroke_width(&ink);
-        Self { cost: CostMap::of(&ink), darkness, soft, stroke, ink }
+        let wanted = [[f32::NEG_INFINITY, f32::INFINITY]; 2];
+        Self { cost: CostMap::of(&ink), darkness, soft, stroke: usual.stroke, wanted, ink }
+    }
+
+    /// Whether a place is looked at.
+    pub fn wants(&self, at: [f32; 2]) -> bool {
+        self.wanted.iter().zip(at).all(|([low, high], v)| (*low..=*high).contains(&v))
     }
 
     /// Smoothed darkness between four pixels; 0 outside the drawing.
@@ -154,19 +168,6 @@ pub(super) fn soften(plane: &[u8], width: usize, height: usize) -> Vec<u8> {
     (0..3).fold(plane.to_vec(), |v, _| smooth(&v, &same, width, height))
 }
 
-/// Twice the ink by the length of its edges.
-fn stroke_width(ink: &Ink) -> f32 {
-    let differ = |a: &[u8], b: &[u8]| a.iter().zip(b).map(|(p, q)| u32::from(p ^ q)).sum::<u32>() as f32;
-    let (mut area, mut edges) = (0.0, 0.0);
-    let mut above: Option<&[u8]> = None;
-    for row in ink.mask.chunks_exact(ink.width.max(1)) {
-        area += row.iter().map(|&m| u32::from(m)).sum::<u32>() as f32;
-        edges += differ(row, &row[1..]) + above.map_or(0.0, |a| differ(a, row));
-        above = Some(row);
-    }
-    if edges > 0.0 { (2.0 * area / edges).max(1.0) } else { 1.0 }
-}
-
 /// A measured number by its name in [`super::Match::evidence`], as the models read it.
 #[derive(Clone, Copy, Debug)]
 pub struct Term {
@@ -215,11 +216,15 @@ pub const CONFIDENCE_TERMS: [Term; TERMS] = terms![
 ];
 
 /// Weights of [`CONFIDENCE_TERMS`] in the rank, which is their sum times the root of the length.
-const RANK: [f32; TERMS] =
-    [0.000, 0.401, 0.129, 0.118, 0.259, -0.551, 0.581, 0.069, -1.095, 0.000, -0.092, 0.000, 0.000, 0.000, 0.000, 0.000, 0.000, 0.000, 0.978, -0.014];
+const RANK: [f32; TERMS] = [
+    0.000, 0.401, 0.129, 0.118, 0.259, -0.551, 0.581, 0.069, -1.095, 0.000, -0.092, 0.000, 0.000, 0.000, 0.000, 0.000,
+    0.000, 0.000, 0.978, -0.014,
+];
 /// Weights of [`CONFIDENCE_TERMS`] in the confidence, and of the margin over the runner-up.
-const CONFIDENCE: [f64; TERMS + 1] =
-    [0.000, 1.819, 0.000, 1.585, 2.255, 0.000, 29.970, 0.000, -31.069, 0.000, -6.194, -6.608, 2.214, -4.326, 3.522, 0.000, 0.000, 0.000, 3.057, -40.101, 0.000];
+const CONFIDENCE: [f64; TERMS + 1] = [
+    0.000, 1.819, 0.000, 1.585, 2.255, 0.000, 29.970, 0.000, -31.069, 0.000, -6.194, -6.608, 2.214, -4.326, 3.522,
+    0.000, 0.000, 0.000, 3.057, -40.101, 0.000,
+];
 
 impl Features {
     /// The features by name, with the margin over the runner-up, 0..=1.

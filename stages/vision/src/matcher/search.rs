@@ -51,15 +51,10 @@ struct Lead {
 }
 
 /// Everything that fits within the limits of each shape, in a fixed order.
-pub(super) fn hypotheses(
-    sheet: &Sheet,
-    shapes: &[Shape],
-    bank: &[Variant],
-    limits: impl Fn(usize) -> Limits + Sync,
-) -> Vec<Hypothesis> {
-    let limits = |v: &Variant| limits(v.shape as usize);
+pub(super) fn hypotheses(sheet: &Sheet, shapes: &[Shape], bank: &[Variant], limits: &[Limits]) -> Vec<Hypothesis> {
+    let limits = |v: &Variant| limits[v.shape as usize];
     let candidates = scan::candidates(&sheet.ink, bank, |v| limits(v).scale);
-    let quick = candidates.par_iter().filter_map(|c| {
+    let quick = candidates.par_iter().filter(|c| sheet.wants(c.at)).filter_map(|c| {
         let v = &bank[c.variant as usize];
         let scale = c.cell * bank::DIAMETER_CELLS / v.diameter;
         let start = Pose { at: c.at, scale, angle: v.angle, mirrored: v.mirrored, stretch: v.stretch };

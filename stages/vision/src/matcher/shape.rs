@@ -220,7 +220,7 @@ fn render(clean: &Clean, factor: f32) -> Option<(Picture, Ink)> {
         return None;
     }
     let centre = [width as f32 / 2.0, height as f32 / 2.0];
-    Some((Picture { width, height, darkness, weight, text, centre }, Ink { width, height, mask, grey }))
+    Some((Picture { width, height, darkness, weight, text, centre }, Ink { width, height, mask, grey, origin: [0; 2] }))
 }
 
 /// Direction of the stroke at a pixel: the double-angle vector of the structure tensor of a 5x5 window, of length 1,

@@ -1,10 +1,14 @@
 //! The choice between hypotheses that claim the same place.
 
+use std::collections::BTreeMap;
+
 use super::search::Hypothesis;
 use super::shape::Shape;
 
 /// Share of the smaller box inside the larger one from which one symbol is a part of the other.
 const MAX_CONTAINED: f32 = 0.7;
+/// Side of the cells of the look-up grid, pixels.
+const GRID: f32 = 64.0;
 
 /// A hypothesis that no better one contradicts.
 #[derive(Clone, Debug)]
@@ -23,22 +27,32 @@ pub(super) fn winners(mut hypotheses: Vec<Hypothesis>, shapes: &[Shape], max_iou
     // Stable: equal ranks stay in the order of the search.
     hypotheses.sort_by(|a, b| b.rank.total_cmp(&a.rank));
     let mut kept: Vec<Winner> = Vec::new();
+    let mut grid: BTreeMap<[i32; 2], Vec<usize>> = BTreeMap::new();
     for h in hypotheses {
-        let stronger = if max_iou < 1.0 {
-            kept.iter_mut().find(|w| contradict(&w.hypothesis.bounds, &h.bounds, max_iou))
-        } else {
-            None
-        };
-        let Some(w) = stronger else {
+        let against = |&k: &usize| contradict(&kept[k].hypothesis.bounds, &h.bounds, max_iou);
+        let near = || cells(&h.bounds).filter_map(|c| grid.get(&c)).flatten().copied();
+        // The first that was kept is the best.
+        let stronger = if max_iou < 1.0 { near().filter(against).min() } else { None };
+        let Some(k) = stronger else {
+            for c in cells(&h.bounds) {
+                grid.entry(c).or_default().push(kept.len());
+            }
             kept.push(Winner { hypothesis: h, runner_up: None, margin: 1.0 });
             continue;
         };
+        let w = &mut kept[k];
         if w.runner_up.is_none() && shapes[w.hypothesis.shape].class != shapes[h.shape].class {
             w.runner_up = Some(h.shape);
             w.margin = (1.0 - h.rank / w.hypothesis.rank.max(f32::MIN_POSITIVE)).clamp(0.0, 1.0);
         }
     }
     kept
+}
+
+/// The cells of the look-up grid that a box touches.
+fn cells(bounds: &[f32; 4]) -> impl Iterator<Item = [i32; 2]> + use<> {
+    let [left, top, right, bottom] = bounds.map(|v| (v / GRID).floor() as i32);
+    (top..=bottom).flat_map(move |y| (left..=right).map(move |x| [x, y]))
 }
 
 fn contradict(a: &[f32; 4], b: &[f32; 4], max_iou: f32) -> bool {

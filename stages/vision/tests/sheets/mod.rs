@@ -1,9 +1,9 @@
 //! Drawings with known truth and templates for them, for the matcher's tests.
 
 use datasets::{Annotation, BBox, Pixels};
-use image::{RgbImage, imageops};
+use image::RgbImage;
 use synth::symbol::{Symbol, symbols, templates};
-use synth::{Sheet, SynthSettings, sheet};
+use synth::{Crop, Sheet, SynthSettings, crops, sheet};
 use vision::matcher::{Match, Role, Template};
 
 /// A drawing of about 22 by 16 symbol sizes.
@@ -30,30 +30,18 @@ pub fn clean_templates(s: &SynthSettings, seed: u64) -> Vec<Template> {
     symbols.iter().zip(pictures).map(template).collect()
 }
 
-/// Templates as people make them: the first symbol of each class, cut out of a drawing.
+/// Templates as people make them: a symbol of each class, cut out of a drawing with what is around it.
 pub fn cut_templates(s: &SynthSettings, seed: u64) -> Vec<Template> {
-    let mut cut: Vec<Template> = Vec::new();
-    for index in 0..2 {
-        let Sheet { image, annotations, .. } = sheet(s, seed, 1000 + index).unwrap();
-        for a in &annotations.annotations {
-            if !cut.iter().any(|t| t.class == a.class) {
-                let [x, y] = [a.bbox.x0 - 2.0, a.bbox.y0 - 2.0].map(|v| v.max(0.0) as u32);
-                let [w, h] = [a.bbox.width() + 4.0, a.bbox.height() + 4.0].map(|v| v.ceil() as u32);
-                let part = imageops::crop_imm(&image, x, y, w, h).to_image();
-                let image = image::DynamicImage::ImageRgb8(part).into_rgba8();
-                cut.push(Template {
-                    class: a.class.clone(),
-                    name: format!("{}.png", a.class),
-                    image,
-                    role: Role::Given,
-                });
-            }
-        }
-    }
-    cut.sort_by(|a, b| a.class.cmp(&b.class));
-    cut
+    let template = |c: Crop| Template {
+        class: c.class,
+        name: c.name,
+        image: image::DynamicImage::ImageRgb8(c.image).into_rgba8(),
+        role: Role::Given,
+    };
+    crops(s, seed, 1).unwrap().into_iter().map(template).collect()
 }
 
+/// A drawing and its truth.
 pub fn draw(s: &SynthSettings, seed: u64, index: u64) -> (RgbImage, Vec<Annotation>) {
     let Sheet { image, annotations, .. } = sheet(s, seed, index).unwrap();
     (image, annotations.annotations)

@@ -1,0 +1,241 @@
+//! Fits the weights of the matcher's ranks and confidences on generated drawings, and prints them for `score.rs`:
+//! `cargo test -p vision --release --test matcher_fit -- --ignored --nocapture`.
+//!
+//! The rank learns from pairs, a right hypothesis against a wrong one at its place; the confidence from what wins by
+//! that rank. Owns what is drawn and fitted. Refuses to change the matcher.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "tests: a failing step is a failure, and the fit is printed"
+)]
+
+#[path = "matcher_fit/drawing.rs"]
+mod drawing;
+#[path = "matcher_fit/outcome.rs"]
+mod outcome;
+#[expect(dead_code, reason = "other tests use the rest")]
+mod sheets;
+#[path = "matcher_fit/solver.rs"]
+mod solver;
+
+use std::array::from_fn;
+use std::time::Instant;
+
+use drawing::{Drawing, TERMS, WITH_MARGIN};
+use outcome::Outcome;
+use sheets::{clean_templates, cut_templates, draw, hits};
+use solver::{Sample, Terms, fit};
+use synth::{Set, SynthSettings};
+use vision::matcher::{CONFIDENCE_TERMS, Matcher, MatcherConfig, Poses, Rotations, ScaleBase, Template};
+
+/// Seeds of the drawings that are fitted to; every seed has its own classes, templates and drawings.
+const FIT_SEEDS: [u64; 2] = [1, 2];
+/// Seeds of the drawings that the outcome is judged on.
+const HELD_OUT_SEEDS: [u64; 1] = [1001];
+/// Drawings of each recipe and seed.
+const SHEETS: u64 = 2;
+/// Their size in pixels.
+const SIZE: [u32; 2] = [1500, 1100];
+
+/// Terms without a weight in the rank. Those of the length and the text would tell apart what hypotheses are about
+/// instead of how well they fit; the others say again what better ones say.
+const NOT_IN_RANK: &[&str] = &["log_length", "has_text", "text_layout", "residue", "coverage"];
+/// Terms without a weight in the confidence.
+const NOT_IN_CONFIDENCE: &[&str] = &["coverage"];
+/// Penalties on the squares of the weights.
+const RANK_RIDGE: f64 = 3.0;
+const CONFIDENCE_RIDGE: f64 = 1.0;
+/// Rounds in which the pairs that the rank gets most wrong are added.
+const ROUNDS: usize = 4;
+
+/// Drawings of one kind and the templates for them.
+struct Recipe {
+    name: &'static str,
+    set: Set,
+    invented: u32,
+    lettered: u32,
+    /// Wild classes in place of the library's.
+    wild: u32,
+    /// Whether the templates are cut from a drawing; drawn for the legend otherwise.
+    cut: bool,
+    /// What its drawings count in the fits, against 1.
+    weight: f64,
+}
+
+/// The library's classes, as drawn for the legend.
+const PLAIN: Recipe = Recipe { name: "A", set: Set::A, invented: 0, lettered: 0, wild: 0, cut: false, weight: 1.0 };
+
+/// What is drawn. Classes that differ only in their letters count less: there are many look-alikes among them, and
+/// drawings have few such classes.
+const RECIPES: [Recipe; 13] = [
+    Recipe { name: "A invented", invented: 14, ..PLAIN },
+    Recipe { name: "A cut", cut: true, wild: 24, ..PLAIN },
+    Recipe { name: "A lettered", lettered: 14, cut: true, weight: 0.3, ..PLAIN },
+    Recipe { name: "B invented", set: Set::B, invented: 14, ..PLAIN },
+    Recipe { name: "C", set: Set::C, ..PLAIN },
+    Recipe { name: "C wild", set: Set::C, wild: 24, ..PLAIN },
+    Recipe { name: "C cut", set: Set::C, cut: true, invented: 14, ..PLAIN },
+    Recipe { name: "D invented", set: Set::D, invented: 14, ..PLAIN },
+    Recipe { name: "E invented", set: Set::E, invented: 14, cut: true, ..PLAIN },
+    Recipe { name: "E wild", set: Set::E, wild: 24, cut: true, ..PLAIN },
+    Recipe { name: "E lettered", set: Set::E, lettered: 14, cut: true, weight: 0.3, ..PLAIN },
+    Recipe { name: "electrical", set: Set::Electrical, ..PLAIN },
+    Recipe { name: "electrical cut", set: Set::Electrical, cut: true, ..PLAIN },
+];
+
+impl Recipe {
+    fn settings(&self) -> SynthSettings {
+        let s = self.set.settings();
+        let s = if self.wild > 0 { s.wild(self.wild) } else { s };
+        // About as dense as the set's own drawings, which are larger.
+        let symbols = s.symbols.map(|n| n * 2 / 3);
+        let [width, height] = SIZE;
+        SynthSettings { width, height, symbols, invented: self.invented, lettered: self.lettered, ..s }
+    }
+
+    /// The label stage's defaults where the set does not ask for more. Everything that wins its place is reported.
+    fn config(&self) -> MatcherConfig {
+        let poses = Poses { mirror: true, stretch: 1.3, ..Poses::default() };
+        let (poses, scale_base) = match self.set {
+            Set::B => (Poses { rotations: Rotations::Any, ..poses }, ScaleBase::Drawing),
+            Set::D => (Poses { scale_min: 0.5, scale_max: 1.5, ..poses }, ScaleBase::Template),
+            _ => (poses, ScaleBase::Drawing),
+        };
+        MatcherConfig { poses, scale_base, threshold: 0.0, candidates_from: 0.0, ..MatcherConfig::default() }
+    }
+
+    /// Its drawings of a seed, and what comes of them with the weights that the matcher has, when that is `asked`.
+    fn drawings(&self, seed: u64, asked: bool) -> (Vec<Drawing>, Outcome) {
+        let start = Instant::now();
+        let settings = self.settings();
+        let templates = if self.cut { cut_templates } else { clean_templates }(&settings, seed);
+        let matcher = Matcher::new(&templates, &self.config()).unwrap();
+        let known = |class: &str| templates.iter().any(|t: &Template| t.class == class);
+        let mut now = Outcome::default();
+        let mut drawing = |index| {
+            let (picture, mut truth) = draw(&settings, seed, index);
+            truth.retain(|t| known(&t.class));
+            let drawing = Drawing::of(&matcher.considered(&picture), &truth, self.weight);
+            if asked {
+                let found = matcher.find(&picture).matches;
+                let matches = found.iter().map(|m| m.score).zip(hits(&found, &truth)).collect();
+                now.add(&Outcome { matches, truths: truth.len(), reached: drawing.reached() });
+            }
+            drawing
+        };
+        let drawings: Vec<Drawing> = (0..SHEETS).map(&mut drawing).collect();
+        let considered: usize = drawings.iter().map(Drawing::considered).sum();
+        let took = start.elapsed().as_secs_f64();
+        println!("{:14} seed {seed:4}: {} templates, {considered} hypotheses, {took:.0} s", self.name, templates.len());
+        (drawings, now)
+    }
+}
+
+/// Weights as they are printed.
+struct Weights {
+    rank: [f64; TERMS],
+    confidence: [f64; WITH_MARGIN],
+}
+
+impl Weights {
+    fn fit(drawings: &[&Drawing]) -> Self {
+        let terms = Terms { bounds: bounds(NOT_IN_RANK), ridge: [RANK_RIDGE; TERMS] };
+        let mut pairs: Vec<Sample<TERMS>> = drawings.iter().flat_map(|d| d.pairs(None)).collect();
+        let mut rank = fit(&pairs, &terms);
+        for _ in 0..ROUNDS {
+            pairs.extend(drawings.iter().flat_map(|d| d.pairs(Some(&rank))));
+            rank = fit(&pairs, &terms);
+        }
+        let rank = rank.map(rounded);
+        let winners: Vec<_> = drawings.iter().flat_map(|d| d.winners(&rank)).collect();
+        println!("{} pairs, {} winners", pairs.len(), winners.len());
+        // The constant is free, so that the penalty does not shift all confidences.
+        let ridge = from_fn(|i| if is(i, "constant") { 0.0 } else { CONFIDENCE_RIDGE });
+        let confidence = fit(&winners, &Terms { bounds: bounds(NOT_IN_CONFIDENCE), ridge }).map(rounded);
+        Self { rank, confidence }
+    }
+
+    fn confidence(&self, columns: &[f64; WITH_MARGIN]) -> f64 {
+        let z: f64 = columns.iter().zip(&self.confidence).map(|(c, w)| c * w).sum();
+        1.0 / (1.0 + (-z).exp())
+    }
+
+    fn outcome(&self, drawings: &[Drawing]) -> Outcome {
+        let mut outcome = Outcome::default();
+        for d in drawings {
+            let matches = d.winners(&self.rank).iter().map(|s| (self.confidence(&s.columns), s.right)).collect();
+            outcome.add(&Outcome { matches, truths: d.truths, reached: d.reached() });
+        }
+        outcome
+    }
+}
+
+/// Whether a column is the term of that name; the margin follows the terms.
+fn is(column: usize, name: &str) -> bool {
+    CONFIDENCE_TERMS.get(column).is_some_and(|t| t.name == name)
+}
+
+/// What the terms' signs allow, and for the margin above 0.
+fn bounds<const K: usize>(left_out: &[&str]) -> [[f64; 2]; K] {
+    from_fn(|i| match CONFIDENCE_TERMS.get(i).map_or(1, |t| t.sign) {
+        _ if left_out.iter().any(|name| is(i, name)) => [0.0, 0.0],
+        1 => [0.0, f64::INFINITY],
+        -1 => [f64::NEG_INFINITY, 0.0],
+        _ => [f64::NEG_INFINITY, f64::INFINITY],
+    })
+}
+
+/// To the three places that are printed; never the negative zero.
+fn rounded(weight: f64) -> f64 {
+    (weight * 1000.0).round() / 1000.0 + 0.0
+}
+
+fn listed(weights: &[f64]) -> String {
+    weights.iter().map(|w| format!("{w:.3}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Prints a line for each recipe and one for all.
+fn table(title: &str, outcomes: &[Outcome]) {
+    println!("\n{title:14} {}", Outcome::header());
+    let mut all = Outcome::default();
+    for (recipe, outcome) in RECIPES.iter().zip(outcomes) {
+        println!("{:14} {outcome}", recipe.name);
+        all.add(outcome);
+    }
+    println!("{:14} {all}", "all");
+}
+
+#[test]
+#[ignore = "takes minutes and prints weights; nothing depends on it"]
+fn weights() {
+    let start = Instant::now();
+    let drawn = |seeds: &[u64], asked| -> Vec<(Vec<Drawing>, Outcome)> {
+        let of_recipe = |recipe: &Recipe| {
+            let (mut drawings, mut now) = (Vec::new(), Outcome::default());
+            for &seed in seeds {
+                let (more, outcome) = recipe.drawings(seed, asked);
+                drawings.extend(more);
+                now.add(&outcome);
+            }
+            (drawings, now)
+        };
+        RECIPES.iter().map(of_recipe).collect()
+    };
+    let (fitted, held_out) = (drawn(&FIT_SEEDS, false), drawn(&HELD_OUT_SEEDS, true));
+    let weights = Weights::fit(&fitted.iter().flat_map(|(d, _)| d).collect::<Vec<_>>());
+
+    println!("\nconst RANK: [f32; TERMS] = [{}];", listed(&weights.rank));
+    println!("const CONFIDENCE: [f64; TERMS + 1] = [{}];\n", listed(&weights.confidence));
+    let columns = CONFIDENCE_TERMS.iter().map(|t| t.name).chain(["margin"]);
+    for (i, name) in columns.enumerate() {
+        let rank = weights.rank.get(i).map_or(String::new(), |w| format!("{w:.3}"));
+        println!("{name:16} {rank:>8} {:8.3}", weights.confidence[i]);
+    }
+    let outcomes =
+        |drawn: &[(Vec<Drawing>, Outcome)]| drawn.iter().map(|(d, _)| weights.outcome(d)).collect::<Vec<_>>();
+    table("fitted", &outcomes(&fitted));
+    table("held out", &outcomes(&held_out));
+    table("held out, now", &held_out.iter().map(|(_, now)| now.clone()).collect::<Vec<_>>());
+    println!("{:.0} s", start.elapsed().as_secs_f64());
+}
