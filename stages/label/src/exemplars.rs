@@ -20,6 +20,7 @@ use datasets::{Annotation, BBox, Decision, Pixels};
 use engine::artifact::Kind;
 use engine::{Blob, Context, Descriptor, Level, Outcome, Port, Stage, StageError};
 use image::{ImageFormat, RgbaImage};
+use rayon::prelude::*;
 use report::html::{Figure, Grid, Picture, details, figures, list, note};
 use report::{Headline, Section, number};
 use schemars::JsonSchema;
@@ -171,10 +172,10 @@ fn limit(wanted: &mut Vec<Wanted<'_>>) -> usize {
     before - wanted.len()
 }
 
-/// Cuts the pictures, one drawing after the other.
+/// Cuts the pictures; as many drawings are open at a time as there are threads.
 fn pictures<'a>(
     wanted: &[Wanted<'_>],
-    blob: impl Fn(&str) -> Option<&'a Blob>,
+    blob: impl Fn(&str) -> Option<&'a Blob> + Sync,
     problems: &mut Vec<String>,
     ctx: &Context,
 ) -> Result<ExemplarSet, StageError> {
@@ -182,34 +183,28 @@ fn pictures<'a>(
     for (i, w) in wanted.iter().enumerate() {
         of_image.entry(w.image).or_default().push(i);
     }
-    let mut cuts: Vec<Option<RgbaImage>> = wanted.iter().map(|_| None).collect();
-    for (done, (image, all)) in of_image.iter().enumerate() {
-        ctx.check()?;
-        let Some(blob) = blob(image) else { continue };
-        match decode(&ctx.bytes(blob)?, &Limits::default()) {
-            Ok(picture) => {
-                for &i in all {
-                    cuts[i] = cut(&picture.rgb, &wanted[i].bbox, wanted[i].lie);
+    let of_image: Vec<(&Blob, Vec<usize>)> =
+        of_image.into_iter().filter_map(|(image, all)| Some((blob(image)?, all))).collect();
+    let mut cuts: BTreeMap<usize, RgbaImage> = BTreeMap::new();
+    for result in of_image.par_iter().map(|(blob, all)| cut_from(blob, all, wanted, ctx)).collect::<Vec<_>>() {
+        for (i, cut) in result? {
+            match cut {
+                Ok(picture) => {
+                    cuts.insert(i, picture);
                 }
+                Err(problem) => problems.push(problem),
             }
-            Err(e) => problems.push(format!("image `{image}`: {e}; nothing is learned from it")),
         }
-        ctx.progress(done as u64 + 1, of_image.len() as u64, "images", "");
     }
     let mut set = ExemplarSet::default();
-    for (w, picture) in wanted.iter().zip(cuts) {
-        let Some(picture) = picture else { continue };
+    for (i, picture) in cuts {
+        let w = &wanted[i];
         let (folder, word) = match w.lesson {
             Lesson::Confirmed => ("confirmed", "confirmed"),
             Lesson::Added => ("added", "confirmed"),
             Lesson::Rejected => ("rejected", "rejected"),
         };
         let name = format!("{word}: {} #{}", w.image, w.id);
-        if !can_be_found(&w.class, &name, &picture) {
-            problems
-                .push(format!("image `{}` #{}: nothing is drawn there, so nothing is learned from it", w.image, w.id));
-            continue;
-        }
         let file = format!("{folder}/{}/{}.png", file_name(&w.class), w.id);
         let mut bytes = Vec::new();
         picture
@@ -221,9 +216,30 @@ fn pictures<'a>(
     Ok(set)
 }
 
+/// The pictures out of one drawing: positions of `all` in `wanted` with what was cut, or why nothing was.
+type Cuts = Vec<(usize, Result<RgbaImage, String>)>;
+
+fn cut_from(blob: &Blob, all: &[usize], wanted: &[Wanted<'_>], ctx: &Context) -> Result<Cuts, StageError> {
+    ctx.check()?;
+    let picture = match decode(&ctx.bytes(blob)?, &Limits::default()) {
+        Ok(picture) => picture.rgb,
+        Err(e) => {
+            let text = format!("image `{}`: {e}; nothing is learned from it", blob.name);
+            return Ok(all.iter().take(1).map(|&i| (i, Err(text.clone()))).collect());
+        }
+    };
+    let of = |&i: &usize| {
+        let w = &wanted[i];
+        let cut = cut(&picture, &w.bbox, w.lie).filter(|p| can_be_found(&w.class, p));
+        let why = || format!("image `{}` #{}: nothing is drawn there, so nothing is learned from it", w.image, w.id);
+        (i, cut.ok_or_else(why))
+    };
+    Ok(all.iter().map(of).collect())
+}
+
 /// False for a picture that the matcher would refuse, which must not stop the labels of a whole set.
-fn can_be_found(class: &str, name: &str, picture: &RgbaImage) -> bool {
-    let (class, name, image) = (class.to_owned(), name.to_owned(), picture.clone());
+fn can_be_found(class: &str, picture: &RgbaImage) -> bool {
+    let (class, name, image) = (class.to_owned(), String::new(), picture.clone());
     let template = Template { class, name, image, role: Role::Given };
     let poses = Poses { rotations: Rotations::None, mirror: false, ..Poses::default() };
     Matcher::new(&[template], &MatcherConfig { poses, ..MatcherConfig::default() }).is_ok()
@@ -237,8 +253,8 @@ fn file_name(class: &str) -> String {
 fn section(set: &ExemplarSet, problems: &[String]) -> Section {
     let mut s = Section::new("exemplars", "Learned from the review");
     let rejected = set.list.iter().filter(|e| e.lesson == Lesson::Rejected).count();
-    s.headline.push(Headline::new("Confirmed boxes that became templates", number::count(set.list.len() - rejected)));
-    s.headline.push(Headline::new("Rejected boxes to tell apart", number::count(rejected)));
+    s.headline.push(Headline::new("Confirmed boxes", number::count(set.list.len() - rejected)));
+    s.headline.push(Headline::new("Rejected boxes", number::count(rejected)));
     if set.list.is_empty() {
         s.push(note("The decisions so far teach the labeller nothing: they only approve labels, or cannot be used."));
     } else {

@@ -80,7 +80,8 @@ fn pose(a: &Annotation) -> Option<String> {
         words.push("mirrored".to_owned());
     }
     if let Some(v) = number("rotation_deg").map(|v| v.rem_euclid(360.0)).filter(|v| v.min(360.0 - v) > TURN_DEG) {
-        words.push(format!("turned {}°", fixed(v, 0)));
+        let quarter = (v / 90.0).round() * 90.0;
+        words.push(format!("turned {}°", fixed(if (v - quarter).abs() <= TURN_DEG { quarter } else { v }, 0)));
     }
     if let Some(v) = number("scale").filter(|v| (v - 1.0).abs() > RESIZED) {
         words.push(format!("{} times the template's size", fixed(v, 2)));
@@ -170,6 +171,7 @@ mod tests {
 
     #[test]
     fn poses_that_say_something_are_told() {
+        assert_eq!(explain(&with(&[("rotation_deg", 269.0)])), ["turned 270°"]);
         let turned = [("rotation_deg", 359.0), ("mirrored", 1.0), ("scale", 0.5), ("stretch", 0.8)];
         assert_eq!(explain(&with(&turned)), ["mirrored, 0.50 times the template's size, 25 % taller"]);
     }

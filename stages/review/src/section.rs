@@ -2,7 +2,7 @@
 
 use datasets::AnnotationSet;
 use report::html::{self, Cell, Column, Figure, Grid, Table, el};
-use report::number::{self, count, counted, fixed, percent};
+use report::number::{self, count, counted, fixed};
 use report::plot::{self, Axes, Bar};
 use report::{Headline, Html, Legend, Section, Tone};
 
@@ -67,8 +67,11 @@ pub fn headline(t: &Told<'_>) -> Vec<Headline> {
         Headline::toned("Gate", gate.0, gate.1),
         Headline::toned("Boxes", count(m.boxes), if m.boxes == 0 { Tone::Bad } else { Tone::Plain }),
         Headline::new("To look at", count(t.bands.to_look_at)),
-        Headline::new("Images", count(m.images)),
-        Headline::toned("Images with boxes", m.coverage.map_or_else(|| number::NONE.into(), percent), tone("coverage")),
+        Headline::toned(
+            "Images with boxes",
+            format!("{} of {}", count(m.images_with_boxes), count(m.images)),
+            tone("coverage"),
+        ),
         Headline::toned("Mean confidence", number::maybe(m.confidence.map(|c| c.mean), 2), tone("confidence")),
         Headline::toned(
             "Classes found",
@@ -204,34 +207,29 @@ fn bands(t: &Told<'_>, legend: &Legend) -> Html {
         return out;
     }
     out.push(html::h3("How sure"));
-    let labels = counted(b.all.queue_labels, "label", "labels");
     let odd = b.to_look_at - b.all.queue_labels - b.all.queue_candidates;
     let mut text = format!(
-        "{} accepted outright: the labeller is {} sure or more.",
+        "{} accepted outright: the labeller is at least {} sure.",
         counted(b.all.accept, "box is", "boxes are"),
         whole(b.settings.accept)
     );
-    if b.to_look_at > 0 {
-        text += &format!(
-            " {} worth a look: {labels} below that, and {} that {} left out",
-            counted(b.to_look_at, "box is", "boxes are"),
-            count(b.all.queue_candidates),
-            if b.all.queue_candidates == 1 { "was" } else { "were" }
-        );
-        if odd > 0 {
-            text += &format!(
-                ", and {} with something odd about {}",
-                counted(odd, "sure one", "sure ones"),
-                if odd == 1 { "it" } else { "them" }
-            );
-        }
-        text += &format!(
-            ". At {} seconds each that takes about {}.",
-            fixed(SECONDS_PER_LOOK, 0),
-            number::duration(b.seconds)
-        );
-    } else {
+    let parts = [
+        (b.all.queue_labels, "label that is less sure", "labels that are less sure"),
+        (b.all.queue_candidates, "box that was left out", "boxes that were left out"),
+        (odd, "sure one with something odd about it", "sure ones with something odd about them"),
+    ];
+    let parts: Vec<String> =
+        parts.into_iter().filter(|p| p.0 > 0).map(|(n, one, many)| counted(n, one, many)).collect();
+    if parts.is_empty() {
         text += " Nothing else needs a look.";
+    } else {
+        text += &format!(
+            " {} worth a look, {} if one takes {} seconds: {}.",
+            counted(b.to_look_at, "box is", "boxes are"),
+            about(b.seconds),
+            fixed(SECONDS_PER_LOOK, 0),
+            parts.join(", ")
+        );
     }
     out.push(html::p(text));
     let most = b.classes.iter().map(crate::bands::ClassBands::total).max().unwrap_or(1).max(1) as f64;
@@ -241,9 +239,9 @@ fn bands(t: &Told<'_>, legend: &Legend) -> Html {
             Column::text("Class"),
             Column::text(""),
             Column::number("Decided"),
-            Column::number("Accepted outright"),
-            Column::number("To look at: labels"),
-            Column::number("To look at: left out"),
+            Column::number("Accepted"),
+            Column::number("To look at"),
+            Column::number("of them left out"),
         ],
     );
     for c in &b.classes {
@@ -267,11 +265,11 @@ fn bands(t: &Told<'_>, legend: &Legend) -> Html {
             Cell::sorted(Html::from(bar.children(parts.into_iter().flatten())), c.total() as f64),
             Cell::count(c.decided),
             Cell::count(c.accept),
-            Cell::count(c.queue_labels),
+            Cell::count(c.queue_labels + c.queue_candidates),
             Cell::count(c.queue_candidates),
         ]);
     }
-    out.push(table);
+    out.push(el("div").class("by-band").child(table));
     let key = |class: &'static str, text: &str| -> Html {
         [Html::from(el("span").class("bands key").child(el("i").class(class))), format!(" {text} ").into()]
             .into_iter()
@@ -345,8 +343,8 @@ fn card(t: &Told<'_>, crop: &Crop) -> Html {
     if !item.reasons.is_empty() {
         caption.push(el("span").class("reason").child(format!("{}.", sentence(&item.reasons.join("; ")))));
     }
-    let with = crop.template.as_ref().map_or_else(String::new, |(name, _)| format!(" · {name}"));
-    caption.push(el("span").class("where").child(format!("{}{with}", item.image)));
+    let with = crop.template.as_ref().map_or_else(String::new, |(name, _)| format!(", beside {name}"));
+    caption.push(el("span").class("where").child(format!("On {}{with}", item.image)));
     let (class, image) = (&item.class, &item.image);
     let button = |what: &str, label: &str| {
         el("button")
@@ -375,6 +373,15 @@ fn card(t: &Told<'_>, crop: &Crop) -> Html {
         .attr("data-edges", serde_json::to_string(&edges).unwrap_or_default())
         .child(figure)
         .into()
+}
+
+/// A time for people: nobody plans seconds.
+fn about(seconds: f64) -> String {
+    match (seconds / 60.0).ceil() as usize {
+        0 | 1 => "a minute".into(),
+        minutes if minutes < 90 => format!("about {minutes} minutes"),
+        minutes => format!("about {} hours", fixed(minutes as f64 / 60.0, 1)),
+    }
 }
 
 /// A share in whole percent; never 100 for less.

@@ -259,12 +259,14 @@ fn tell(ctx: &Context, m: &Metrics, bands: &Bands, warnings: usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::checks::fixture::{class, image, scored, set};
     use artifacts::decisions::box_ids;
+    use datasets::AnnotationSet;
     use engine::{Registry, harness::Harness};
     use report::Section;
     use serde_json::{Value, json};
+
+    use super::*;
+    use crate::checks::fixture::{class, image, scored, set};
 
     const NAMES: [&str; 2] = ["Ball <valve> & \"co\"", "Ventil größer"];
 
@@ -365,6 +367,47 @@ mod tests {
         let out = h.read::<Annotations>(&ran, "annotations").unwrap();
         assert_eq!(out.box_count(), 1);
         assert_eq!(out.images[0].annotations[0].class, NAMES[0]);
+    }
+
+    #[test]
+    fn candidates_are_queued_and_can_be_accepted() {
+        let mut left = scored(NAMES[0], [220.0, 100.0, 250.0, 130.0], 0.3);
+        left.provenance.source = Some("confirmed: a b/1.png #123456789abc".into());
+        left.provenance.evidence = [("coverage".to_owned(), 0.91), ("rotation_deg".to_owned(), 90.0)].into();
+        let digest = labels().images[0].digest.clone();
+        let of_image = datasets::ImageAnnotations { digest, ..image("a b/1.png", 300, 200, vec![left]) };
+        let candidates = set(labels().classes, vec![of_image]);
+        let exemplar = artifacts::Exemplar {
+            file: "confirmed/x.png".into(),
+            class: NAMES[0].into(),
+            name: "confirmed: a b/1.png #123456789abc".into(),
+            lesson: artifacts::Lesson::Confirmed,
+        };
+        let learned = ExemplarSet { pictures: [(exemplar.file.clone(), sheet())].into(), list: vec![exemplar] };
+        let dir = tempfile::tempdir().unwrap();
+        let h = harness(dir.path(), &labels()).input::<Candidates>("candidates", &candidates).unwrap();
+        let h = h.input::<Exemplars>("exemplars", &learned).unwrap();
+        let ran = h.run(&Registry::new().add(Review), Value::Null).unwrap();
+        // What was left out is no label; it is shown, explained, beside the picture that it was found with.
+        assert_eq!(h.read::<Annotations>(&ran, "annotations").unwrap(), labels());
+        assert_eq!((ran.notes.metrics["to_look_at"], ran.notes.metrics["accepted_outright"]), (3.0, 0.0));
+        let files = h.read::<Report>(&ran, "report").unwrap();
+        let queue: Value = serde_json::from_slice(&files["queue.json"]).unwrap();
+        let item = queue["items"].as_array().unwrap().iter().find(|i| i["candidate"] == true).unwrap();
+        assert_eq!(item["explanation"], json!(["91 % of the template's ink is there", "turned 90°"]));
+        assert_eq!((&item["band"], &queue["bands"]["all"]["queue_candidates"]), (&json!("queue"), &json!(1)));
+        let page = Section::from_json(&files["section.json"]).unwrap().body.as_str().to_owned();
+        for part in ["left out", "91 % of the template", "Template confirmed: a b/1.png #123456789abc"] {
+            assert!(page.contains(part), "{part}");
+        }
+        let accept = json!({
+            "version": 1, "annotations": queue["annotations"],
+            "boxes": [{"decision": "accept", "image": "a b/1.png", "box": item["box"]}],
+        });
+        let h = h.files("decisions", InputFiles::NAME, &[("d.json", accept.to_string().as_bytes())]).unwrap();
+        let ran = h.run(&Registry::new().add(Review), Value::Null).unwrap();
+        assert_eq!(h.read::<Annotations>(&ran, "annotations").unwrap().box_count(), 3);
+        assert_eq!(ran.notes.metrics["to_look_at"], 2.0);
     }
 
     #[test]
