@@ -18,6 +18,9 @@ const TURN_DEG: usize = 15;
 const PART_SIZES: [f32; 3] = [1.0, 0.9, 1.1];
 /// Step between places of a part, pixels of a sketch.
 const PLACE_STEP: usize = 2;
+/// Points of a part that are looked at first, and the share of them that must be found.
+const FEW: usize = 24;
+const PROMISING: f32 = 0.7;
 /// Share of a part found from which the neighbouring places are looked at too.
 const WORTH_A_LOOK: f32 = 0.85;
 /// Share of the larger symbol's ink in the place of the part that the part lacks, above which it is hidden rather than
@@ -68,10 +71,11 @@ impl Turn {
     }
 }
 
-/// All pairs of templates of different classes that are alike: near duplicates first, the most alike first.
+/// All pairs of given templates of different classes that are alike: near duplicates first, the most alike first.
+/// Confirmed templates look like the given ones of their class and would only cost time.
 pub(super) fn confusions(shapes: &[Shape], config: &MatcherConfig) -> Vec<Confusion> {
     let all: Vec<Prepared<'_>> = shapes.par_iter().map(|s| Prepared::of(s, config)).collect();
-    let wanted: Vec<&Prepared<'_>> = all.iter().filter(|p| p.shape.role != Role::Negative).collect();
+    let wanted: Vec<&Prepared<'_>> = all.iter().filter(|p| p.shape.role == Role::Given).collect();
     let pairs = |(i, a): (usize, &&Prepared<'_>)| {
         let others = wanted.iter().enumerate().filter(|(_, b)| a.shape.class != b.shape.class);
         // Of both orders of a pair only one is asked whether the two are the same.
@@ -133,7 +137,9 @@ fn duplicate(whole: &Prepared<'_>, other: &Prepared<'_>, config: &MatcherConfig)
     let stretch = |p: &Prepared<'_>| config.poses_of(&p.shape.class).stretch as f32;
     let stretch = stretch(whole).max(stretch(other));
     let sizes = sizes(whole, other, config);
-    let mut best = 0.0f32;
+    // What is less alike is not listed.
+    let mut best = LISTED as f32;
+    let mut found = 0.0f32;
     for &turn in &other.turns {
         let [bw, bh] = turn.of(b.half).map(f32::abs);
         let factor = [a.half[0] / bw, a.half[1] / bh];
@@ -149,13 +155,14 @@ fn duplicate(whole: &Prepared<'_>, other: &Prepared<'_>, config: &MatcherConfig)
                 [x * factor[0] + shift[0], y * factor[1] + shift[1]]
             };
             let forth = a.cover(&b.points, best, there);
-            if forth > best {
+            if forth >= best {
                 let back = |[x, y]: [f32; 2]| turn.back([(x - shift[0]) / factor[0], (y - shift[1]) / factor[1]]);
-                best = best.max(forth.min(b.cover(&a.points, best, back)));
+                found = found.max(forth.min(b.cover(&a.points, best, back)));
+                best = best.max(found);
             }
         }
     }
-    best
+    found
 }
 
 /// The share of `other` that is found in a place in `whole`; `None` below [`PART_OF`] and where it is hidden in other ink.
@@ -175,17 +182,20 @@ fn part(whole: &Prepared<'_>, other: &Prepared<'_>, config: &MatcherConfig) -> O
                 let r = room[k].max(0.0).ceil() as i32;
                 (-r..=r).step_by(PLACE_STEP).map(|v| v as f32)
             };
-            let cover = |[dx, dy]: [f32; 2], least: f32| {
-                a.cover(&b.points, least, |p| {
+            let cover = |points: &[[f32; 2]], [dx, dy]: [f32; 2], least: f32| {
+                a.cover(points, least, |p| {
                     let [x, y] = turn.of(p);
                     [x * factor + dx, y * factor + dy]
                 })
             };
             let near = |[dx, dy]: [f32; 2]| (0..9).map(move |k| [dx + (k % 3) as f32 - 1.0, dy + (k / 3) as f32 - 1.0]);
             let all = places(1).flat_map(|dy| places(0).map(move |dx| [dx, dy]));
-            for [dx, dy] in all.filter(|&at| cover(at, WORTH_A_LOOK) > 0.0).flat_map(near) {
+            let few = &b.points[..b.points.len().min(FEW)];
+            let promising =
+                |&at: &[f32; 2]| cover(few, at, PROMISING) > 0.0 && cover(&b.points, at, WORTH_A_LOOK) > 0.0;
+            for [dx, dy] in all.filter(promising).flat_map(near) {
                 let least = best.unwrap_or(PART_OF as f32);
-                let found = cover([dx, dy], least);
+                let found = cover(&b.points, [dx, dy], least);
                 let back = |[x, y]: [f32; 2]| turn.back([(x - dx) / factor, (y - dy) / factor]);
                 if found >= least && best != Some(found) && b.foreign(&a.points, back) <= MAX_HIDDEN {
                     best = Some(found);
