@@ -53,6 +53,12 @@ impl Pose {
         [[c * x, s * x], [-s * y, c * y]]
     }
 
+    /// Where offsets from the shape's centre go.
+    pub fn affine(&self) -> Affine {
+        let [x, y] = self.matrix();
+        Affine { at: self.at, x, y }
+    }
+
     /// Places offsets from the shape's centre on the drawing.
     pub fn placer(&self) -> impl Fn([f32; 2]) -> [f32; 2] {
         let [a, b] = self.matrix();

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use super::ink::{Ink, Tally, Usual, smooth};
 use super::pose::{CostMap, Pose};
 use super::shape::{NO_SECTOR, Region, Shape, orientation};
+use super::simd::{Plane, whole};
 use super::verify::Likeness;
 
 /// Distance, pixels, at which a template point's cover has fallen to nothing.
@@ -74,38 +75,18 @@ impl Sheet {
         self.wanted.iter().zip(at).all(|([low, high], v)| (*low..=*high).contains(&v))
     }
 
-    /// Smoothed darkness between four pixels; 0 outside the drawing.
-    pub fn darkness_at(&self, at: [f32; 2]) -> f32 {
-        self.level(&self.darkness, at)
+    /// Smoothed darkness, 0..=255.
+    pub fn darkness(&self) -> Plane<'_> {
+        self.plane(&self.darkness)
     }
 
     /// The same, smoothed twice as wide.
-    pub fn soft_at(&self, at: [f32; 2]) -> f32 {
-        self.level(&self.soft, at)
+    pub fn soft(&self) -> Plane<'_> {
+        self.plane(&self.soft)
     }
 
-    fn level(&self, plane: &[u8], [x, y]: [f32; 2]) -> f32 {
-        let (w, h) = (self.ink.width as i32, self.ink.height as i32);
-        let (fx, fy) = ((x - 0.5).floor(), (y - 0.5).floor());
-        let (u, v) = (fx as i32, fy as i32);
-        if u < 0 || v < 0 || u + 1 >= w || v + 1 >= h {
-            return 0.0;
-        }
-        let (a, b) = (x - 0.5 - fx, y - 0.5 - fy);
-        let i = v as usize * w as usize + u as usize;
-        let d = |i: usize| f32::from(plane[i]);
-        let (top, bottom) = (d(i) + a * (d(i + 1) - d(i)), {
-            let j = i + w as usize;
-            d(j) + a * (d(j + 1) - d(j))
-        });
-        top + b * (bottom - top)
-    }
-
-    /// Whether there is ink at a place; `None` outside the drawing.
-    fn ink_at(&self, [x, y]: [f32; 2]) -> Option<bool> {
-        let (u, v) = (x.floor(), y.floor());
-        let inside = u >= 0.0 && v >= 0.0 && u < self.ink.width as f32 && v < self.ink.height as f32;
-        inside.then(|| self.ink.mask[v as usize * self.ink.width + u as usize] == 1)
+    fn plane<'a>(&self, bytes: &'a [u8]) -> Plane<'a> {
+        Plane { bytes, width: self.ink.width, height: self.ink.height }
     }
 
     /// Measures a shape at a pose; `usual` is the scale of the drawing's symbols, where it is known.
@@ -118,14 +99,15 @@ impl Sheet {
         for p in &shape.points {
             let at = place(p.at);
             let d = self.cost.distance(at);
-            let cover = (1.0 - (d / COVER_RADIUS).powi(2)).max(0.0);
+            let off = d / COVER_RADIUS;
+            let cover = (1.0 - off * off).max(0.0);
             coverage += cover;
             tight += f32::from(u8::from(d <= 1.0));
             let mut agreed = cover;
             if p.orientation != [0.0; 2] && cover > 0.0 {
                 let [a, b] = [p.orientation[0], p.orientation[1] * sign];
                 let wanted = [a * c2 - b * s2, a * s2 + b * c2];
-                let (x, y) = (at[0].floor() as i32, at[1].floor() as i32);
+                let [x, y] = at.map(whole);
                 let found = orientation(&self.ink.grey, self.ink.width, self.ink.height, x, y);
                 // Opposite double angles are perpendicular strokes; no gradient says nothing.
                 agreed *= f32::midpoint(wanted[0] * found[0] + wanted[1] * found[1], 1.0);
@@ -143,7 +125,8 @@ impl Sheet {
 
         let (mut explained, mut foreign) = (0.0f32, 0.0f32);
         for q in shape.samples.iter().filter(|q| q.region == Region::Care) {
-            if self.ink_at(place(q.at)) == Some(true) {
+            // No distance to ink is ink; there is none outside the drawing.
+            if self.cost.at(place(q.at)) == 0 {
                 if q.distance * pose.scale <= EXPLAINED { explained += 1.0 } else { foreign += 1.0 }
             }
         }

@@ -231,19 +231,21 @@ pub(super) fn orientation(grey: &[u8], w: usize, h: usize, x: i32, y: i32) -> [f
     if x < 3 || y < 3 || x + 3 >= w as i32 || y + 3 >= h as i32 {
         return [0.0; 2];
     }
+    // Rows of a fixed length keep the checks of bounds out of the loops.
+    let corner = (y - 3) as usize * w + (x - 3) as usize;
+    let rows: [&[u8; 7]; 7] =
+        std::array::from_fn(|v| grey[corner + v * w..].first_chunk().expect("the window lies inside the picture"));
     let (mut a, mut b) = (0i32, 0i32);
-    for v in y - 2..=y + 2 {
-        let row = v as usize * w;
-        for u in x - 2..=x + 2 {
-            let i = row + u as usize;
-            let gx = i32::from(grey[i + 1]) - i32::from(grey[i - 1]);
-            let gy = i32::from(grey[i + w]) - i32::from(grey[i - w]);
+    for v in 1..6 {
+        for u in 1..6 {
+            let gx = i32::from(rows[v][u + 1]) - i32::from(rows[v][u - 1]);
+            let gy = i32::from(rows[v + 1][u]) - i32::from(rows[v - 1][u]);
             a += gx * gx - gy * gy;
             b += 2 * gx * gy;
         }
     }
     let (a, b) = (a as f32, b as f32);
-    let n = a.hypot(b);
+    let n = (a * a + b * b).sqrt();
     if n < MIN_ENERGY { [0.0; 2] } else { [a / n, b / n] }
 }
 

@@ -9,6 +9,7 @@ use super::ink::smooth;
 use super::pose::{Limits, Pose};
 use super::score::{Sheet, soften};
 use super::shape::Picture;
+use super::simd::{self, Affine, Cloud, Plane, Simd};
 
 /// Most samples of a template.
 const MAX_SAMPLES: usize = 1600;
@@ -16,6 +17,9 @@ const MAX_SAMPLES: usize = 1600;
 const GLANCE: usize = 256;
 /// Samples that a pose is polished by.
 const POLISH: usize = 400;
+/// Times that a pose is polished with steps half as long, and most sweeps over all parameters each time.
+const ROUNDS: usize = 2;
+const SWEEPS: usize = 2;
 /// Margin around the ink's box that is compared too, pixels: the paper around a symbol is part of it.
 const MARGIN: f32 = 2.0;
 /// Stroke widths that a template is compared at: one pixel thinner, as it is, one and two pixels thicker.
@@ -39,38 +43,105 @@ const TEXT_SHIFT: f32 = 1.5;
 /// Fewest samples that make a comparison.
 const MIN_SAMPLES: usize = 20;
 
-/// A place of the template's frame outside of text.
+/// Layers of the symbol's levels: smoothed at each stroke width, and at its own width smoothed twice as wide.
+const LAYERS: usize = STROKES + 1;
+/// The layer that is smoothed twice as wide.
+const SOFT: usize = STROKES;
+
+/// A place of the template's frame: offset from the centre, pixels; weight, 0..=1; levels, 0..=255.
 #[derive(Clone, Copy, Debug)]
-struct Sample {
-    /// Offset from the centre, pixels.
+struct Place<const LAYERS: usize> {
     at: [f32; 2],
-    /// Smoothed darkness of the template at each stroke width, 0..=255.
-    darkness: [f32; STROKES],
-    /// The same at its own stroke width, smoothed twice as wide.
-    soft: f32,
-    /// Weight, 0..=1.
     weight: f32,
-    /// Sector of the residue.
-    sector: u8,
+    levels: [f32; LAYERS],
 }
 
-/// A pixel of text: offset from the centre, smoothed darkness, cell.
+/// Places that are compared together.
+#[derive(Clone, Debug)]
+struct Patch {
+    cloud: Cloud,
+    /// Of each place; the padding weighs nothing.
+    weights: Vec<f32>,
+    layers: Vec<Layer>,
+}
+
+/// A template's levels at the places of a patch.
+#[derive(Clone, Debug)]
+struct Layer {
+    /// Weight times level.
+    weighted: Vec<f32>,
+    /// The sums that depend on the template alone.
+    sums: Correlation,
+}
+
+impl Patch {
+    fn of<'a, const N: usize>(places: impl Iterator<Item = &'a Place<N>> + Clone) -> Self {
+        let cloud = Cloud::of(places.clone().map(|p| p.at));
+        let padded = |values: &mut dyn Iterator<Item = f32>| {
+            let mut values: Vec<f32> = values.collect();
+            values.resize(cloud.padded(), 0.0);
+            values
+        };
+        let layer = |k: usize| {
+            let mut sums = Correlation::default();
+            places.clone().for_each(|p| sums.add(p.levels[k], 0.0, p.weight));
+            Layer { weighted: padded(&mut places.clone().map(|p| p.weight * p.levels[k])), sums }
+        };
+        Self { weights: padded(&mut places.clone().map(|p| p.weight)), layers: (0..N).map(layer).collect(), cloud }
+    }
+
+    /// The levels of a plane at the places.
+    fn levels(&self, simd: Simd, plane: &Plane, pose: &Affine) -> Vec<f32> {
+        let mut levels = vec![0.0; self.cloud.padded()];
+        simd::between(simd, plane, &self.cloud, pose, &mut levels);
+        levels
+    }
+
+    /// Compares a layer with what [`Self::levels`] gave.
+    fn correlation(&self, simd: Simd, layer: usize, levels: &[f32]) -> Correlation {
+        let Layer { weighted, sums } = &self.layers[layer];
+        let mut found = [0.0; 3];
+        simd::moments(simd, &self.weights, weighted, levels, &mut found);
+        let [b, bb, ab] = found.map(f64::from);
+        Correlation { b, bb, ab, ..*sums }
+    }
+
+    /// The stroke width that agrees best with the levels, and the correlation there.
+    fn best_stroke(&self, simd: Simd, levels: &[f32]) -> (usize, f32) {
+        let values = std::array::from_fn(|k| self.correlation(simd, k, levels).value());
+        best_stroke(&values)
+    }
+}
+
+/// The best of the correlations at each stroke width.
+fn best_stroke(values: &[f32; STROKES]) -> (usize, f32) {
+    let best = (0..STROKES).max_by(|&a, &b| values[a].total_cmp(&values[b])).unwrap_or(OWN);
+    (best, values[best])
+}
+
+/// What residues are measured by: levels at each stroke width, and the sector.
 #[derive(Clone, Copy, Debug)]
-struct Letter {
-    at: [f32; 2],
-    darkness: f32,
-    cell: u16,
+struct Sectored {
+    levels: [u8; STROKES],
+    sector: u8,
 }
 
 /// A template ready for dense comparison.
 #[derive(Clone, Debug)]
 pub(super) struct Dense {
-    samples: Vec<Sample>,
-    text: Vec<Letter>,
+    /// The symbol outside of text, and its sectors.
+    symbol: Patch,
+    sectors: Vec<Sectored>,
+    /// Some of its places, for a glance and for polishing.
+    glance: Patch,
+    polish: Patch,
+    /// The text, and the cell that each of its places is in.
+    text: Patch,
+    cell_of: Vec<u16>,
     /// Mean darkness of the template in each cell of text.
     cells: Vec<f32>,
-    /// The lines of text, each as its pixels.
-    lines: Vec<Vec<Letter>>,
+    /// The lines of text.
+    lines: Vec<Patch>,
 }
 
 /// What the dense comparison measured.
@@ -121,93 +192,91 @@ impl Dense {
         };
         let (text, symbol): (Vec<usize>, Vec<usize>) = (0..w * h).filter(inside).partition(|&i| picture.text[i] == 1);
         let stride = symbol.len().div_ceil(MAX_SAMPLES).max(1);
-        let sample = |&i: &usize| Sample {
+        let symbol: Vec<usize> = symbol.into_iter().step_by(stride).collect();
+        let place = |&i: &usize| Place {
             at: offset(i),
-            darkness: std::array::from_fn(|k| f32::from(planes[k][i])),
-            soft: f32::from(soft[i]),
             weight: f32::from(picture.weight[i]) / 255.0,
+            levels: std::array::from_fn::<_, LAYERS, _>(|k| f32::from(if k == SOFT { soft[i] } else { planes[k][i] })),
+        };
+        let sectored = |&i: &usize| Sectored {
+            levels: std::array::from_fn(|k| planes[k][i]),
             sector: (i / w * SECTORS / h * SECTORS + i % w * SECTORS / w) as u8,
         };
+        let places: Vec<Place<LAYERS>> = symbol.iter().map(place).collect();
+        let some = |most: usize| Patch::of(places.iter().step_by(places.len().div_ceil(most).max(1)));
         let mut sums = BTreeMap::<(usize, usize), (u16, f32, f32)>::new();
-        let text = text
-            .into_iter()
-            .map(|i| {
-                let (darkness, next) = (f32::from(planes[OWN][i]), sums.len() as u16);
-                let sum = sums.entry((i / w / TEXT_CELL, i % w / TEXT_CELL)).or_insert((next, 0.0, 0.0));
-                *sum = (sum.0, sum.1 + darkness, sum.2 + 1.0);
-                (i, Letter { at: offset(i), darkness, cell: sum.0 })
-            })
-            .collect::<Vec<_>>();
+        let letters: Vec<Place<1>> =
+            text.iter().map(|&i| Place { at: offset(i), weight: 1.0, levels: [f32::from(planes[OWN][i])] }).collect();
+        let cell_of = text.iter().zip(&letters).map(|(i, letter)| {
+            let next = sums.len() as u16;
+            let sum = sums.entry((i / w / TEXT_CELL, i % w / TEXT_CELL)).or_insert((next, 0.0, 0.0));
+            *sum = (sum.0, sum.1 + letter.levels[0], sum.2 + 1.0);
+            sum.0
+        });
+        let cell_of = cell_of.collect();
         let mut cells = vec![0.0; sums.len()];
         for (cell, sum, n) in sums.into_values() {
             cells[usize::from(cell)] = sum / n;
         }
         Self {
-            samples: symbol.iter().step_by(stride).map(sample).collect(),
+            symbol: Patch::of(places.iter()),
+            sectors: symbol.iter().map(sectored).collect(),
+            glance: some(GLANCE),
+            polish: some(POLISH),
+            lines: lines(picture, &text, &letters),
+            text: Patch::of(letters.iter()),
+            cell_of,
             cells,
-            lines: lines(picture, &text),
-            text: text.into_iter().map(|(_, letter)| letter).collect(),
         }
     }
 
     /// Correlation outside of text by some samples at the best stroke width, -1..=1.
     pub fn glance(&self, sheet: &Sheet, pose: &Pose) -> f32 {
-        self.best_stroke(sheet, pose, self.samples.len().div_ceil(GLANCE)).1
-    }
-
-    /// Index of the best stroke width by every `step`th sample, and the correlation there.
-    fn best_stroke(&self, sheet: &Sheet, pose: &Pose, step: usize) -> (usize, f32) {
-        let place = pose.placer();
-        let mut sums = [Correlation::default(); STROKES];
-        for s in self.samples.iter().step_by(step.max(1)) {
-            let found = sheet.darkness_at(place(s.at));
-            for (sum, &a) in sums.iter_mut().zip(&s.darkness) {
-                sum.add(a, found, s.weight);
-            }
-        }
-        let values = sums.map(|s| s.value());
-        let best = (0..STROKES).max_by(|&a, &b| values[a].total_cmp(&values[b])).unwrap_or(OWN);
-        (best, values[best])
+        let simd = Simd::chosen();
+        let mut levels = vec![0.0; self.glance.cloud.padded()];
+        // The plane is smooth: the nearest pixel says enough.
+        simd::nearest(simd, &sheet.darkness(), &self.glance.cloud, &pose.affine(), &mut levels);
+        self.glance.best_stroke(simd, &levels).1
     }
 
     /// Moves a pose to where the grey levels agree best.
     pub fn polish(&self, sheet: &Sheet, start: &Pose, limits: &Limits) -> Pose {
-        let step = self.samples.len().div_ceil(POLISH).max(1);
-        if self.samples.len() < MIN_SAMPLES {
+        if self.polish.cloud.len() < MIN_SAMPLES {
             return *start;
         }
-        let (k, mut best) = self.best_stroke(sheet, start, step);
-        let value = |pose: &Pose| {
-            let place = pose.placer();
-            let mut sum = Correlation::default();
-            for s in self.samples.iter().step_by(step) {
-                sum.add(s.darkness[k], sheet.darkness_at(place(s.at)), s.weight);
-            }
-            sum.value()
+        let (simd, plane) = (Simd::chosen(), sheet.darkness());
+        let mut levels = self.polish.levels(simd, &plane, &start.affine());
+        let (stroke, mut best) = self.polish.best_stroke(simd, &levels);
+        let mut value = |at: &Affine| {
+            simd::between(simd, &plane, &self.polish.cloud, at, &mut levels);
+            self.polish.correlation(simd, stroke, &levels).value()
         };
-        let mut pose = *start;
+        let (mut pose, mut placed) = (*start, start.affine());
         // Pixels to the right and down, share of the scale, logarithm of the stretch, radians.
         let mut steps = [0.6, 0.6, 0.02, 0.03, if limits.free_angle { 0.03 } else { 0.01 }];
-        for _ in 0..2 {
-            for _ in 0..2 {
-                let mut moved = false;
-                for (k, step) in steps.iter().enumerate() {
-                    for by in [*step, -*step] {
-                        let mut p = pose;
-                        match k {
-                            0 | 1 => p.at[k] += by,
-                            2 => p.scale *= 1.0 + by,
-                            3 => p.stretch += by,
-                            _ => p.angle += by,
-                        }
-                        let v = value(&p);
-                        if v > best + 1e-4 {
-                            (best, pose, moved) = (v, p, true);
-                            break;
-                        }
+        let mut direction = [1.0f32; 5];
+        for _ in 0..ROUNDS {
+            // Parameters since the last move: once none of them moves the pose, all are at their best.
+            let mut still = 0;
+            for k in (0..SWEEPS).flat_map(|_| 0..steps.len()) {
+                still += 1;
+                for sign in [direction[k], -direction[k]] {
+                    let (mut p, by) = (pose, sign * steps[k]);
+                    match k {
+                        0 | 1 => p.at[k] += by,
+                        2 => p.scale *= 1.0 + by,
+                        3 => p.stretch += by,
+                        _ => p.angle += by,
+                    }
+                    // Sines and exponentials are dear, and a shift changes none.
+                    let at = if k < 2 { Affine { at: p.at, ..placed } } else { p.affine() };
+                    let v = value(&at);
+                    if v > best + 1e-4 {
+                        (best, pose, placed, direction[k], still) = (v, p, at, sign, 0);
+                        break;
                     }
                 }
-                if !moved {
+                if still == steps.len() {
                     break;
                 }
             }
@@ -218,48 +287,40 @@ impl Dense {
 
     /// Compares the template at a pose with the drawing.
     pub fn compare(&self, sheet: &Sheet, pose: &Pose) -> Likeness {
-        if self.samples.len() < MIN_SAMPLES {
+        if self.symbol.cloud.len() < MIN_SAMPLES {
             return Likeness::default();
         }
-        let place = pose.placer();
-        let mut strokes = [Correlation::default(); STROKES];
-        let mut soft = Correlation::default();
-        let found: Vec<f32> = self.samples.iter().map(|s| sheet.darkness_at(place(s.at))).collect();
-        for (s, &b) in self.samples.iter().zip(&found) {
-            for (sum, &a) in strokes.iter_mut().zip(&s.darkness) {
-                sum.add(a, b, s.weight);
-            }
-            soft.add(s.soft, sheet.soft_at(place(s.at)), s.weight);
-        }
+        let (simd, at) = (Simd::chosen(), pose.affine());
+        let found = self.symbol.levels(simd, &sheet.darkness(), &at);
+        let strokes: [Correlation; STROKES] = std::array::from_fn(|k| self.symbol.correlation(simd, k, &found));
         let values = strokes.map(|s| s.value());
-        let best = (0..STROKES).max_by(|&a, &b| values[a].total_cmp(&values[b])).unwrap_or(OWN);
+        let (best, correlation) = best_stroke(&values);
         let [gain, bias] = strokes[best].line();
         let mut sectors = [[0.0f32; 2]; SECTORS * SECTORS];
-        for (s, &b) in self.samples.iter().zip(&found) {
-            let e = b - gain * s.darkness[best] - bias;
+        for ((s, &b), &weight) in self.sectors.iter().zip(&found).zip(&self.symbol.weights) {
+            let e = b - gain * f32::from(s.levels[best]) - bias;
             let sum = &mut sectors[usize::from(s.sector)];
-            *sum = [sum[0] + s.weight * e * e, sum[1] + s.weight];
+            *sum = [sum[0] + weight * e * e, sum[1] + weight];
         }
         let variance = strokes[best].variance().max(1.0);
         let residues = sectors.iter().filter(|s| s[1] >= MIN_SECTOR).map(|s| s[0] / s[1] / variance);
+        let soft = self.symbol.levels(simd, &sheet.soft(), &at);
         Likeness {
-            correlation: values[best],
+            correlation,
             own: values[OWN],
-            soft: soft.value(),
+            soft: self.symbol.correlation(simd, SOFT, &soft).value(),
             residue: residues.fold(0.0, f32::max),
-            text: (!self.text.is_empty()).then(|| self.compare_text(sheet, pose, strokes[best])),
+            text: (!self.cell_of.is_empty()).then(|| self.compare_text(simd, &sheet.darkness(), &at, strokes[best])),
         }
     }
 
     /// Compares the text; `symbol` holds the sums outside of it.
-    fn compare_text(&self, sheet: &Sheet, pose: &Pose, symbol: Correlation) -> TextLikeness {
-        let place = pose.placer();
-        let mut whole = symbol;
+    fn compare_text(&self, simd: Simd, plane: &Plane, at: &Affine, symbol: Correlation) -> TextLikeness {
+        let levels = self.text.levels(simd, plane, at);
+        let whole = symbol.with(&self.text.correlation(simd, 0, &levels));
         let mut found = vec![[0.0f32; 2]; self.cells.len()];
-        for letter in &self.text {
-            let b = sheet.darkness_at(place(letter.at));
-            whole.add(letter.darkness, b, 1.0);
-            let cell = &mut found[usize::from(letter.cell)];
+        for (&cell, &b) in self.cell_of.iter().zip(&levels) {
+            let cell = &mut found[usize::from(cell)];
             *cell = [cell[0] + b, cell[1] + 1.0];
         }
         let mut layout = Correlation::default();
@@ -272,20 +333,16 @@ impl Dense {
         // Two levels a cell: paper is never quite white.
         let floor = 2.0 * self.cells.len() as f32;
         let shifts = [-TEXT_SHIFT, 0.0, TEXT_SHIFT];
-        let lines: Vec<f32> = self
-            .lines
-            .iter()
-            .map(|line| {
-                let shifted = |dx: f32, dy: f32| {
-                    let mut sum = Correlation::default();
-                    for l in line {
-                        sum.add(l.darkness, sheet.darkness_at(place([l.at[0] + dx, l.at[1] + dy])), 1.0);
-                    }
-                    sum.value()
-                };
-                shifts.iter().flat_map(|&dy| shifts.map(|dx| shifted(dx, dy))).fold(-1.0, f32::max)
-            })
-            .collect();
+        let shifted = |line: &Patch, dx: f32, dy: f32| {
+            let moved = |i: usize| at.at[i] + dx * at.x[i] + dy * at.y[i];
+            let levels = line.levels(simd, plane, &Affine { at: [moved(0), moved(1)], ..*at });
+            line.correlation(simd, 0, &levels).value()
+        };
+        let agreement = |line: &Patch| {
+            let values = shifts.iter().flat_map(|&dy| shifts.map(|dx| shifted(line, dx, dy)));
+            values.fold(-1.0, f32::max)
+        };
+        let lines: Vec<f32> = self.lines.iter().map(agreement).collect();
         let layout = layout.value();
         TextLikeness {
             whole: whole.value(),
@@ -297,11 +354,11 @@ impl Dense {
     }
 }
 
-/// Rows of text with paper between them.
-fn lines(picture: &Picture, text: &[(usize, Letter)]) -> Vec<Vec<Letter>> {
+/// Rows of text with paper between them; `text` are indices of the letters' pixels.
+fn lines(picture: &Picture, text: &[usize], letters: &[Place<1>]) -> Vec<Patch> {
     let w = picture.width;
     let mut inked = vec![false; picture.height];
-    for &(i, _) in text.iter().filter(|(i, _)| picture.darkness[*i] > LETTER) {
+    for &i in text.iter().filter(|&&i| picture.darkness[i] > LETTER) {
         inked[i / w] = true;
     }
     let mut lines = Vec::new();
@@ -310,8 +367,9 @@ fn lines(picture: &Picture, text: &[(usize, Letter)]) -> Vec<Vec<Letter>> {
         y = (start..inked.len()).find(|&y| !inked[y]).unwrap_or(inked.len());
         if y - start >= MIN_LINE {
             let rows = start.saturating_sub(1)..=y;
-            let line: Vec<Letter> = text.iter().filter(|(i, _)| rows.contains(&(i / w))).map(|(_, l)| *l).collect();
-            lines.push(line.iter().step_by(line.len().div_ceil(LINE_SAMPLES)).copied().collect());
+            let line = text.iter().zip(letters).filter(|(i, _)| rows.contains(&(*i / w))).map(|(_, letter)| letter);
+            let step = line.clone().count().div_ceil(LINE_SAMPLES).max(1);
+            lines.push(Patch::of(line.step_by(step)));
         }
     }
     lines
@@ -329,7 +387,7 @@ fn extreme(v: &[u8], w: usize, h: usize, pick: fn(u8, u8) -> u8) -> Vec<u8> {
 }
 
 /// Running sums of a weighted Pearson correlation and of the line through the points.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Correlation {
     n: f64,
     a: f64,
@@ -348,6 +406,18 @@ impl Correlation {
         self.aa += weight * a * a;
         self.bb += weight * b * b;
         self.ab += weight * a * b;
+    }
+
+    /// With the points of another.
+    fn with(&self, other: &Self) -> Self {
+        Self {
+            n: self.n + other.n,
+            a: self.a + other.a,
+            b: self.b + other.b,
+            aa: self.aa + other.aa,
+            bb: self.bb + other.bb,
+            ab: self.ab + other.ab,
+        }
     }
 
     /// The correlation, -1..=1; 0 where one side does not vary.

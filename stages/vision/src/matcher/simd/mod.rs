@@ -1,8 +1,8 @@
 //! The matcher's inner loops, compiled for several instruction sets, and the choice between them at run time.
 //!
 //! Owns the loops that touch every pixel, every window or every template point, and all `unsafe` of the matcher. Every
-//! loop has a portable twin that gives the same bits: sums are integers, and places are computed without fused
-//! multiply-add. Refuses to know templates, levels and poses: it sees words, bytes and points.
+//! loop has a portable twin that gives the same bits: sums are integers or kept in a fixed number of lanes, and nothing
+//! is computed by fused multiply-add. Refuses to know templates, levels and poses: it sees words, bytes and points.
 //!
 //! # What a run costs
 //!
@@ -17,6 +17,8 @@
 //! `VPOPCNTDQ` a population count takes 8 instructions for half as many lanes.
 //!
 //! *Refinement*: for 16 points 8 multiplications and additions, 4 bounds, 2 conversions and 16 byte loads.
+//!
+//! *Grey levels*: the same, with 32 loads of two bytes and some 15 vector instructions more between the pixels.
 #![expect(unsafe_code, reason = "vector instructions need target features that only the run-time check establishes")]
 #![expect(clippy::inline_always, reason = "code gets its instruction set from the function that it is inlined into")]
 
@@ -26,6 +28,7 @@ mod avx2;
 mod avx512;
 mod bytes;
 mod portable;
+mod samples;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
@@ -210,6 +213,7 @@ impl Strip {
 }
 
 /// Template points, and how many of them there are: the rest is padding.
+#[derive(Clone, Debug)]
 pub(super) struct Cloud {
     x: Vec<f32>,
     y: Vec<f32>,
@@ -233,6 +237,11 @@ impl Cloud {
     pub fn len(&self) -> usize {
         self.len
     }
+
+    /// Number of points with the padding.
+    pub fn padded(&self) -> usize {
+        self.x.len()
+    }
 }
 
 /// A map of bytes with a border of one byte all around.
@@ -253,6 +262,19 @@ impl Bordered<'_> {
     }
 }
 
+/// A map of bytes without a border.
+pub(super) struct Plane<'a> {
+    pub bytes: &'a [u8],
+    pub width: usize,
+    pub height: usize,
+}
+
+impl Plane<'_> {
+    fn check(&self) {
+        assert!(self.bytes.len() == self.width * self.height && self.bytes.len() < i32::MAX as usize);
+    }
+}
+
 /// Where points go: offset, and images of the x and the y axis.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Affine {
@@ -263,7 +285,7 @@ pub(super) struct Affine {
 
 /// Declares functions whose portable code is compiled for every instruction set.
 macro_rules! compiled_for_each {
-    ($($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?);)*) => {
+    ($module:ident: $($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?);)*) => {
         $($(#[$meta])*
         #[inline]
         pub(super) fn $name(simd: Simd, $($arg: $ty),*) {
@@ -271,11 +293,11 @@ macro_rules! compiled_for_each {
             {
                 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,avx2,popcnt")]
                 fn avx512($($arg: $ty),*) {
-                    bytes::$name($($arg),*);
+                    $module::$name($($arg),*);
                 }
                 #[target_feature(enable = "avx2,popcnt")]
                 fn avx2($($arg: $ty),*) {
-                    bytes::$name($($arg),*);
+                    $module::$name($($arg),*);
                 }
                 match simd {
                     // SAFETY: a set is chosen only where the processor has it.
@@ -285,12 +307,12 @@ macro_rules! compiled_for_each {
                 }
             }
             let _ = simd;
-            bytes::$name($($arg),*);
+            $module::$name($($arg),*);
         })*
     };
 }
 
-compiled_for_each! {
+compiled_for_each! { bytes:
     /// 1 where a level is on the ink's side of the threshold (levels up to it are `dark`), else 0.
     fn threshold(levels: &[u8], threshold: u8, dark: bool, out: &mut [u8]);
     /// The darkest (`light` false: the lightest) channel of each pixel.
@@ -321,6 +343,17 @@ compiled_for_each! {
     fn most_of_blocks(sums: &[u16], out: &mut [u16]);
     /// What the windows of two columns have together by fours: see [`Strip::united`].
     fn unite_windows(left: &[u64], right: &[u64], even: &mut [u64], odd: &mut [u64]);
+}
+
+compiled_for_each! { samples:
+    /// Levels at the placed points, between the four pixels around each; 0 where one of them is outside. `out` is as
+    /// long as the padded cloud.
+    fn between(plane: &Plane, cloud: &Cloud, pose: &Affine, out: &mut [f32]);
+    /// Levels of the pixels that the placed points lie in; 0 outside.
+    fn nearest(plane: &Plane, cloud: &Cloud, pose: &Affine, out: &mut [f32]);
+    /// Sums of weight times level, of weight times squared level, and of weighted template times level, over points in
+    /// sixteens.
+    fn moments(weights: &[f32], weighted: &[f32], levels: &[f32], out: &mut [f32; 3]);
 }
 
 /// Finds what fits the windows of a strip that was prepared, block by block.

@@ -209,3 +209,60 @@ fn whole_numbers_are_floors() {
         assert_eq!(whole(v), v.floor() as i32, "{v}");
     }
 }
+
+#[test]
+fn levels_at_points() {
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    for round in 0..400 {
+        let (width, height) = (rng.random_range(1..80), rng.random_range(1..80));
+        let plane = bytes(&mut rng, width * height, 255);
+        let plane = Plane { bytes: &plane, width, height };
+        let mut number = |reach: f32| (rng.random::<f32>() - 0.5) * 2.0 * reach;
+        let points: Vec<[f32; 2]> = (0..round).map(|_| [number(30.0), number(30.0)]).collect();
+        let at = [number(60.0) + 20.0, number(60.0) + 20.0];
+        // Now and then far outside, or on the borders of pixels.
+        let pose = match round % 5 {
+            0 => Affine { at: [number(1e12), f32::NAN], x: [1.0, 0.0], y: [0.0, 1.0] },
+            1 => Affine { at: at.map(f32::floor), x: [0.5, 0.0], y: [0.0, 0.0] },
+            _ => Affine { at, x: [number(2.0), number(2.0)], y: [number(2.0), number(2.0)] },
+        };
+        let cloud = Cloud::of(points.iter().copied());
+        let out = vec![f32::NAN; cloud.padded()];
+        let level = |u: f32, v: f32| {
+            let inside = u >= 0.0 && v >= 0.0 && u < width as f32 && v < height as f32;
+            inside.then(|| f32::from(plane.bytes[v as usize * width + u as usize]))
+        };
+        let (mut near, mut mixed) = (out.clone(), out.clone());
+        nearest(Simd::Portable, &plane, &cloud, &pose, &mut near);
+        between(Simd::Portable, &plane, &cloud, &pose, &mut mixed);
+        for (k, [x, y]) in points.iter().enumerate() {
+            let [u, v] = [0, 1].map(|i| pose.at[i] + x * pose.x[i] + y * pose.y[i]);
+            assert_eq!(near[k], level(u, v).unwrap_or(0.0), "the nearest to {u} {v}");
+            let [(l, a), (t, b)] = [u, v].map(|v| ((v - 0.5).floor(), v - 0.5 - (v - 0.5).floor()));
+            let four = [level(l, t), level(l + 1.0, t), level(l, t + 1.0), level(l + 1.0, t + 1.0)];
+            let wanted = match four {
+                [Some(p), Some(q), Some(r), Some(s)] => {
+                    (1.0 - b) * ((1.0 - a) * p + a * q) + b * ((1.0 - a) * r + a * s)
+                }
+                _ => 0.0,
+            };
+            assert!((mixed[k] - wanted).abs() < 1e-3, "{} between {wanted} at {u} {v}", mixed[k]);
+        }
+        let bits = |v: &[f32]| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        let weights: Vec<f32> = (0..cloud.padded()).map(|_| rng.random()).collect();
+        let mut sums = [0.0; 3];
+        moments(Simd::Portable, &weights, &near, &mixed, &mut sums);
+        let exact = weights.iter().zip(&mixed).map(|(w, b)| f64::from(*w) * f64::from(*b)).sum::<f64>();
+        assert!((f64::from(sums[0]) - exact).abs() <= 1e-5 * exact);
+        for simd in vectors() {
+            let mut out = out.clone();
+            nearest(simd, &plane, &cloud, &pose, &mut out);
+            assert_eq!(bits(&out), bits(&near), "{simd:?}");
+            between(simd, &plane, &cloud, &pose, &mut out);
+            assert_eq!(bits(&out), bits(&mixed), "{simd:?}");
+            let mut other = [0.0; 3];
+            moments(simd, &weights, &near, &mixed, &mut other);
+            assert_eq!(bits(&other), bits(&sums), "{simd:?}");
+        }
+    }
+}
