@@ -8,6 +8,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use datasets::eval::{FalsePositive, Mistakes};
 use datasets::formats::{Format, FormatError, ImageSizes, Imported, ReadOptions};
 use datasets::picture::{Limits, decode};
 use datasets::{Annotation, AnnotationSet, ImageAnnotations};
@@ -54,11 +55,11 @@ pub fn run(told: &mut Told<'_>, args: &LabelsBench, dir: &Path) -> Result<()> {
     for source in &sources {
         told.doing(format_args!("templates from {source}, instance {}", args.draw));
         let (case, left_out) = case_of(&drawings, source, args.draw)?;
-        for note in left_out {
-            told.note(note);
-        }
         let outcome = case::run(&case, args.threads)?;
         let q = Quality::of(&outcome.truth, &outcome.found);
+        if left_out.box_count() > 0 {
+            told.note(said(source, &left_out, &q));
+        }
         let about = format!("{} templates", case.templates.len());
         right.push(quality_row(&case.name, &about, case.range.end, outcome.truth.box_count(), &q));
         wrong.push(error_row(&case.name, &q));
@@ -174,8 +175,29 @@ fn open(drawings: &Drawings, name: &str) -> Result<RgbImage> {
     Ok(picture.wrap_err_with(|| format!("decoding `{}`", path.display()))?.rgb)
 }
 
-/// Templates from the drawing `source` for the other ones, and what had to be left out.
-fn case_of<'a>(drawings: &'a Drawings, source: &str, draw: usize) -> Result<(Case<'a>, Vec<String>)> {
+/// Which classes do not count, and how many of the false boxes lie on them.
+fn said(source: &str, left_out: &AnnotationSet, quality: &Quality) -> String {
+    let mut lost: BTreeMap<&str, usize> = BTreeMap::new();
+    for a in left_out.images.iter().flat_map(|i| &i.annotations) {
+        *lost.entry(&a.class).or_default() += 1;
+    }
+    let list: Vec<String> = lost.iter().map(|(c, n)| format!("{c} ({n})")).collect();
+    let on_them = |m: &Mistakes| {
+        let there = left_out.images.iter().filter(|i| i.image == m.image).flat_map(|i| &i.annotations);
+        let there: Vec<_> = there.collect();
+        let hits = |f: &&FalsePositive| there.iter().any(|a| a.bbox.intersection_area(&f.bbox) > 0.5 * f.bbox.area());
+        m.false_positives.iter().filter(hits).count()
+    };
+    let on_them: usize = quality.mistakes.iter().map(on_them).sum();
+    format!(
+        "{source} has no instance of {} classes; their boxes do not count: {}. {on_them} of the false boxes lie on them.",
+        lost.len(),
+        list.join(", ")
+    )
+}
+
+/// Templates from the drawing `source` for the other ones, and the truth of classes that it does not have.
+fn case_of<'a>(drawings: &'a Drawings, source: &str, draw: usize) -> Result<(Case<'a>, AnnotationSet)> {
     let sheet = open(drawings, source)?;
     let labels = drawings.set.images.iter().find(|i| i.image == source).expect("it is one of the drawings");
     let mut by_class: BTreeMap<&str, Vec<&Annotation>> = BTreeMap::new();
@@ -190,20 +212,9 @@ fn case_of<'a>(drawings: &'a Drawings, source: &str, draw: usize) -> Result<(Cas
         })
         .collect();
     let mut rest: Vec<ImageAnnotations> = drawings.set.images.iter().filter(|i| i.image != source).cloned().collect();
-    let mut lost: BTreeMap<String, usize> = BTreeMap::new();
-    for image in &mut rest {
-        image.annotations.retain(|a| {
-            let known = by_class.contains_key(a.class.as_str());
-            if !known {
-                *lost.entry(a.class.clone()).or_default() += 1;
-            }
-            known
-        });
-    }
-    let notes = (!lost.is_empty()).then(|| {
-        let list: Vec<String> = lost.iter().map(|(c, n)| format!("{c} ({n})")).collect();
-        format!("{source} has no instance of {} classes; their boxes do not count: {}", lost.len(), list.join(", "))
-    });
+    let mut left_out = AnnotationSet { images: rest.clone(), ..AnnotationSet::default() };
+    rest.iter_mut().for_each(|i| i.annotations.retain(|a| by_class.contains_key(a.class.as_str())));
+    left_out.images.iter_mut().for_each(|i| i.annotations.retain(|a| !by_class.contains_key(a.class.as_str())));
     let known: BTreeSet<&str> = by_class.keys().copied().collect();
     let case = Case {
         name: source.to_owned(),
@@ -216,7 +227,7 @@ fn case_of<'a>(drawings: &'a Drawings, source: &str, draw: usize) -> Result<(Cas
             Ok(Sheet { image: open(drawings, &truth.image)?, truth })
         }),
     };
-    Ok((case, notes.into_iter().collect()))
+    Ok((case, left_out))
 }
 
 /// The box in whole pixels, as a person would cut it.
@@ -265,10 +276,12 @@ mod tests {
         }
         let drawings = read(dir.path()).unwrap();
         assert_eq!(drawings.set.images.len(), 2);
-        let (case, notes) = case_of(&drawings, "a.png", 0).unwrap();
+        let (case, left_out) = case_of(&drawings, "a.png", 0).unwrap();
         let templates: Vec<_> = case.templates.iter().map(|t| (t.class.as_str(), t.image.dimensions())).collect();
         assert_eq!(templates, [("0", (20, 20)), ("2", (10, 10))]);
-        assert!(notes[0].contains("1 (1)"), "{notes:?}");
+        let quality = Quality::of(&AnnotationSet::default(), &AnnotationSet::default());
+        let said = said("a.png", &left_out, &quality);
+        assert!(said.contains("1 classes; their boxes do not count: 1 (1). 0 of"), "{said}");
         let sheet = (case.sheets)(0).unwrap();
         assert_eq!((sheet.truth.annotations.len(), sheet.image.dimensions()), (1, (100, 100)));
     }
