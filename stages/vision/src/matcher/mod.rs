@@ -7,8 +7,8 @@
 //! Owns template hygiene, poses, scores and the choice between classes. Refuses to own files, workflow and what a
 //! class means: templates and drawings come as pixels. Results do not depend on the number of threads.
 //!
-//! Memory beside the drawing's own pixels: about 8 bytes a pixel of a drawing up to 48 megapixels, and no more than
-//! 200 MB for a larger one, which is searched tile by tile ([`tiles`]). A colour drawing needs a byte a pixel more.
+//! Memory beside the drawing's own pixels: about 8 bytes a pixel of a drawing up to 48 megapixels, and about
+//! 150 MB for a larger one, which is searched tile by tile ([`tiles`]). A colour drawing needs a byte a pixel more.
 
 mod bank;
 mod config;
