@@ -272,6 +272,8 @@ pub(super) struct Plane<'a> {
 impl Plane<'_> {
     fn check(&self) {
         assert!(self.bytes.len() == self.width * self.height && self.bytes.len() < i32::MAX as usize);
+        // Up to here every whole number is a float.
+        assert!(self.width.max(self.height) <= 1 << f32::MANTISSA_DIGITS);
     }
 }
 

@@ -16,18 +16,22 @@ pub(super) fn between(plane: &Plane, cloud: &Cloud, pose: &Affine, out: &mut [f3
         return;
     }
     let end = [(w - 1) as f32, (h - 1) as f32];
-    let mut index = [0i32; PASS];
-    let (mut right, mut down, mut inside) = ([0.0f32; PASS], [0.0f32; PASS], [0.0f32; PASS]);
-    let (mut top, mut bottom) = ([0u16; PASS], [0u16; PASS]);
+    let (mut index, mut pairs) = ([0i32; PASS], [[0u16; PASS]; 2]);
+    let mut shares = [[0.0f32; PASS]; 3];
     for ((x, y), out) in cloud.x.chunks(PASS).zip(cloud.y.chunks(PASS)).zip(out.chunks_mut(PASS)) {
+        // Slices of one length keep the checks of bounds out of the loops.
         let n = x.len();
-        let (x, y, out) = (&x[..n], &y[..n], &mut out[..n]);
+        let (x, y, out, index) = (&x[..n], &y[..n], &mut out[..n], &mut index[..n]);
+        let [right, down, inside] = shares.each_mut().map(|s| &mut s[..n]);
+        let [top, bottom] = pairs.each_mut().map(|p| &mut p[..n]);
         for k in 0..n {
             let place = |i: usize| pose.at[i] + x[k] * pose.x[i] + y[k] * pose.y[i] - 0.5;
             let (u, v) = (place(0), place(1));
             let within = (u >= 0.0) & (v >= 0.0) & (u < end[0]) & (v < end[1]);
-            let (u, v) = if within { (u, v) } else { (0.0, 0.0) };
-            let (column, row) = (u as i32, v as i32);
+            let bounded = |v: f32| if within { v } else { 0.0 };
+            let (u, v) = (bounded(u), bounded(v));
+            // SAFETY: places inside of a plane are small and not negative.
+            let (column, row) = unsafe { (u.to_int_unchecked::<i32>(), v.to_int_unchecked::<i32>()) };
             index[k] = row * w as i32 + column;
             right[k] = u - column as f32;
             down[k] = v - row as f32;
@@ -36,9 +40,7 @@ pub(super) fn between(plane: &Plane, cloud: &Cloud, pose: &Affine, out: &mut [f3
         for k in 0..n {
             let i = index[k] as usize;
             // SAFETY: column and row are at most the last but one of a plane whose length was checked.
-            let pair = |i: usize| unsafe {
-                u16::from_le_bytes([*plane.bytes.get_unchecked(i), *plane.bytes.get_unchecked(i + 1)])
-            };
+            let pair = |i: usize| u16::from_le(unsafe { plane.bytes.as_ptr().add(i).cast::<u16>().read_unaligned() });
             (top[k], bottom[k]) = (pair(i), pair(i + w));
         }
         for k in 0..n {
@@ -61,18 +63,20 @@ pub(super) fn nearest(plane: &Plane, cloud: &Cloud, pose: &Affine, out: &mut [f3
     if plane.bytes.is_empty() {
         return;
     }
-    let mut index = [0i32; PASS];
-    let mut inside = [0.0f32; PASS];
-    let mut found = [0u8; PASS];
+    let (mut index, mut inside, mut found) = ([0i32; PASS], [0.0f32; PASS], [0u8; PASS]);
     for ((x, y), out) in cloud.x.chunks(PASS).zip(cloud.y.chunks(PASS)).zip(out.chunks_mut(PASS)) {
         let n = x.len();
-        let (x, y, out) = (&x[..n], &y[..n], &mut out[..n]);
+        let (x, y, out, index) = (&x[..n], &y[..n], &mut out[..n], &mut index[..n]);
+        let (inside, found) = (&mut inside[..n], &mut found[..n]);
         for k in 0..n {
             let place = |i: usize| pose.at[i] + x[k] * pose.x[i] + y[k] * pose.y[i];
             let (u, v) = (place(0), place(1));
             let within = (u >= 0.0) & (v >= 0.0) & (u < end[0]) & (v < end[1]);
-            let (u, v) = if within { (u, v) } else { (0.0, 0.0) };
-            index[k] = v as i32 * plane.width as i32 + u as i32;
+            let bounded = |v: f32| if within { v } else { 0.0 };
+            let (u, v) = (bounded(u), bounded(v));
+            // SAFETY: places inside of a plane are small and not negative.
+            let (column, row) = unsafe { (u.to_int_unchecked::<i32>(), v.to_int_unchecked::<i32>()) };
+            index[k] = row * plane.width as i32 + column;
             inside[k] = if within { 1.0 } else { 0.0 };
         }
         for k in 0..n {
