@@ -135,7 +135,7 @@ impl Clean {
     /// The share of the ink that was removed.
     pub fn removed_share(&self) -> f32 {
         let removed: usize = self.removed.iter().map(|r| r.pixels).sum();
-        removed as f32 / (removed + self.ink.iter().filter(|&&v| v == 1).count()) as f32
+        removed as f32 / (removed + area(&self.ink)) as f32
     }
 
     /// Puts what was removed into words.
@@ -152,6 +152,11 @@ impl Clean {
             self.notes.push("writing inside may differ".into());
         }
     }
+}
+
+/// Number of pixels that are 1.
+fn area(mask: &[u8]) -> usize {
+    mask.iter().map(|&v| usize::from(v)).sum()
 }
 
 /// Box around ink; `None` without ink.

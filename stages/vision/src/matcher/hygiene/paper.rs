@@ -43,7 +43,9 @@ pub(super) fn read(image: &RgbaImage) -> Option<Sheet> {
         return None;
     }
     if light_on_dark(&grey, &care, width, threshold) {
-        grey.iter_mut().for_each(|g| *g = 255 - *g);
+        for g in &mut grey {
+            *g = 255 - *g;
+        }
         notes.push("light on a dark ground, inverted".into());
     }
     let (level, slope) = even_out(&grey, &care, width);
@@ -70,7 +72,9 @@ pub(super) fn read(image: &RgbaImage) -> Option<Sheet> {
     let faint = faint_strokes(&ink, &darkness, width);
     if !faint.is_empty() {
         notes.push(format!("faint strokes counted as ink ({} pixels)", faint.len()));
-        faint.into_iter().for_each(|i| ink[i] = 1);
+        for i in faint {
+            ink[i] = 1;
+        }
     }
     Some(Sheet { ink, darkness, care, notes })
 }
@@ -104,7 +108,10 @@ fn flatten(image: &RgbaImage) -> (Vec<u8>, Vec<u8>) {
 /// A template is light on dark when both its border and most of its area are dark.
 fn light_on_dark(grey: &[u8], care: &[u8], width: usize, threshold: u8) -> bool {
     let height = grey.len() / width;
-    let border = |i: usize| i % width == 0 || i % width + 1 == width || i / width == 0 || i / width + 1 == height;
+    let border = |i: usize| {
+        let (x, y) = (i % width, i / width);
+        x.min(y).min(width - 1 - x).min(height - 1 - y) == 0
+    };
     let mostly_dark = |want: &dyn Fn(usize) -> bool| {
         let (mut n, mut dark) = (0, 0);
         for i in (0..grey.len()).filter(|&i| care[i] == 1 && want(i)) {

@@ -1,5 +1,6 @@
 //! Widths of strokes, and ends of pipes and wires that a cut-out has kept: strokes that run out to the border and stick out of the body.
 
+use super::area;
 use super::pieces::enclosed;
 
 /// Longest stub as a share of the side, where nothing is known about the margin.
@@ -62,7 +63,7 @@ pub(super) fn find(ink: &[u8], w: usize, h: usize) -> Vec<usize> {
     found.sort_unstable();
     found.dedup();
     // A symbol that is nothing but strokes to the border is not made of stubs.
-    if 2 * found.len() > ink.iter().filter(|&&v| v == 1).count() { Vec::new() } else { found }
+    if 2 * found.len() > area(ink) { Vec::new() } else { found }
 }
 
 /// Whether taking out pixels lets the border's paper into an outline.

@@ -3,7 +3,7 @@
 use image::{DynamicImage, GrayImage, Luma, Rgba, RgbaImage};
 use ontologies::hvac;
 
-use super::{Clean, RemovedKind, clean};
+use super::{Clean, RemovedKind, area, clean};
 use crate::matcher::pose::Pose;
 use crate::matcher::shape::{Region, Shape};
 use crate::matcher::{MatcherError, Role, Template};
@@ -135,7 +135,7 @@ fn compressed_pictures_keep_their_ink() {
     let c = noisy.clean();
     assert!(c.removed.is_empty(), "{:?}", c.removed);
     let wrong = different(&c.ink, &plain.ink());
-    assert!(wrong * 20 < plain.ink().iter().filter(|&&v| v == 1).count(), "{wrong}");
+    assert!(wrong * 20 < area(&plain.ink()), "{wrong}");
 }
 
 #[test]
@@ -347,7 +347,7 @@ fn the_box_of_a_match_is_the_cut_out_in_every_pose() {
     assert!((margin - 8.0).abs() < 1e-3, "{margin}");
     let margins = |pose: Pose| {
         let b = pose.bounds(&s);
-        [-b[0], -b[1], b[2], b[3]].map(|v| v.round())
+        [-b[0], -b[1], b[2], b[3]].map(f32::round)
     };
     let upright = Pose::upright(1.0);
     assert_eq!(margins(upright), [28.0, 15.0, 20.0, 15.0]);

@@ -63,7 +63,9 @@ fn without_attached(outline: &Piece, stroke: f32, w: usize, h: usize) -> Vec<usi
     for i in enclosed(&outside, w, h).into_iter().flat_map(|p| p.pixels) {
         outside[i] = 1;
     }
-    outside.iter_mut().for_each(|v| *v = 1 - *v);
+    for v in &mut outside {
+        *v = 1 - *v;
+    }
     let from_outside = distance(&outside, w, h, FAR);
     // Beyond the picture is outside too.
     let to_border = |i: usize| (i % w).min(w - 1 - i % w).min(i / w).min(h - 1 - i / w);
