@@ -104,11 +104,11 @@ impl Labeller for DetectorLabeller {
             .collect()
     }
 
-    fn label(&self, job: &Job<'_>) -> Result<Labelled, LabelError> {
+    fn label(&self, job: Job<'_>) -> Result<Labelled, LabelError> {
         let info = self.detector.describe();
         let mut labelled = Labelled::default();
         // Best first, so that of overlapping boxes the better stays.
-        for d in self.detect(&job.picture.rgb)? {
+        for d in self.detect(&job.picture.rgb()?)? {
             let class = &self.detector.classes()[d.class].name;
             let threshold = self.threshold(&d);
             let taken = labelled.annotations.iter().any(|a: &Annotation| a.bbox.iou(&d.bbox) > self.nms_iou);

@@ -107,7 +107,9 @@ impl Labeller for Imported {
         DeviceUse { asked: "cpu".into(), used: "cpu".into(), why: "labels are read, not computed".into() }
     }
 
-    fn label(&self, job: &Job<'_>) -> Result<Labelled, LabelError> {
+    fn label(&self, job: Job<'_>) -> Result<Labelled, LabelError> {
+        // A picture that cannot be decoded is no use to whoever reads the labels.
+        job.picture.grey()?;
         let mut out = Labelled::default();
         let Some(from) = source(|n| self.labels.contains_key(n), &self.stems, job.name) else {
             out.unknown = Some(UNNAMED.to_owned());
@@ -117,7 +119,7 @@ impl Labeller for Imported {
         if !labels.digest.is_empty() && labels.digest != job.digest {
             out.remark("images that changed since they were labelled");
         }
-        let (w, h) = (job.picture.info.width, job.picture.info.height);
+        let (w, h) = (job.info.width, job.info.height);
         let scale = fit(labels, w, h).map_err(LabelError::Image)?;
         if scale != [1.0; 2] {
             out.remark("images that were resized since they were labelled; their boxes were resized too");

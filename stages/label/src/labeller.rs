@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use artifacts::OntologyValue;
 use datasets::Annotation;
-use datasets::picture::Picture;
+use datasets::picture::{Limits, PictureError, PictureInfo, decode, decode_grey};
 use engine::{Context, DeviceUse, StageError};
+use image::{GrayImage, RgbImage};
 use ontologies::{Class, Ontology};
 use serde::{Deserialize, Serialize};
 
@@ -15,15 +16,36 @@ use crate::{detector, imported, template};
 /// Likeness (Jaro-Winkler) from which a name may be meant for another.
 const ALIKE: f64 = 0.75;
 
+/// An image's file, read and not decoded: labellers differ in the pixels that they look at.
+pub struct Undecoded<'a> {
+    /// The file.
+    pub bytes: Vec<u8>,
+    /// How large a picture may be.
+    pub limits: &'a Limits,
+}
+
+impl Undecoded<'_> {
+    /// The picture in colour; the file's bytes are let go.
+    pub fn rgb(self) -> Result<RgbImage, PictureError> {
+        Ok(decode(&self.bytes, self.limits)?.rgb)
+    }
+
+    /// The picture in grey levels in which coloured lines keep their contrast; the file's bytes are let go.
+    pub fn grey(self) -> Result<GrayImage, PictureError> {
+        Ok(decode_grey(&self.bytes, self.limits)?.grey)
+    }
+}
+
 /// One image to label.
-#[derive(Clone, Copy, Debug)]
 pub struct Job<'a> {
     /// Its name: the path below the images' folder.
     pub name: &'a str,
     /// BLAKE3 of its file, 64 hex digits.
     pub digest: &'a str,
+    /// What its header says.
+    pub info: PictureInfo,
     /// Its pixels.
-    pub picture: &'a Picture,
+    pub picture: Undecoded<'a>,
 }
 
 /// What a labeller says about one image.
@@ -54,6 +76,9 @@ pub enum LabelError {
     /// The image or its labels are bad for good; the text names what and the fix.
     #[error("{0}")]
     Image(String),
+    /// The picture cannot be decoded.
+    #[error(transparent)]
+    Picture(#[from] PictureError),
     /// The labeller cannot go on.
     #[error(transparent)]
     Labeller(#[from] Box<dyn std::error::Error + Send + Sync>),
@@ -73,7 +98,7 @@ pub trait Labeller: Send + Sync {
         Vec::new()
     }
     /// Labels one image.
-    fn label(&self, job: &Job<'_>) -> Result<Labelled, LabelError>;
+    fn label(&self, job: Job<'_>) -> Result<Labelled, LabelError>;
 }
 
 /// What labellers are built from.

@@ -62,8 +62,8 @@ impl Labeller for NccLabeller {
         self.notes.clone()
     }
 
-    fn label(&self, job: &Job<'_>) -> Result<Labelled, LabelError> {
-        Ok(labelled(self.ncc.find(&job.picture.rgb), correlated))
+    fn label(&self, job: Job<'_>) -> Result<Labelled, LabelError> {
+        Ok(labelled(self.ncc.find(&job.picture.rgb()?), correlated))
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use artifacts::{Annotations, Candidates, Exemplars, Files, IMAGES, Model, OntologyKind, Report};
-use datasets::picture::{Limits, decode};
+use datasets::picture::{Limits, probe};
 use datasets::{Annotation, AnnotationSet, ClassInfo, ImageAnnotations, Skipped};
 use engine::artifact::Kind;
 use engine::event::Level;
@@ -18,7 +18,7 @@ use report::number::counted;
 use serde::{Deserialize, Serialize};
 
 use crate::imported;
-use crate::labeller::{Job, LabelError, Labelled, Labeller, Parts, builder, choose, nearest};
+use crate::labeller::{Job, LabelError, Labelled, Labeller, Parts, Undecoded, builder, choose, nearest};
 use crate::section::{Told, section};
 use crate::settings::{Choice, Settings};
 
@@ -80,8 +80,9 @@ impl ItemStage for Label {
     }
 
     fn needs(&self, config: &Settings) -> Needs {
-        // Ten bytes a pixel while a drawing is matched; a large sheet has 35 million.
-        let memory = if config.labeller == Choice::Imported { 256 << 20 } else { 768 << 20 };
+        // Two sheets at once. The matcher takes nine bytes a pixel up to 48 megapixels, and a byte a pixel and about 150
+        // MB beyond: 430 MB at 20,000 x 14,000.
+        let memory = if config.labeller == Choice::Imported { 256 << 20 } else { 1 << 30 };
         Needs { cores: 0, memory_bytes: memory, gpu: false }
     }
 
@@ -115,19 +116,20 @@ impl ItemStage for Label {
     fn item(&self, worker: &Worker, _config: &Settings, item: &Item, ctx: &Context) -> Result<Vec<u8>, ItemError> {
         let start = Instant::now();
         let bytes = ctx.bytes(&item.blob)?;
-        let picture = decode(&bytes, &worker.limits).map_err(|e| ItemError::Quarantine(e.to_string()))?;
-        drop(bytes);
+        let info = probe(&bytes).map_err(|e| ItemError::Quarantine(e.to_string()))?;
         ctx.check()?;
         let digest = item.blob.digest.to_string();
-        let job = Job { name: &item.blob.name, digest: &digest, picture: &picture };
-        let labelled = worker.labeller.label(&job).map_err(|e| match e {
+        let job =
+            Job { name: &item.blob.name, digest: &digest, info, picture: Undecoded { bytes, limits: &worker.limits } };
+        let labelled = worker.labeller.label(job).map_err(|e| match e {
+            LabelError::Picture(e) => ItemError::Quarantine(e.to_string()),
             LabelError::Image(reason) => ItemError::Quarantine(reason),
             LabelError::Labeller(source) => {
                 let message = format!("labelling `{}` with {}", item.blob.name, worker.labeller.name());
                 ItemError::Stage(StageError::Failed { message, source: Some(source) })
             }
         })?;
-        let kept = Kept { width: picture.info.width, height: picture.info.height, labelled };
+        let kept = Kept { width: info.width, height: info.height, labelled };
         let step = worker.done.fetch_add(1, Ordering::Relaxed);
         ctx.series("seconds_per_image", start.elapsed().as_secs_f64(), step);
         Ok(serde_json::to_vec(&kept).expect("plain data serialises"))

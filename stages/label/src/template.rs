@@ -126,8 +126,8 @@ impl Labeller for TemplateLabeller {
         self.matcher.notes().into_iter().map(|n| format!("template `{}`: {}", n.template, n.text)).collect()
     }
 
-    fn label(&self, job: &Job<'_>) -> Result<Labelled, LabelError> {
-        Ok(labelled(self.matcher.find(&job.picture.rgb), annotation))
+    fn label(&self, job: Job<'_>) -> Result<Labelled, LabelError> {
+        Ok(labelled(self.matcher.find_grey(&job.picture.grey()?), annotation))
     }
 }
 
