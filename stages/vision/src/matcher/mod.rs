@@ -1,8 +1,9 @@
 //! Finds symbols of line drawings by template, on the CPU.
 //!
 //! The drawing is split into ink and paper, pooled to cells of growing size, and compared bit by bit with every
-//! template in every coarse pose ([`scan`]); what fits is moved to its best pose on a distance map ([`pose`]), measured
-//! ([`score`]) and weighed against what else fits the same place ([`suppress`]).
+//! template in every coarse pose ([`scan`]); what fits is moved to its best pose on a distance map ([`pose`]), compared
+//! with the template's grey levels ([`verify`]), measured ([`score`]) and weighed against what else fits the same place
+//! ([`suppress`]). [`search`] holds these steps together.
 //!
 //! Owns template hygiene, poses, scores and the choice between classes. Refuses to own files, workflow and what a
 //! class means: templates and drawings come as pixels. Results do not depend on the number of threads.
@@ -49,7 +50,7 @@ use shape::Shape;
 use tiles::View;
 
 /// Version of the matcher; raised when the same templates, settings and drawing may give other matches.
-pub const VERSION: &str = "1";
+pub const VERSION: &str = "2";
 
 /// Ratio of the sizes at which templates are prepared.
 const SIZE_RATIO: f32 = 1.2;
