@@ -77,9 +77,10 @@ impl Stack {
         };
         let planes = dark.iter().map(resized).collect();
         let mut stack = Self { width: width as usize, height: height as usize, planes };
-        for _ in 0..ROUNDS {
-            let mean = stack.mean();
-            stack.planes = stack.planes.iter().map(|p| stack.shifted_to(p, &mean)).collect();
+        for round in 0..ROUNDS {
+            // A mean of pictures that do not lie on each other yet draws none of them to its place.
+            let target = if round == 0 { stack.planes[0].clone() } else { stack.mean() };
+            stack.planes = stack.planes.iter().map(|p| stack.shifted_to(p, &target)).collect();
         }
         Some(stack)
     }
