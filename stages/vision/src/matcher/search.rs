@@ -20,9 +20,9 @@ const SAME_PLACE: f32 = 0.12;
 /// Ratio of scales up to which two poses are alike.
 const SAME_SCALE: f32 = 1.1;
 /// Correlation of some grey levels that a pose must reach.
-const MIN_GLANCE: f32 = 0.35;
+const MIN_GLANCE: f32 = 0.45;
 /// A pose whose correlation is this much below that of another pose at its place is not looked at closely.
-const MAX_BEHIND: f32 = 0.3;
+const MAX_BEHIND: f32 = 0.18;
 /// Side of the cells of the look-up grid, pixels.
 const GRID: f32 = 24.0;
 
