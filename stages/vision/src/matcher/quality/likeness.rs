@@ -18,6 +18,8 @@ const TURN_DEG: usize = 15;
 const PART_SIZES: [f32; 3] = [1.0, 0.9, 1.1];
 /// Step between places of a part, pixels of a sketch.
 const PLACE_STEP: usize = 2;
+/// Length of a part relative to the whole, at least: among strokes that are wide for it, anything is found.
+const MIN_PART: f32 = 0.4;
 /// Points of a part that are looked at first, and the share of them that must be found.
 const FEW: usize = 24;
 const PROMISING: f32 = 0.7;
@@ -175,7 +177,8 @@ fn part(whole: &Prepared<'_>, other: &Prepared<'_>, config: &MatcherConfig) -> O
         for &turn in &other.turns {
             let half = turn.of(b.half).map(|v| v.abs() * factor);
             let room = [a.half[0] - half[0], a.half[1] - half[1]];
-            if room[0] < -1.0 || room[1] < -1.0 || a.length() < 0.9 * factor * b.length() {
+            let small = half[0].max(half[1]) < MIN_PART * a.half[0].max(a.half[1]);
+            if small || room[0] < -1.0 || room[1] < -1.0 || a.length() < 0.9 * factor * b.length() {
                 continue;
             }
             let places = |k: usize| {
