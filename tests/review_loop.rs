@@ -94,9 +94,24 @@ fn is_look_alike(a: &Value) -> bool {
     a["class"] == POOR && bbox(&a["bbox"]).y0 >= f64::from(sheet_settings().height)
 }
 
+/// Sets the threshold of the poor class so high that half of what is really there misses it.
+fn demand(p: &Project) {
+    p.ok(&["run", "--until", "review", "--set", "label.thresholds.default=0.1"]);
+    let truth = truth();
+    let real = |(image, a): &&(String, Value)| {
+        let here = |t: &(String, String, BBox<Pixels>)| *image == t.0 && bbox(&a["bbox"]).iou(&t.2) >= 0.5;
+        a["class"] == POOR && truth.iter().any(|t| t.1 == POOR && here(t))
+    };
+    let mut scores: Vec<f64> = reviewed(p).iter().filter(real).map(|(_, a)| a["score"].as_f64().unwrap()).collect();
+    scores.sort_by(f64::total_cmp);
+    let label = format!("label: {{ thresholds: {{ classes: {{ {POOR}: {} }} }},", scores[scores.len() / 2]);
+    p.write("pipeline.yaml", support::YAML.replace("label: {", &label).as_bytes());
+}
+
 #[test]
 fn confirmed_boxes_teach_and_rejected_ones_stay_away() {
     let p = project();
+    demand(&p);
     p.ok(&["run", "--until", "review"]);
     assert!(!p.record()["stages"].as_object().unwrap().contains_key("exemplars"), "there is nothing to learn from");
     let before = reviewed(&p);
@@ -161,7 +176,7 @@ fn confirmed_boxes_teach_and_rejected_ones_stay_away() {
     p.ok(&["export", "labels", "--format", "coco", "--out", "labels.json"]);
     let coco = fs::read_to_string(p.path("labels.json")).unwrap();
     assert_eq!(coco.matches("accepted").count(), 3, "{coco}");
-    assert!(coco.contains("rotation_deg") && coco.contains("confirmed: sheet_"));
+    assert!(coco.contains("rotation_deg") && coco.contains("confirmed"));
 
     // The same again is no work; a mark that comes with an approval corrects the labels and searches nothing.
     p.ok(&["run", "--until", "review"]);

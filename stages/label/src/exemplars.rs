@@ -138,12 +138,11 @@ fn lessons<'a>(image: &'a str, digest: &str, held: &[Standing], problems: &mut V
         if let Some((class, bbox)) = d.right() {
             // Another class has other templates: how they lie here is not known, but about how large they are.
             let same = d.seen.as_ref().is_some_and(|s| s.class == class);
-            out.push(match seen_lie.filter(|_| same) {
-                Some(lie) => want(Lesson::Confirmed, class, bbox, lie),
-                None => {
-                    let scale = d.scale.or(seen_lie.map(|l| l.scale)).filter(|s| (0.02..=50.0).contains(s));
-                    want(Lesson::Added, class, bbox, Lie::upright(scale.unwrap_or(1.0)))
-                }
+            out.push(if let Some(lie) = seen_lie.filter(|_| same) {
+                want(Lesson::Confirmed, class, bbox, lie)
+            } else {
+                let scale = d.scale.or(seen_lie.map(|l| l.scale)).filter(|s| (0.02..=50.0).contains(s));
+                want(Lesson::Added, class, bbox, Lie::upright(scale.unwrap_or(1.0)))
             });
         }
         let is_class = |wrong: &Annotation| {

@@ -160,11 +160,8 @@ fn apply_to_image(
             continue;
         }
         let Some((at, by_place)) = slot.fate else {
-            if slot.candidate {
-                candidates.push(slot.annotation)
-            } else {
-                labels.push(slot.annotation)
-            }
+            let list = if slot.candidate { &mut candidates } else { &mut labels };
+            list.push(slot.annotation);
             continue;
         };
         let mut a = slot.annotation;
@@ -177,11 +174,8 @@ fn apply_to_image(
         }
         if let Some(unknown) = d.class.as_deref().filter(|c| !known(c)) {
             applied.problems.push(unknown_class(&image.image, unknown));
-            if slot.candidate {
-                candidates.push(a)
-            } else {
-                labels.push(a)
-            }
+            let list = if slot.candidate { &mut candidates } else { &mut labels };
+            list.push(a);
             continue;
         }
         if let Some(seen) = d.seen.as_ref().filter(|_| by_place) {

@@ -10,6 +10,8 @@ use report::number::fixed;
 const GOOD_PART: f64 = 0.9;
 /// Share of foreign ink that is not worth a word.
 const NO_FOREIGN: f64 = 0.02;
+/// Agreement of the layout of lettering, up to 1, under which it is another one.
+const OTHER_TEXT: f64 = 0.3;
 /// Deviations from the template that are worth a word: of the turn in degrees, of size and shape as a share.
 const TURN_DEG: f64 = 3.0;
 const RESIZED: f64 = 0.1;
@@ -34,6 +36,9 @@ pub fn explain(a: &Annotation) -> Vec<String> {
     }
     if let Some(v) = share("correlation").or_else(|| share("ncc")) {
         out.push(format!("pixel by pixel {} alike", whole(v.clamp(0.0, 1.0))));
+    }
+    if share("text_layout").is_some_and(|v| v < OTHER_TEXT) && share("has_text").is_some_and(|v| v > 0.5) {
+        out.push("the lettering sits otherwise".into());
     }
     out.extend(runner_up(a));
     out.extend(pose(a));
@@ -152,6 +157,9 @@ mod tests {
     fn what_is_not_known_is_left_out() {
         assert_eq!(sentence(&explain(&with(&[]))), "");
         assert_eq!(explain(&with(&[("worst_sector", 0.5)])), ["weakest part: 50 %"]);
+        let lettered = [("has_text", 1.0), ("text_layout", 0.1)];
+        assert_eq!(explain(&with(&lettered)), ["the lettering sits otherwise"]);
+        assert_eq!(explain(&with(&lettered[1..])), [""; 0]);
         assert_eq!(explain(&with(&[("worst_sector", 0.95), ("unexplained", f64::NAN)])), [""; 0]);
     }
 

@@ -10,6 +10,7 @@ pub mod decisions;
 pub mod doubt;
 pub mod explain;
 pub mod gate;
+mod look;
 pub mod metrics;
 mod pictures;
 pub mod queue;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use artifacts::{ExemplarSet, OntologyValue};
+use artifacts::{Exemplar, ExemplarSet, Lesson, OntologyValue};
 use datasets::picture::{Limits, decode};
 use datasets::{Annotation, AnnotationSet, ImageAnnotations};
 use engine::{Context, Manifest, StageError};
@@ -212,7 +212,11 @@ impl Templates {
     /// The template that a box was found with, or the first of its class, lying as the box does.
     fn beside(&mut self, item: &QueueItem, of: &Sources<'_>) -> Result<Option<(String, Picture)>, StageError> {
         let first = || of.ontology.ontology.class(&item.class)?.exemplars.first().map(|e| e.file.clone());
-        let names = item.template.iter().cloned().chain(first());
+        // What was made of several confirmed boxes looks like each of them.
+        let of_class = |e: &&Exemplar| e.class == item.class && e.lesson == Lesson::Confirmed;
+        let given = item.template.as_ref().is_some_and(|t| of.ontology.templates.contains_key(t));
+        let confirmed = of.exemplars.list.iter().find(of_class).filter(|_| !given && item.template.is_some());
+        let names = item.template.iter().cloned().chain(confirmed.map(|e| e.name.clone())).chain(first());
         for name in names {
             let Some(upright) = self.0.entry(name.clone()).or_insert_with(|| small(&name, of)) else { continue };
             let picture = draw::png(&turned(upright, &item.evidence)).map_err(encoding)?;

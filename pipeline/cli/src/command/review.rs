@@ -131,9 +131,10 @@ fn apply(global: &Global, project: &Project, file: &Path) -> Result<Exit> {
     // Of labels that came from files or a detector nothing is searched again.
     let searched = set.images.iter().flat_map(|i| &i.annotations).any(|a| a.provenance.evidence.contains_key("scale"));
     let learns = searched && !decisions.approve && applied.decided() > 0;
-    let next = match learns {
-        true => "pipeline run --until review   (the labeller learns from these boxes and searches all drawings again)",
-        false => "pipeline run",
+    let next = if learns {
+        "pipeline run --until review   (the labeller learns from these boxes and searches all drawings again)"
+    } else {
+        "pipeline run"
     };
     let (rejected, candidates) = (applied.all_rejected(), applied.candidates);
     if global.json {
