@@ -1,6 +1,6 @@
 //! From ink to a picture: paper, light, blur, grain, specks, black and white, colours, JPEG.
 //!
-//! Owns what a printer and a scanner do. Refuses geometry: nothing here moves ink.
+//! Owns what a printer and a scanner do. Refuses geometry: nothing here moves ink by more than half a pixel.
 
 use std::io::Cursor;
 
@@ -66,7 +66,29 @@ fn shade(sheet: &mut GrayImage, most: f64, rng: &mut impl Rng) {
     }
 }
 
+/// Coverage as it is after lines were drawn in whole pixels and the sheet was resized a little: at some places pixels
+/// stay what they were, at others they are mixed with their neighbours.
+fn resized(coverage: &[u8], s: &SynthSettings, rng: &mut impl Rng) -> Vec<u8> {
+    /// Coverage of a pixel that is drawn: a line as wide as a pixel covers one of two by half at least.
+    const THIN: u8 = 120;
+    let (w, h) = (s.width as usize, s.height as usize);
+    let mut shares = |n: usize| -> Vec<u32> {
+        let (period, phase) = (rng.random_range(7.0..60.0), rng.random_range(0.0..1.0));
+        // From 0 to a half and back.
+        let share = |i: usize| (((i as f64 / period + phase).fract() - 0.5).abs() * 256.0).round() as u32;
+        (0..n).map(share).collect()
+    };
+    let (across, down) = (shares(w), shares(h));
+    let black = |x: usize, y: usize| if coverage[y.min(h - 1) * w + x.min(w - 1)] >= THIN { 255 } else { 0 };
+    let mixed = |x: usize, y: usize| {
+        let row = |y: usize| black(x, y) * (256 - across[x]) + black(x + 1, y) * across[x];
+        ((row(y) * (256 - down[y]) + row(y + 1) * down[y]) >> 16) as u8
+    };
+    (0..h).flat_map(|y| (0..w).map(move |x| (x, y))).map(|(x, y)| mixed(x, y)).collect()
+}
+
 fn print(coverage: Vec<u8>, s: &SynthSettings, rng: &mut impl Rng) -> GrayImage {
+    let coverage = if s.whole_pixels { resized(&coverage, s, rng) } else { coverage };
     let paper = u32::from(rng.random_range(s.paper[0]..=s.paper[1]));
     let ink = u32::from(rng.random_range(s.ink[0]..=s.ink[1]));
     let tone: Vec<u8> = (0..256u32).map(|c| ((paper * (255 - c) + ink * c + 127) / 255) as u8).collect();

@@ -117,6 +117,9 @@ pub struct SynthSettings {
     pub ink: [u8; 2],
     /// Turn of the whole sheet, in degrees to either side at most.
     pub skew: f64,
+    /// Lines were drawn in whole pixels and the sheet was resized afterwards: lines of one symbol differ in width and
+    /// grey.
+    pub whole_pixels: bool,
     /// Standard deviation of the blur, in pixels.
     pub blur: f64,
     /// Standard deviation of the grain, in grey levels.
@@ -127,7 +130,7 @@ pub struct SynthSettings {
     pub bilevel: bool,
     /// JPEG quality 1..=100; `None` writes PNG.
     pub jpeg_quality: Option<u8>,
-    /// Share of the sheets that paper, lighting, skew, blur, noise, speckle, bilevel and JPEG
+    /// Share of the sheets that paper, lighting, skew, whole pixels, blur, noise, speckle, bilevel and JPEG
     /// are for, 0..=1; the others are clean.
     pub scan_share: f64,
 }
@@ -166,6 +169,7 @@ impl Default for SynthSettings {
             paper: [255, 255],
             ink: [0, 30],
             skew: 0.0,
+            whole_pixels: false,
             blur: 0.0,
             noise: 0.0,
             speckle: 0.0,
@@ -229,6 +233,7 @@ impl SynthSettings {
             paper: [255, 255],
             illumination: 0.0,
             skew: 0.0,
+            whole_pixels: false,
             blur: 0.0,
             noise: 0.0,
             speckle: 0.0,

@@ -3,6 +3,8 @@
 //! A window is the template scaled so that its circumscribed circle is 31 cells wide. Because every template fills the
 //! same window, one bank serves all scales: the drawing is pooled to coarser and coarser cells instead.
 
+use std::f32::consts::FRAC_PI_2;
+
 use rayon::prelude::*;
 
 use super::hull::Hull;
@@ -16,6 +18,8 @@ pub(super) const DIAMETER_CELLS: f32 = CELLS as f32 - 1.0;
 pub(super) type Window = [u64; CELLS / 2];
 /// Two windows of a template that differ in less than this share of their ink count as one.
 const SAME_WINDOW: f32 = 0.12;
+/// Share of the ink that may lie beside that of a turned or mirrored copy for the two to look alike.
+const LOOKS_ALIKE: f32 = 0.15;
 /// Sub-samples a side of a template pixel when it is drawn into cells.
 const SUBSAMPLES: usize = 3;
 
@@ -36,6 +40,16 @@ pub(super) struct Variant {
     pub clutter: Window,
     /// Number of ink cells.
     pub count: u32,
+    /// Turned copies that look alike in cells: the scan cannot tell which of them it found.
+    pub twins: Vec<Twin>,
+}
+
+/// A quarter turn, and a mirroring before it, of a template onto what looks like itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Twin {
+    /// Number of quarter turns, clockwise.
+    pub quarters: u8,
+    pub mirrored: bool,
 }
 
 /// All variants of all shapes, without near duplicates. `poses` gives a shape's angles in degrees, mirrorings and
@@ -49,12 +63,14 @@ pub(super) fn variants(
         .enumerate()
         .map(|(i, shape)| {
             let (angles_deg, mirrors, stretches) = poses(shape);
+            let twins = twins(i as u32, shape, &angles_deg, &mirrors);
             let mut kept: Vec<Variant> = Vec::new();
             for stretch in stretches {
                 let first = kept.len();
                 for &mirrored in &mirrors {
                     for angle in &angles_deg {
                         let v = draw(i as u32, shape, angle.to_radians() as f32, mirrored, stretch);
+                        let v = Variant { twins: twins.clone(), ..v };
                         let same = |k: &Variant| different_cells(k, &v) < SAME_WINDOW * v.count as f32;
                         if v.count > 0 && !kept[first..].iter().any(same) {
                             kept.push(v);
@@ -66,6 +82,22 @@ pub(super) fn variants(
         })
         .collect();
     per_shape.into_iter().flatten().collect()
+}
+
+/// The turns among the allowed ones that leave a shape looking as it is.
+fn twins(index: u32, shape: &Shape, angles_deg: &[f64], mirrors: &[bool]) -> Vec<Twin> {
+    let upright = draw(index, shape, 0.0, false, 0.0);
+    let near = dilate(&upright.ink);
+    let beside = |a: &Window, near: &Window| a.iter().zip(near).map(|(p, q)| (p & !q).count_ones()).sum::<u32>() as f32;
+    let all = (0..4).flat_map(|quarters| mirrors.iter().map(move |&mirrored| Twin { quarters, mirrored }));
+    all.filter(|t| *t != Twin { quarters: 0, mirrored: false })
+        .filter(|t| angles_deg.contains(&(90.0 * f64::from(t.quarters))))
+        .filter(|t| {
+            let turned = draw(index, shape, f32::from(t.quarters) * FRAC_PI_2, t.mirrored, 0.0);
+            let most = LOOKS_ALIKE * upright.count as f32;
+            beside(&turned.ink, &near) <= most && beside(&upright.ink, &dilate(&turned.ink)) <= most
+        })
+        .collect()
 }
 
 fn different_cells(a: &Variant, b: &Variant) -> f32 {
@@ -116,7 +148,7 @@ fn draw(index: u32, shape: &Shape, angle: f32, mirrored: bool, stretch: f32) -> 
         }
     }
     let count = ink.iter().map(|w| w.count_ones()).sum();
-    Variant { shape: index, angle, mirrored, stretch, diameter, ink, clutter, count }
+    Variant { shape: index, angle, mirrored, stretch, diameter, ink, clutter, count, twins: Vec::new() }
 }
 
 fn set(window: &mut Window, x: usize, y: usize) {

@@ -11,6 +11,11 @@ use super::simd::{self, Simd};
 pub(super) const BAND: usize = 64;
 /// Grey levels by which ink and paper must differ at least; below that a picture counts as empty paper.
 const MIN_CONTRAST: f64 = 24.0;
+/// How much darker than paper a thin line must be, as a share of the contrast between ink and paper: lines thinner than
+/// a pixel are grey.
+const FAINT: f64 = 0.22;
+/// How much darker a thin line must be than what lies two pixels to both sides of it, the same way.
+const RELIEF: f64 = 0.18;
 
 /// A drawing as ink on paper, row by row.
 #[derive(Clone, Debug)]
@@ -33,6 +38,10 @@ pub(super) struct Split {
     dark_ink: bool,
     /// Too little contrast for any ink.
     blank: bool,
+    /// Level up to which a thin line is ink too, and by how much it must be darker than what lies on both sides; for
+    /// dark ink, whatever the drawing's is.
+    faint: u8,
+    relief: u8,
 }
 
 impl Split {
@@ -41,7 +50,18 @@ impl Split {
         let counts = histogram(levels);
         let (threshold, contrast) = separate(&counts);
         let dark: u64 = counts[..=usize::from(threshold)].iter().sum();
-        Self { threshold, dark_ink: 2 * dark <= levels.len() as u64, blank: contrast < MIN_CONTRAST }
+        let dark_ink = 2 * dark <= levels.len() as u64;
+        let side: Histogram =
+            std::array::from_fn(|v| if (v <= usize::from(threshold)) == dark_ink { 0 } else { counts[v] });
+        let paper = quantile(&side, 0.5).unwrap_or(255) as f64;
+        let paper = if dark_ink { paper } else { 255.0 - paper };
+        Self {
+            threshold,
+            dark_ink,
+            blank: contrast < MIN_CONTRAST,
+            faint: (paper - (FAINT * contrast).max(MIN_CONTRAST)).max(0.0) as u8,
+            relief: (RELIEF * contrast).max(MIN_CONTRAST / 2.0) as u8,
+        }
     }
 
     /// Whether a level is ink's.
@@ -206,16 +226,24 @@ impl Ink {
 
     /// The same for a part of a drawing: its levels, width and height, and place. Pixels at its rim are never specks.
     pub fn of_part(mut levels: Vec<u8>, [width, height]: [usize; 2], origin: [usize; 2], split: &Split) -> Self {
-        let &Split { threshold, dark_ink, blank } = split;
+        let &Split { threshold, dark_ink, blank, faint, relief } = split;
+        if !dark_ink {
+            levels.iter_mut().for_each(|v| *v = 255 - *v);
+        }
+        // The level above the threshold is the lightest ink's, turned round.
+        let darkest = if dark_ink { threshold } else { 254u8.saturating_sub(threshold) };
         let mut mask = vec![0; width * height];
         if !blank {
             let simd = Simd::chosen();
-            let row_of = |y: usize| &levels[y * width..(y + 1) * width];
+            let row_of = |y: usize| &levels[y.min(height - 1) * width..(y.min(height - 1) + 1) * width];
             mask.par_chunks_mut(BAND * width).enumerate().for_each(|(band, out)| {
                 let first = band * BAND;
                 // Three rows with their specks; the band needs one row above it and one below.
                 let mut rows = [vec![0; width], vec![0; width], vec![0; width]];
-                let fill = |y: usize, row: &mut [u8]| simd::threshold(simd, row_of(y), threshold, dark_ink, row);
+                let fill = |y: usize, row: &mut [u8]| {
+                    let around = std::array::from_fn(|k| row_of((y + k).saturating_sub(2)));
+                    simd::ink_row(simd, around, darkest, faint, relief, row);
+                };
                 fill(first.saturating_sub(1), &mut rows[1]);
                 fill(first, &mut rows[2]);
                 for (y, out) in (first..).zip(out.chunks_exact_mut(width)) {
@@ -228,9 +256,6 @@ impl Ink {
                     }
                 }
             });
-        }
-        if !dark_ink {
-            levels.iter_mut().for_each(|v| *v = 255 - *v);
         }
         Self { width, height, mask, grey: levels, origin }
     }

@@ -1,8 +1,10 @@
 //! Fine poses: a template laid on the drawing, and the descent that moves it to where it fits best.
 
+use std::f32::consts::FRAC_PI_2;
+
 use rayon::prelude::*;
 
-use super::bank::stretch_factors;
+use super::bank::{Twin, stretch_factors};
 use super::ink::{BAND, Ink, band_distance};
 use super::shape::Shape;
 use super::simd::{self, Affine, Bordered, Cloud, Simd, whole};
@@ -37,6 +39,17 @@ impl Pose {
     /// As drawn in the template, at a scale.
     pub fn upright(scale: f32) -> Self {
         Self { at: [0.0; 2], scale, angle: 0.0, mirrored: false, stretch: 0.0 }
+    }
+
+    /// The pose of a shape that is first turned onto what looks like itself.
+    pub fn turned_by(&self, twin: &Twin) -> Self {
+        let turn = f32::from(twin.quarters) * FRAC_PI_2;
+        Self {
+            angle: self.angle + if self.mirrored { -turn } else { turn },
+            mirrored: self.mirrored ^ twin.mirrored,
+            stretch: if twin.quarters % 2 == 1 { -self.stretch } else { self.stretch },
+            ..*self
+        }
     }
 
     /// The linear part: columns are where the shape's x and y axes go.

@@ -4,6 +4,7 @@
 //! poses: windows, quick refinement, full refinement, a look at some grey levels, and only then the full comparison.
 
 use std::collections::BTreeMap;
+use std::f32::consts::FRAC_PI_2;
 
 use rayon::prelude::*;
 
@@ -23,6 +24,8 @@ const SAME_SCALE: f32 = 1.1;
 const MIN_GLANCE: f32 = 0.45;
 /// A pose whose correlation is this much below that of another pose at its place is not looked at closely.
 const MAX_BEHIND: f32 = 0.18;
+/// The same for copies of a pose turned onto what looks like itself, by the correlation with the text.
+const MAX_TWIN_BEHIND: f32 = 0.04;
 /// Side of the cells of the look-up grid, pixels.
 const GRID: f32 = 24.0;
 
@@ -78,7 +81,11 @@ pub(super) fn hypotheses(sheet: &Sheet, shapes: &[Shape], bank: &[Variant], limi
         let value = shapes[bank[lead.variant as usize].shape as usize].dense.glance(sheet, &lead.pose);
         (value >= MIN_GLANCE).then_some(Lead { value, ..lead })
     });
-    promising(&glanced.collect::<Vec<_>>())
+    let turned = glanced.flat_map_iter(|lead| {
+        let v = &bank[lead.variant as usize];
+        best_turned(sheet, &shapes[v.shape as usize], v, &lead)
+    });
+    promising(&distinct(bank, shapes, turned.collect()))
         .into_par_iter()
         .map(|lead| {
             let v = &bank[lead.variant as usize];
@@ -90,6 +97,19 @@ pub(super) fn hypotheses(sheet: &Sheet, shapes: &[Shape], bank: &[Variant], limi
             Hypothesis { shape: v.shape as usize, pose, scale, bounds, features, rank }
         })
         .collect()
+}
+
+/// The copies of a pose that look alike in cells, as far as grey levels and text do not tell them apart.
+fn best_turned(sheet: &Sheet, shape: &Shape, variant: &Variant, lead: &Lead) -> Vec<Lead> {
+    if variant.twins.is_empty() {
+        return vec![*lead];
+    }
+    let all = std::iter::once(lead.pose).chain(variant.twins.iter().map(|t| lead.pose.turned_by(t)));
+    let mut found: Vec<(f32, Pose)> = all.map(|p| (shape.dense.glance_with_text(sheet, &p), p)).collect();
+    found.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let best = found[0].0;
+    let close = found.into_iter().take(2).filter(|(value, _)| *value > best - MAX_TWIN_BEHIND);
+    close.map(|(_, pose)| Lead { pose, value: shape.dense.glance(sheet, &pose), ..*lead }).collect()
 }
 
 fn cell(at: [f32; 2]) -> [i32; 2] {
@@ -104,7 +124,11 @@ fn around([x, y]: [i32; 2]) -> impl Iterator<Item = [i32; 2]> {
 fn distinct(bank: &[Variant], shapes: &[Shape], mut leads: Vec<Lead>) -> Vec<Lead> {
     // Stable, so that equal covers stay in scan order.
     leads.sort_by(|a, b| b.value.total_cmp(&a.value));
-    let turn = |v: &Variant| (v.shape, v.mirrored, v.angle.to_bits());
+    let turn = |v: &Variant, p: &Pose| {
+        // Copies that look alike are whole quarters away from their variant.
+        let quarters = ((p.angle - v.angle) / FRAC_PI_2).round() * 90.0;
+        (v.shape, p.mirrored, (v.angle.to_degrees() + quarters).round().rem_euclid(360.0) as u16)
+    };
     let mut grid: BTreeMap<_, Vec<Pose>> = BTreeMap::new();
     leads.retain(|lead| {
         let (v, p) = (&bank[lead.variant as usize], &lead.pose);
@@ -115,10 +139,10 @@ fn distinct(bank: &[Variant], shapes: &[Shape], mut leads: Vec<Lead>) -> Vec<Lea
                 && (q.scale / p.scale).max(p.scale / q.scale) < SAME_SCALE
         };
         let here = cell(p.at);
-        if around(here).filter_map(|c| grid.get(&(turn(v), c))).flatten().any(same) {
+        if around(here).filter_map(|c| grid.get(&(turn(v, p), c))).flatten().any(same) {
             return false;
         }
-        grid.entry((turn(v), here)).or_default().push(*p);
+        grid.entry((turn(v, p), here)).or_default().push(*p);
         true
     });
     leads

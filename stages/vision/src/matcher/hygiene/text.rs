@@ -37,6 +37,7 @@ pub(super) fn regions(ink: &[u8], w: usize, h: usize) -> Vec<u8> {
         }
         let detached = |inside: &Piece, k: usize| k != i && inside.pixels.binary_search(&all[k].pixels[0]).is_ok();
         let frame = without_attached(outline, width, w, h);
+        let attached: Vec<usize> = outline.pixels.iter().filter(|p| frame.binary_search(p).is_err()).copied().collect();
         // Thickened, so that a gap of two pixels does not open the outline.
         let wall = thickened(&frame, 1, w, h);
         let guard = thickened(&frame, GUARD, w, h);
@@ -47,7 +48,9 @@ pub(super) fn regions(ink: &[u8], w: usize, h: usize) -> Vec<u8> {
             }
             let held: Vec<&Piece> = (0..all.len()).filter(|&k| detached(&inside, k)).map(|k| &all[k]).collect();
             if is_writing(&held, [iw, ih]) {
-                for &p in inside.pixels.iter().filter(|&&p| guard[p] == 0) {
+                // Above and below the lines there is paper, which tells the outline from others.
+                let lines = rows_around(&held, &attached, &inside, w, h);
+                for &p in inside.pixels.iter().filter(|&&p| guard[p] == 0 && lines[p / w]) {
                     text[p] = 1;
                 }
             }
@@ -91,6 +94,21 @@ fn without_attached(outline: &Piece, stroke: f32, w: usize, h: usize) -> Vec<usi
         deep[i] = 2;
     }
     outline.pixels.iter().copied().filter(|&i| deep[i] != 2).collect()
+}
+
+/// The rows of writing inside of an outline, with room for letters that stand a little higher or lower.
+fn rows_around(held: &[&Piece], attached: &[usize], inside: &Piece, w: usize, h: usize) -> Vec<bool> {
+    let mut rows = vec![false; h];
+    let mut tallest = 0;
+    for piece in held {
+        piece.pixels.iter().for_each(|p| rows[p / w] = true);
+        tallest = tallest.max(piece.size()[1]);
+    }
+    for p in attached.iter().filter(|p| inside.pixels.binary_search(p).is_ok()) {
+        rows[p / w] = true;
+    }
+    let room = (tallest / 3).max(2);
+    (0..h).map(|y| rows[y.saturating_sub(room)..(y + room + 1).min(h)].contains(&true)).collect()
 }
 
 /// Whether pieces inside an outline of a size look like letters.

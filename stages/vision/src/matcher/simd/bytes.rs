@@ -3,9 +3,23 @@
 use super::{BLOCK, WORDS};
 
 #[inline(always)]
-pub(super) fn threshold(levels: &[u8], threshold: u8, dark: bool, out: &mut [u8]) {
-    for (o, &v) in out.iter_mut().zip(levels) {
-        *o = u8::from((v <= threshold) == dark);
+pub(super) fn ink_row(rows: [&[u8]; 5], darkest: u8, faint: u8, relief: u8, out: &mut [u8]) {
+    let w = out.len();
+    let [far_above, above, row, below, far_below] = rows.map(|r| &r[..w]);
+    // Two pixels beside a thin line there is paper again, and beside the rim of a wide one there is not.
+    let thin = |v: u8, near: u8, far: u8| (v <= near) & (v.saturating_add(relief) <= far);
+    for x in 0..w {
+        let v = row[x];
+        let lies = thin(v, above[x].min(below[x]), far_above[x].min(far_below[x]));
+        out[x] = u8::from((v <= darkest) | ((v <= faint) & lies));
+    }
+    if w > 4 {
+        let (row, out) = (&row[..w], &mut out[2..w - 2]);
+        for x in 0..w - 4 {
+            let v = row[x + 2];
+            let stands = thin(v, row[x + 1].min(row[x + 3]), row[x].min(row[x + 4]));
+            out[x] |= u8::from((v <= faint) & stands);
+        }
     }
 }
 

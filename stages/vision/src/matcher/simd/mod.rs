@@ -238,6 +238,11 @@ impl Cloud {
         self.len
     }
 
+    /// The points, without the padding.
+    pub fn points(&self) -> impl Iterator<Item = [f32; 2]> {
+        self.x.iter().zip(&self.y).map(|(&x, &y)| [x, y]).take(self.len)
+    }
+
     /// Number of points with the padding.
     pub fn padded(&self) -> usize {
         self.x.len()
@@ -315,8 +320,9 @@ macro_rules! compiled_for_each {
 }
 
 compiled_for_each! { bytes:
-    /// 1 where a level is on the ink's side of the threshold (levels up to it are `dark`), else 0.
-    fn threshold(levels: &[u8], threshold: u8, dark: bool, out: &mut [u8]);
+    /// 1 where the middle one of five rows is at most `darkest`, or at most `faint` along a line of one or two pixels'
+    /// width that is darker by `relief` than both its sides, else 0.
+    fn ink_row(rows: [&[u8]; 5], darkest: u8, faint: u8, relief: u8, out: &mut [u8]);
     /// The darkest (`light` false: the lightest) channel of each pixel.
     fn extreme_channel(rgb: &[u8], light: bool, out: &mut [u8]);
     /// A row of ink without pixels that have fewer than two neighbours; the first and the last pixel stay.
