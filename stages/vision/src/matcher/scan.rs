@@ -15,6 +15,8 @@ const MAX_MISSING: f32 = 0.1;
 /// Weight of foreign ink in the coarse score, and the share of the template's ink at which it stops growing.
 const CLUTTER_WEIGHT: f32 = 0.25;
 const CLUTTER_CAP: f32 = 1.5;
+/// Weight of template ink that has the drawing's beside it: it tells the best of places that fit equally well.
+const BESIDE_WEIGHT: f32 = 0.15;
 /// Coarse score that a candidate must reach.
 const MIN_SCORE: f32 = 0.65;
 /// Cells a side of the blocks in which only the best window of a shape survives.
@@ -95,7 +97,9 @@ impl<'a> Wanted<'a> {
         let foreign = (f32::from(hit.foreign) / n).min(CLUTTER_CAP);
         let score = 1.0 - f32::from(hit.missing) / n - CLUTTER_WEIGHT * foreign;
         let y = hit.window * STRIDE as u32;
-        (score > MIN_SCORE).then_some(Peak { row: y / BLOCK as u32, shape: v.shape, score, variant, at: [x, y] })
+        let fits = score > MIN_SCORE;
+        let score = score - BESIDE_WEIGHT * f32::from(hit.beside) / n;
+        fits.then_some(Peak { row: y / BLOCK as u32, shape: v.shape, score, variant, at: [x, y] })
     }
 }
 

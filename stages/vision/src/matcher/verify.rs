@@ -254,11 +254,8 @@ impl Dense {
             let cell = |v: f32, low: f32, side: f32| (((v - low) / side * PARTS as f32) as usize).min(PARTS - 1);
             cell(at[1], extent[1], height) * PARTS + cell(at[0], extent[0], width)
         };
-        let inner: Vec<(usize, &Place<LAYERS>)> = places
-            .iter()
-            .filter(|p| hull.contains(p.at, PART_MARGIN))
-            .map(|p| (part_of(p.at), p))
-            .collect();
+        let inner: Vec<(usize, &Place<LAYERS>)> =
+            places.iter().filter(|p| hull.contains(p.at, PART_MARGIN)).map(|p| (part_of(p.at), p)).collect();
         let part = |k: usize| inner.iter().filter(move |(part, _)| *part == k).map(|(_, p)| *p);
         let some = |most: usize| Patch::of(places.iter().step_by(places.len().div_ceil(most).max(1)));
         let mut sums = BTreeMap::<(usize, usize), (u16, f32, f32)>::new();
@@ -538,7 +535,8 @@ impl Correlation {
     /// Sum of the squared distances of `b` from a line of gain and bias over `a`.
     fn unexplained(&self, [gain, bias]: [f32; 2]) -> f32 {
         let [g, c] = [f64::from(gain), f64::from(bias)];
-        let sum = self.bb - 2.0 * g * self.ab - 2.0 * c * self.b + g * g * self.aa + 2.0 * g * c * self.a + c * c * self.n;
+        let sum =
+            self.bb - 2.0 * g * self.ab - 2.0 * c * self.b + g * g * self.aa + 2.0 * g * c * self.a + c * c * self.n;
         sum.max(0.0) as f32
     }
 

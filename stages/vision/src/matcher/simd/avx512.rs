@@ -8,7 +8,7 @@ use std::arch::x86_64::{
 };
 
 use super::avx2::pairs;
-use super::portable::{foreign, part, sum_at};
+use super::portable::{outside, part, sum_at};
 use super::windows::windows_of_eight;
 use super::{Affine, BLOCK, Bordered, Cloud, First, Hit, LANES, POINTS, Probes, Rest, STEP, Strip, WORDS, Words};
 

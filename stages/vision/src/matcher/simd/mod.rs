@@ -117,6 +117,7 @@ struct First {
 /// What the following tests of a template read.
 struct Rest {
     words: [Words; WORDS / STEP - 1],
+    ink: super::bank::Window,
     clutter: super::bank::Window,
 }
 
@@ -140,6 +141,8 @@ pub(super) struct Hit {
     pub missing: u16,
     /// Ink of the drawing where the template wants none.
     pub foreign: u16,
+    /// Template cells that have ink of the drawing beside them at best.
+    pub beside: u16,
 }
 
 impl Probes {
@@ -153,7 +156,7 @@ impl Probes {
         };
         let count: u32 = ink.iter().map(|w| w.count_ones()).sum();
         self.first.push(First { words: words(0), allowed: allowed as u16, needed: (count - allowed) as u16 });
-        self.rest.push(Rest { words: std::array::from_fn(|s| words(s + 1)), clutter: *clutter });
+        self.rest.push(Rest { words: std::array::from_fn(|s| words(s + 1)), ink: *ink, clutter: *clutter });
     }
 
     /// Fewest ink cells that a window needs for any of them.

@@ -19,14 +19,9 @@ pub(super) fn windows(strip: &Strip, probes: &Probes, hits: &mut Vec<Hit>) {
                     let missing = lacking(|k| strip.near[column][window + k], first, rest);
                     if let Some(missing) = missing.filter(|_| window < strip.windows) {
                         let ink = &strip.ink[column][window..];
-                        let foreign = foreign(ink, rest);
-                        hits.push(Hit {
-                            window: window as u32,
-                            probe: i as u32,
-                            column: column as u16,
-                            missing,
-                            foreign,
-                        });
+                        let (foreign, beside) = outside(ink, rest);
+                        let (window, probe, column) = (window as u32, i as u32, column as u16);
+                        hits.push(Hit { window, probe, column, missing, foreign, beside });
                     }
                 }
             }
@@ -55,10 +50,15 @@ pub(super) fn part(words: &[u64]) -> &[u64; WORDS + LANES] {
     words.first_chunk().expect("strips have room for a block more")
 }
 
-/// Ink where the template wants none.
+/// How many cells have ink where the template wants none, and no ink where it has some.
 #[inline(always)]
-pub(super) fn foreign(ink: &[u64], rest: &Rest) -> u16 {
-    ink[..WORDS].iter().zip(&rest.clutter).map(|(p, q)| (p & q).count_ones()).sum::<u32>() as u16
+pub(super) fn outside(ink: &[u64], rest: &Rest) -> (u16, u16) {
+    let (mut foreign, mut beside) = (0, 0);
+    for (ink, (clutter, wanted)) in ink[..WORDS].iter().zip(rest.clutter.iter().zip(&rest.ink)) {
+        foreign += (ink & clutter).count_ones();
+        beside += (wanted & !ink).count_ones();
+    }
+    (foreign as u16, beside as u16)
 }
 
 pub(super) fn sum_under(cloud: &Cloud, map: &Bordered, pose: &Affine, limit: u32) -> u32 {

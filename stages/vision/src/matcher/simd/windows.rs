@@ -36,9 +36,9 @@ macro_rules! windows_of_eight {
                             let missing = store(missing);
                             for lane in (0..inside).filter(|l| fit >> l & 1 == 1) {
                                 let (window, missing) = ((start + lane) as u32, missing[lane] as u16);
-                                let foreign = foreign(&strip.ink[column][start + lane..], rest);
+                                let (foreign, beside) = outside(&strip.ink[column][start + lane..], rest);
                                 let (probe, column) = (i as u32, column as u16);
-                                hits.push(Hit { window, probe, column, missing, foreign });
+                                hits.push(Hit { window, probe, column, missing, foreign, beside });
                             }
                         }
                     }
