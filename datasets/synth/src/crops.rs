@@ -42,7 +42,7 @@ pub struct CropSettings {
 pub enum Choice {
     /// The first in the sheet's list, whatever its turn.
     First,
-    /// The first of those that lie most nearly as in the legend: unmirrored, then upright.
+    /// The first of those that lie most nearly as in the legend: without a pipe across them, unmirrored, then upright.
     Upright,
 }
 
@@ -112,10 +112,10 @@ fn evidence(a: &Annotation, key: &str) -> f64 {
     a.provenance.evidence.get(key).copied().unwrap_or_default()
 }
 
-/// How far an instance is from the legend: mirrored, then degrees.
+/// How far an instance is from the legend: crossed by a pipe, then mirrored, then degrees.
 fn pose(a: &Annotation) -> f64 {
     let turn = evidence(a, "rotation").rem_euclid(360.0);
-    evidence(a, "mirrored") * 360.0 + turn.min(360.0 - turn)
+    (2.0 * evidence(a, "crossed") + evidence(a, "mirrored")) * 360.0 + turn.min(360.0 - turn)
 }
 
 fn cut_one(

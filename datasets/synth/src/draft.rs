@@ -27,8 +27,8 @@ pub(crate) struct Placed {
     pub role: Role,
     /// Turn in degrees.
     pub degrees: f64,
-    /// True for a class of the truth.
-    pub listed: bool,
+    /// Its place in the truth, when it is listed there.
+    pub truth: Option<usize>,
 }
 
 /// The sheet.
@@ -145,8 +145,10 @@ impl Draft<'_> {
         let Some(bounds) = Self::ink(symbol, at, repeats) else { return };
         let reach = symbol.reach_at(at);
         self.solid.push(bounds);
-        self.placed.push(Placed { bounds, center: at.center, reach, role: symbol.role, degrees: at.degrees, listed });
         let whole = self.canvas.bounds(&outlines).and_then(|b| b.clipped(self.s.width, self.s.height));
+        let truth = (listed && whole.is_some()).then_some(self.truth.len());
+        let (role, degrees) = (symbol.role, at.degrees);
+        self.placed.push(Placed { bounds, center: at.center, reach, role, degrees, truth });
         let (true, Some(bbox)) = (listed, whole) else { return };
         let mut evidence = BTreeMap::from([
             ("scale".to_owned(), at.scale * NOMINAL_UNITS / self.s.symbol_px),

@@ -211,7 +211,7 @@ impl Draft<'_> {
 
     /// Draws pipes across the share `crossing` of the listed symbols.
     pub fn cross_symbols(&mut self) {
-        for placed in self.placed.clone().into_iter().filter(|p| p.listed) {
+        for (placed, i) in self.placed.clone().into_iter().filter_map(|p| p.truth.map(|i| (p, i))) {
             if !self.chance(self.s.crossing) {
                 continue;
             }
@@ -235,6 +235,7 @@ impl Draft<'_> {
                     let width = self.pen * self.between(0.6, 1.1);
                     self.canvas.lines(&ends, width);
                     self.take_lead(ends[0], ends[1]);
+                    self.truth[i].provenance.evidence.insert("crossed".to_owned(), 1.0);
                     break;
                 }
             }

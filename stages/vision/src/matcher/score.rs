@@ -172,7 +172,7 @@ macro_rules! terms {
     ($($name:literal $sign:literal $of:expr),* $(,)?) => { [$(Term { name: $name, sign: $sign, of: $of }),*] };
 }
 
-const TERMS: usize = 25;
+const TERMS: usize = 20;
 
 /// All that is measured, in the order of the weights.
 pub const CONFIDENCE_TERMS: [Term; TERMS] = terms![
@@ -186,11 +186,6 @@ pub const CONFIDENCE_TERMS: [Term; TERMS] = terms![
     "soft_correlation" 1 |f| f.likeness.soft,
     "stroke_mismatch" -1 |f| f.likeness.correlation - f.likeness.own,
     "residue" -1 |f| f.likeness.residue.min(2.0),
-    "elastic" 1 |f| f.likeness.elastic,
-    "worst_part" -1 |f| f.likeness.worst_part.min(2.0),
-    "near" 1 |f| f.likeness.near,
-    "elastic_near" 1 |f| f.likeness.elastic_near,
-    "worst_near" -1 |f| f.likeness.worst_near.min(2.0),
     "stretch_off" -1 |f| f.stretch,
     "scale_off" -1 |f| f.scale_off,
     "log_length" 1 |f| f.length.max(1.0).ln(),
@@ -205,13 +200,13 @@ pub const CONFIDENCE_TERMS: [Term; TERMS] = terms![
 
 /// Weights of [`CONFIDENCE_TERMS`] in the rank, which is their sum times the root of the length.
 const RANK: [f32; TERMS] = [
-    0.000, 0.314, 0.082, 0.180, 0.160, -0.042, 0.313, 0.078, -0.510, 0.000, 0.162, -0.080, 0.127, 0.034, -0.020,
-    -0.086, 0.000, 0.000, 0.000, 0.000, -0.002, 0.000, 0.000, 0.633, 0.015,
+    0.000, 0.401, 0.129, 0.118, 0.259, -0.551, 0.581, 0.069, -1.095, 0.000, -0.092, 0.000, 0.000, 0.000, 0.000, 0.000,
+    0.000, 0.000, 0.978, -0.014,
 ];
 /// Weights of [`CONFIDENCE_TERMS`] in the confidence, and of the margin over the runner-up.
 const CONFIDENCE: [f64; TERMS + 1] = [
-    0.000, 0.688, 0.000, 0.824, 5.310, -2.222, 17.358, 2.141, -20.452, 0.000, 0.378, -0.725, 0.000, 0.000, -0.295,
-    -5.991, -5.564, 2.842, -4.092, 3.345, 0.000, 0.000, 0.000, 0.000, -35.325, 0.118,
+    0.000, 1.819, 0.000, 1.585, 2.255, 0.000, 29.970, 0.000, -31.069, 0.000, -6.194, -6.608, 2.214, -4.326, 3.522,
+    0.000, 0.000, 0.000, 3.057, -40.101, 0.000,
 ];
 
 impl Features {

@@ -173,7 +173,7 @@ impl Shape {
             ink: ink_at.iter().map(|&i| offset(i)).collect(),
             samples: inside.iter().step_by(stride).map(sample).collect(),
             sample_area: stride as f32,
-            dense: Dense::of(&picture, &far, extent, &hull),
+            dense: Dense::of(&picture, extent),
             points,
             sectors,
             hull,

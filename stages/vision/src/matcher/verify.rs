@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use super::hull::Hull;
 use super::ink::smooth;
 use super::pose::{Limits, Pose};
 use super::score::{Sheet, soften};
@@ -41,23 +40,13 @@ const MIN_LINE: usize = 4;
 const LINE_SAMPLES: usize = 300;
 /// How far text may be shifted against its outline, pixels.
 const TEXT_SHIFT: f32 = 1.5;
-/// Parts a side of the grid in which the symbol may give way: each part is compared where it agrees best.
-const PARTS: usize = 3;
-/// How far a part may be off, as a share of the symbol's size and in pixels at least and at most.
-const PART_SHIFT: f32 = 0.022;
-const PART_SHIFTS: [f32; 2] = [0.8, 2.5];
-/// How far outside the ink's hull the parts reach, pixels: what is farther out is not the symbol's.
-const PART_MARGIN: f32 = 1.0;
 /// Fewest samples that make a comparison.
 const MIN_SAMPLES: usize = 20;
 
-/// Layers of the symbol's levels: smoothed at each stroke width, at its own width smoothed twice as wide, and nearness
-/// to ink.
-const LAYERS: usize = STROKES + 2;
+/// Layers of the symbol's levels: smoothed at each stroke width, and at its own width smoothed twice as wide.
+const LAYERS: usize = STROKES + 1;
 /// The layer that is smoothed twice as wide.
 const SOFT: usize = STROKES;
-/// The layer of nearness to ink, which knows neither greys nor, for the most part, stroke widths.
-const NEAR: usize = STROKES + 1;
 
 /// A place of the template's frame: offset from the centre, pixels; weight, 0..=1; levels, 0..=255.
 #[derive(Clone, Copy, Debug)]
@@ -108,16 +97,6 @@ impl Patch {
         levels
     }
 
-    /// Nearness to the drawing's ink at the places.
-    fn nearness(&self, sheet: &Sheet, pose: &Affine) -> Vec<f32> {
-        let mut levels = vec![0.0; self.cloud.padded()];
-        for (level, [x, y]) in levels.iter_mut().zip(self.cloud.points()) {
-            let at = [0, 1].map(|k| pose.at[k] + x * pose.x[k] + y * pose.y[k]);
-            *level = nearness(sheet.cost.distance(at));
-        }
-        levels
-    }
-
     /// Compares a layer with what [`Self::levels`] gave.
     fn correlation(&self, simd: Simd, layer: usize, levels: &[f32]) -> Correlation {
         let Layer { weighted, sums } = &self.layers[layer];
@@ -132,13 +111,6 @@ impl Patch {
         let values = std::array::from_fn(|k| self.correlation(simd, k, levels).value());
         best_stroke(&values)
     }
-}
-
-/// Nearness to ink, 0..=255, at a distance in pixels.
-fn nearness(distance: f32) -> f32 {
-    /// Distance from which nothing is near.
-    const FAR: f32 = 3.0;
-    255.0 * (1.0 - (distance / FAR).powi(2)).max(0.0)
 }
 
 /// The best of the correlations at each stroke width.
@@ -160,10 +132,6 @@ pub(super) struct Dense {
     /// The symbol outside of text, and its sectors.
     symbol: Patch,
     sectors: Vec<Sectored>,
-    /// What lies within the symbol's hull, part by part.
-    parts: Vec<Patch>,
-    /// How far parts may be off, pixels of the template.
-    give: f32,
     /// Some of its places, for a glance and for polishing.
     glance: Patch,
     polish: Patch,
@@ -187,16 +155,6 @@ pub(super) struct Likeness {
     pub soft: f32,
     /// Largest share of the grey levels' variance that a sector leaves unexplained, 0 and up.
     pub residue: f32,
-    /// Correlation of nearness to ink.
-    pub near: f32,
-    /// The same inside of the hull, each part where it agrees best, and the share of its variance that the worst part
-    /// leaves unexplained.
-    pub elastic_near: f32,
-    pub worst_near: f32,
-    /// Correlation inside of the hull, each part where it agrees best, at the best stroke width.
-    pub elastic: f32,
-    /// Largest share of the variance that a part leaves unexplained there, 0 and up.
-    pub worst_part: f32,
     /// The text, where the template has some.
     pub text: Option<TextLikeness>,
 }
@@ -216,8 +174,8 @@ pub(super) struct TextLikeness {
 }
 
 impl Dense {
-    /// From a template's picture; `extent` is the box of its ink as offsets from the centre, `hull` goes around it.
-    pub fn of(picture: &Picture, distance: &[u8], extent: [f32; 4], hull: &Hull) -> Self {
+    /// From a template's picture; `extent` is the box of its ink as offsets from the centre.
+    pub fn of(picture: &Picture, extent: [f32; 4]) -> Self {
         let (w, h) = (picture.width, picture.height);
         let thin = extreme(&picture.darkness, w, h, u8::min);
         let thick = extreme(&picture.darkness, w, h, u8::max);
@@ -238,25 +196,13 @@ impl Dense {
         let place = |&i: &usize| Place {
             at: offset(i),
             weight: f32::from(picture.weight[i]) / 255.0,
-            levels: std::array::from_fn::<_, LAYERS, _>(|k| match k {
-                SOFT => f32::from(soft[i]),
-                NEAR => nearness(f32::from(distance[i]) / 3.0),
-                _ => f32::from(planes[k][i]),
-            }),
+            levels: std::array::from_fn::<_, LAYERS, _>(|k| f32::from(if k == SOFT { soft[i] } else { planes[k][i] })),
         };
         let sectored = |&i: &usize| Sectored {
             levels: std::array::from_fn(|k| planes[k][i]),
             sector: (i / w * SECTORS / h * SECTORS + i % w * SECTORS / w) as u8,
         };
         let places: Vec<Place<LAYERS>> = symbol.iter().map(place).collect();
-        let [width, height] = [extent[2] - extent[0], extent[3] - extent[1]];
-        let part_of = |at: [f32; 2]| {
-            let cell = |v: f32, low: f32, side: f32| (((v - low) / side * PARTS as f32) as usize).min(PARTS - 1);
-            cell(at[1], extent[1], height) * PARTS + cell(at[0], extent[0], width)
-        };
-        let inner: Vec<(usize, &Place<LAYERS>)> =
-            places.iter().filter(|p| hull.contains(p.at, PART_MARGIN)).map(|p| (part_of(p.at), p)).collect();
-        let part = |k: usize| inner.iter().filter(move |(part, _)| *part == k).map(|(_, p)| *p);
         let some = |most: usize| Patch::of(places.iter().step_by(places.len().div_ceil(most).max(1)));
         let mut sums = BTreeMap::<(usize, usize), (u16, f32, f32)>::new();
         let letters: Vec<Place<1>> =
@@ -274,8 +220,6 @@ impl Dense {
         }
         Self {
             symbol: Patch::of(places.iter()),
-            parts: (0..PARTS * PARTS).filter(|&k| part(k).next().is_some()).map(|k| Patch::of(part(k))).collect(),
-            give: PART_SHIFT * width.hypot(height),
             sectors: symbol.iter().map(sectored).collect(),
             glance: some(GLANCE),
             polish: some(POLISH),
@@ -371,44 +315,13 @@ impl Dense {
         let variance = strokes[best].variance().max(1.0);
         let residues = sectors.iter().filter(|s| s[1] >= MIN_SECTOR).map(|s| s[0] / s[1] / variance);
         let soft = self.symbol.levels(simd, &sheet.soft(), &at);
-        let (elastic, worst_part) = self.give_way(simd, sheet, pose, best, [gain, bias]);
-        let near = self.symbol.nearness(sheet, &at);
-        let near = self.symbol.correlation(simd, NEAR, &near);
-        let (elastic_near, worst_near) = self.give_way(simd, sheet, pose, NEAR, near.line());
         Likeness {
-            near: near.value(),
-            elastic_near,
-            worst_near,
-            elastic,
-            worst_part,
             correlation,
             own: values[OWN],
             soft: self.symbol.correlation(simd, SOFT, &soft).value(),
             residue: residues.fold(0.0, f32::max),
             text: (!self.cell_of.is_empty()).then(|| self.compare_text(simd, &sheet.darkness(), &at, strokes[best])),
         }
-    }
-
-    /// Compares every part where it agrees best with what a stroke width, a gain and a bias lead one to expect; returns
-    /// the correlation of them all, and the share of its variance that the worst part leaves unexplained.
-    fn give_way(&self, simd: Simd, sheet: &Sheet, pose: &Pose, stroke: usize, line: [f32; 2]) -> (f32, f32) {
-        let (plane, at) = (sheet.darkness(), pose.affine());
-        let give = (self.give * pose.scale).clamp(PART_SHIFTS[0], PART_SHIFTS[1]);
-        let shifts = [0.0, -give, give];
-        let best = |part: &Patch| {
-            let sums = shifts.iter().flat_map(|&dy| shifts.map(|dx| [at.at[0] + dx, at.at[1] + dy])).map(|at_| {
-                let at = Affine { at: at_, ..at };
-                let levels = if stroke == NEAR { part.nearness(sheet, &at) } else { part.levels(simd, &plane, &at) };
-                part.correlation(simd, stroke, &levels)
-            });
-            // The first of equals: parts that say nothing stay where they are.
-            sums.reduce(|a, b| if b.unexplained(line) < a.unexplained(line) { b } else { a })
-        };
-        let parts: Vec<Correlation> = self.parts.iter().filter_map(best).collect();
-        let all = parts.iter().fold(Correlation::default(), |all, p| all.with(p));
-        let [line, variance] = [all.line(), [all.variance().max(1.0), 0.0]];
-        let left = parts.iter().map(|p| p.unexplained(line) / (p.n as f32).max(MIN_SECTOR) / variance[0]);
-        (all.value(), left.fold(0.0, f32::max))
     }
 
     /// Compares the text; `symbol` holds the sums outside of it.
@@ -530,14 +443,6 @@ impl Correlation {
         let spread = self.aa - self.a * self.a / n;
         let gain = if spread <= 1.0 { 0.0 } else { (self.ab - self.a * self.b / n) / spread };
         [gain as f32, ((self.b - gain * self.a) / n) as f32]
-    }
-
-    /// Sum of the squared distances of `b` from a line of gain and bias over `a`.
-    fn unexplained(&self, [gain, bias]: [f32; 2]) -> f32 {
-        let [g, c] = [f64::from(gain), f64::from(bias)];
-        let sum =
-            self.bb - 2.0 * g * self.ab - 2.0 * c * self.b + g * g * self.aa + 2.0 * g * c * self.a + c * c * self.n;
-        sum.max(0.0) as f32
     }
 
     /// Variance of `b`.

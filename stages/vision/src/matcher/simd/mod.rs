@@ -241,11 +241,6 @@ impl Cloud {
         self.len
     }
 
-    /// The points, without the padding.
-    pub fn points(&self) -> impl Iterator<Item = [f32; 2]> {
-        self.x.iter().zip(&self.y).map(|(&x, &y)| [x, y]).take(self.len)
-    }
-
     /// Number of points with the padding.
     pub fn padded(&self) -> usize {
         self.x.len()
