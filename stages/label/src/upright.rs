@@ -6,11 +6,8 @@ use std::f64::consts::FRAC_PI_2;
 
 use datasets::{BBox, Pixels, Provenance};
 use image::{Rgb, RgbImage, Rgba, RgbaImage};
+use vision::matcher::surroundings;
 
-/// Surroundings of a box, as a share of its longer side and at least in pixels: room for a box that is a little tight.
-/// More would make pipes that end at the symbol a part of it.
-const MARGIN: f64 = 0.03;
-const MIN_MARGIN_PX: f64 = 2.0;
 /// Deviation from a quarter turn that counts as none, degrees: no turn means no blur.
 const NO_TURN_DEG: f64 = 1.0;
 /// Deviation from a quarter turn up to which a box tells the sides of what is in it, degrees.
@@ -66,14 +63,14 @@ pub fn cut(drawing: &RgbImage, bbox: &BBox<Pixels>, lie: Lie) -> Option<RgbaImag
         (true, true) => [bbox.height(), bbox.width()],
         (false, _) => [bbox.width().hypot(bbox.height()); 2],
     };
-    let margin = (MARGIN * w.max(h)).max(MIN_MARGIN_PX);
     // Pixels of the drawing per pixel of the picture.
     let plain = |v: f64| if (v - 1.0).abs() <= SAME_SIZE { 1.0 } else { v };
     let step = [lie.scale * lie.stretch.sqrt(), lie.scale / lie.stretch.sqrt()];
-    let longest = ((w + 2.0 * margin) / step[0]).max((h + 2.0 * margin) / step[1]);
-    let shrink = (longest / MAX_SIDE).max(1.0);
+    let longest = (w / step[0]).max(h / step[1]);
+    let shrink = ((longest + 2.0 * surroundings(longest, 0.0)) / MAX_SIDE).max(1.0);
     let step = step.map(|s| plain(s * shrink));
-    let side = |v: f64, step: f64| (((v + 2.0 * margin) / step).round() as u32).max(1);
+    let margin = surroundings(w / step[0], h / step[1]);
+    let side = |v: f64, step: f64| ((v / step + 2.0 * margin).round() as u32).max(1);
     let (width, height) = (side(w, step[0]), side(h, step[1]));
     let half = [f64::from(width) / 2.0, f64::from(height) / 2.0];
     let (sin, cos) = turn.sin_cos();

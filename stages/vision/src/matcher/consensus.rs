@@ -10,6 +10,9 @@ use image::{GrayImage, Luma, Rgba, RgbaImage, imageops};
 use super::ink::{Ink, Tally, contrast_grey};
 use super::{Role, Template};
 
+/// What a picture of a confirmed box shows around it: this share of the box's longer side, and at least some pixels.
+const SURROUNDINGS: f64 = 0.15;
+const MIN_SURROUNDINGS_PX: f64 = 2.0;
 /// Fewest pictures that make a consensus; fewer are used as they are.
 const MIN_PICTURES: usize = 3;
 /// How far a picture may be shifted against the others, pixels.
@@ -24,6 +27,20 @@ const STROKE: f32 = 100.0;
 const ODD: f32 = 0.75;
 /// Most instances of a class that are kept beside the consensus.
 const MAX_ODD: usize = 3;
+
+/// Pixels around a box of these sides that a picture of it shows when it is confirmed or rejected.
+pub fn surroundings(width: f64, height: f64) -> f64 {
+    (SURROUNDINGS * width.max(height)).max(MIN_SURROUNDINGS_PX)
+}
+
+/// The confirmed box in its picture of these sides: left, top, right, bottom. The inverse of [`surroundings`].
+pub(super) fn confirmed_box(width: usize, height: usize) -> [f32; 4] {
+    let longer = width.max(height) as f64;
+    let around = (longer * SURROUNDINGS / (1.0 + 2.0 * SURROUNDINGS)).max(MIN_SURROUNDINGS_PX);
+    // A picture that is smaller than that keeps a box.
+    let [x, y] = [width, height].map(|side| around.min(0.5 * (side as f64 - 1.0)) as f32);
+    [x, y, width as f32 - x, height as f32 - y]
+}
 
 /// Pictures of one size laid over each other.
 struct Stack {

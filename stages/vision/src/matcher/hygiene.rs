@@ -12,7 +12,7 @@ mod stubs;
 pub(super) mod tests;
 mod text;
 
-use super::{MatcherError, Template};
+use super::{MatcherError, Role, Template, confirmed_box};
 
 /// Margin of the ink in a cut-out, as a share of the side, up to which the cut-out's side is the symbol's.
 const SNUG: f32 = 0.12;
@@ -67,6 +67,7 @@ pub(super) struct Clean {
     pub bounds: [usize; 4],
     /// The box that a match stands for. The same as `bounds` on the sides where the symbol stands clear of the border;
     /// the picture's side where the picture is a snug cut-out of a drawing, because then a person has drawn this box.
+    /// Of a confirmed box that box, of a counter-example the picture.
     pub frame: [f32; 4],
 }
 
@@ -98,7 +99,11 @@ pub(super) fn clean(template: &Template) -> Result<Clean, MatcherError> {
     let stubs = stubs::find(&clean.ink, width, height);
     clean.take_out(&stubs, RemovedKind::Stub);
     clean.bounds = bounds(&clean.ink, width).ok_or_else(blank)?;
-    clean.frame = frame(clean.bounds, &raw, &stubs, width, height);
+    clean.frame = match template.role {
+        Role::Given => frame(clean.bounds, &raw, &stubs, width, height),
+        Role::Confirmed => confirmed_box(width, height),
+        Role::Negative => [0.0, 0.0, width as f32, height as f32],
+    };
     clean.text = text::regions(&clean.ink, width, height);
     clean.tell();
     Ok(clean)

@@ -17,6 +17,7 @@ mod consensus;
 mod hull;
 mod hygiene;
 mod ink;
+mod negatives;
 mod pose;
 mod quality;
 mod scale;
@@ -35,6 +36,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use datasets::{BBox, Pixels};
 use image::{GrayImage, RgbImage, RgbaImage};
 
+pub use consensus::surroundings;
 pub use config::{CANDIDATE_THRESHOLD, DEFAULT_THRESHOLD, MatcherConfig, Poses, Rotations, ScaleBase};
 pub use hygiene::{Removed, RemovedKind};
 pub use quality::{
@@ -44,6 +46,7 @@ pub use score::{CONFIDENCE_TERMS, Term};
 pub use simd::Simd;
 
 use bank::Variant;
+use consensus::confirmed_box;
 use pose::{Limits, Pose};
 use search::Hypothesis;
 use shape::Shape;
@@ -65,9 +68,10 @@ pub enum Role {
     /// What the user gave: a legend's symbol or a crop.
     #[default]
     Given,
-    /// A match that a person confirmed, cut out upright with some surroundings. Those of a class are averaged.
+    /// A match that a person confirmed, cut out upright with its [`surroundings`]. Those of a class are averaged.
     Confirmed,
-    /// Something that looks like the class and is not it: its matches take their places and are not reported.
+    /// Something that looks like the class and is not it: where it fits clearly better than the class, the class is
+    /// not reported. Other classes are not concerned.
     Negative,
 }
 
@@ -188,6 +192,9 @@ impl Prepared {
         match poses {
             CoarsePoses::All => self.bank.get_or_init(|| {
                 bank::variants(&self.shapes, |shape| {
+                    if shape.role == Role::Negative {
+                        return Default::default();
+                    }
                     let poses = config.poses_of(&shape.class);
                     let mirrors = if poses.mirror { vec![false, true] } else { vec![false] };
                     (poses.rotations.angles_deg().0, mirrors, stretches(poses.stretch as f32))
@@ -290,7 +297,6 @@ impl Matcher {
         let shapes = &self.own.shapes;
         let mut matches: Vec<Match> = suppress::winners(hypotheses, shapes, self.config.nms_iou as f32)
             .into_iter()
-            .filter(|w| shapes[w.hypothesis.shape].role != Role::Negative)
             .filter_map(|w| self.report(size, &w.hypothesis, w.margin, w.runner_up))
             .filter(|m| m.score >= m.threshold.min(self.config.candidates_from))
             .collect();
@@ -369,7 +375,7 @@ impl Matcher {
     /// Which shapes are small enough for a drawing, and why the others are not.
     fn fitting(&self, width: f32, height: f32, base: f32) -> (Vec<SkippedTemplate>, BTreeSet<usize>) {
         let (mut skipped, mut usable) = (Vec::new(), BTreeSet::new());
-        for (i, shape) in self.own.shapes.iter().enumerate() {
+        for (i, shape) in self.own.shapes.iter().enumerate().filter(|(_, s)| s.role != Role::Negative) {
             let poses = self.config.poses_of(&shape.class);
             let scale = poses.scale_min as f32 * base;
             let [x0, y0, x1, y1] = Pose::upright(scale * shape.reduction).bounds(shape);

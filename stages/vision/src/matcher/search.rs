@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 
 use super::bank::{self, Variant};
+use super::negatives::Negatives;
 use super::pose::{Limits, Pose, Sampling, Steps, refine};
 use super::scan;
 use super::score::{Features, Sheet};
@@ -39,6 +40,8 @@ pub(super) struct Hypothesis {
     pub features: Features,
     /// What decides between overlapping hypotheses.
     pub rank: f32,
+    /// Whether a counter-example of the class fits the place better.
+    pub refuted: bool,
 }
 
 /// A pose on its way to a hypothesis.
@@ -78,6 +81,7 @@ pub(super) fn hypotheses(sheet: &Sheet, shapes: &[Shape], bank: &[Variant], limi
         let value = shapes[bank[lead.variant as usize].shape as usize].dense.glance(sheet, &lead.pose);
         (value >= MIN_GLANCE).then_some(Lead { value, ..lead })
     });
+    let negatives = Negatives::among(shapes);
     promising(&glanced.collect::<Vec<_>>())
         .into_par_iter()
         .map(|lead| {
@@ -87,7 +91,9 @@ pub(super) fn hypotheses(sheet: &Sheet, shapes: &[Shape], bank: &[Variant], limi
             let features = sheet.features(shape, &pose, limits(v).usual);
             let rank = features.rank();
             let (bounds, scale) = (pose.bounds(shape), pose.scale / shape.reduction);
-            Hypothesis { shape: v.shape as usize, pose, scale, bounds, features, rank }
+            let mut h = Hypothesis { shape: v.shape as usize, pose, scale, bounds, features, rank, refuted: false };
+            h.refuted = negatives.refute(sheet, &h, &limits(v));
+            h
         })
         .collect()
 }

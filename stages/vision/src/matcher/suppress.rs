@@ -21,7 +21,8 @@ pub(super) struct Winner {
 }
 
 /// Keeps the best of hypotheses that overlap by more than `max_iou` or contain one another, whatever their classes.
-/// With `max_iou` 1 all are kept.
+/// With `max_iou` 1 all are kept. One that a counter-example refutes is not kept; it still stands for the weaker ones of
+/// its class, which are the same mistake at a slightly different pose, and for nothing else.
 pub(super) fn winners(mut hypotheses: Vec<Hypothesis>, shapes: &[Shape], max_iou: f32) -> Vec<Winner> {
     hypotheses.retain(|h| h.rank > 0.0);
     // Stable: equal ranks stay in the order of the search.
@@ -29,7 +30,11 @@ pub(super) fn winners(mut hypotheses: Vec<Hypothesis>, shapes: &[Shape], max_iou
     let mut kept: Vec<Winner> = Vec::new();
     let mut grid: BTreeMap<[i32; 2], Vec<usize>> = BTreeMap::new();
     for h in hypotheses {
-        let against = |&k: &usize| contradict(&kept[k].hypothesis.bounds, &h.bounds, max_iou);
+        let class = |h: &Hypothesis| &shapes[h.shape].class;
+        let against = |&k: &usize| {
+            let k = &kept[k].hypothesis;
+            (!k.refuted || class(k) == class(&h)) && contradict(&k.bounds, &h.bounds, max_iou)
+        };
         let near = || cells(&h.bounds).filter_map(|c| grid.get(&c)).flatten().copied();
         // The first that was kept is the best.
         let stronger = if max_iou < 1.0 { near().filter(against).min() } else { None };
@@ -41,11 +46,12 @@ pub(super) fn winners(mut hypotheses: Vec<Hypothesis>, shapes: &[Shape], max_iou
             continue;
         };
         let w = &mut kept[k];
-        if w.runner_up.is_none() && shapes[w.hypothesis.shape].class != shapes[h.shape].class {
+        if !h.refuted && w.runner_up.is_none() && class(&w.hypothesis) != class(&h) {
             w.runner_up = Some(h.shape);
             w.margin = (1.0 - h.rank / w.hypothesis.rank.max(f32::MIN_POSITIVE)).clamp(0.0, 1.0);
         }
     }
+    kept.retain(|w| !w.hypothesis.refuted);
     kept
 }
 
