@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use super::Role;
 use super::search::Hypothesis;
 use super::shape::Shape;
 
 /// Share of the smaller box inside the larger one from which one symbol is a part of the other.
 const MAX_CONTAINED: f32 = 0.7;
+/// How far the sides of two boxes around the same thing are from each other at most, as a share of the longer side.
+const MAX_OFF: f32 = 0.1;
 /// Side of the cells of the look-up grid, pixels.
 const GRID: f32 = 64.0;
 
@@ -18,6 +21,8 @@ pub(super) struct Winner {
     pub runner_up: Option<usize>,
     /// How far the winner's rank is above the runner-up's, 0..=1; 1 without a runner-up.
     pub margin: f32,
+    /// Whether its box is that of a confirmed picture of the class, which a person has seen.
+    boxed: bool,
 }
 
 /// Keeps the best of hypotheses that overlap by more than `max_iou` or contain one another, whatever their classes.
@@ -42,10 +47,15 @@ pub(super) fn winners(mut hypotheses: Vec<Hypothesis>, shapes: &[Shape], max_iou
             for c in cells(&h.bounds) {
                 grid.entry(c).or_default().push(kept.len());
             }
-            kept.push(Winner { hypothesis: h, runner_up: None, margin: 1.0 });
+            kept.push(Winner { hypothesis: h, runner_up: None, margin: 1.0, boxed: false });
             continue;
         };
         let w = &mut kept[k];
+        let confirmed = |h: &Hypothesis| shapes[h.shape].role == Role::Confirmed;
+        let same = class(&w.hypothesis) == class(&h) && one_thing(&w.hypothesis.bounds, &h.bounds);
+        if !w.boxed && !confirmed(&w.hypothesis) && confirmed(&h) && same {
+            (w.hypothesis.bounds, w.boxed) = (h.bounds, true);
+        }
         if !h.refuted && w.runner_up.is_none() && class(&w.hypothesis) != class(&h) {
             w.runner_up = Some(h.shape);
             w.margin = (1.0 - h.rank / w.hypothesis.rank.max(f32::MIN_POSITIVE)).clamp(0.0, 1.0);
@@ -59,6 +69,13 @@ pub(super) fn winners(mut hypotheses: Vec<Hypothesis>, shapes: &[Shape], max_iou
 fn cells(bounds: &[f32; 4]) -> impl Iterator<Item = [i32; 2]> + use<> {
     let [left, top, right, bottom] = bounds.map(|v| (v / GRID).floor() as i32);
     (top..=bottom).flat_map(move |y| (left..=right).map(move |x| [x, y]))
+}
+
+/// Whether two boxes go around the same thing, tightly or not.
+fn one_thing(a: &[f32; 4], b: &[f32; 4]) -> bool {
+    let longer = |r: &[f32; 4]| (r[2] - r[0]).max(r[3] - r[1]);
+    let size = longer(a).max(longer(b));
+    (0..4).all(|k| (a[k] - b[k]).abs() <= MAX_OFF * size)
 }
 
 fn contradict(a: &[f32; 4], b: &[f32; 4], max_iou: f32) -> bool {
