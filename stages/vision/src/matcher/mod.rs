@@ -50,6 +50,7 @@ use consensus::confirmed_box;
 use pose::{Limits, Pose};
 use search::Hypothesis;
 use shape::Shape;
+use suppress::Winner;
 use tiles::View;
 
 /// Version of the matcher; raised when the same templates, settings and drawing may give other matches.
@@ -297,7 +298,7 @@ impl Matcher {
         let shapes = &self.own.shapes;
         let mut matches: Vec<Match> = suppress::winners(hypotheses, shapes, self.config.nms_iou as f32)
             .into_iter()
-            .filter_map(|w| self.report(size, &w.hypothesis, w.margin, w.runner_up))
+            .filter_map(|w| self.report(size, &w))
             .filter(|m| m.score >= m.threshold.min(self.config.candidates_from))
             .collect();
         matches.sort_by(|a, b| {
@@ -313,8 +314,8 @@ impl Matcher {
     /// for fitting the weights of ranks and confidences.
     pub fn considered(&self, drawing: &RgbImage) -> Vec<Match> {
         let Some(search) = self.search(&ink::contrast_grey(drawing)) else { return Vec::new() };
-        let report = |h| self.report(search.size, h, 0.0, None);
-        search.hypotheses.iter().filter_map(report).collect()
+        let report = |h| self.report(search.size, &Winner::alone(h, 0.0));
+        search.hypotheses.into_iter().filter_map(report).collect()
     }
 
     /// `None` when the drawing has no ink.
@@ -399,14 +400,14 @@ impl Matcher {
     }
 
     /// A hypothesis as the caller sees it; `None` when it lies outside of the drawing.
-    fn report(&self, size: [u32; 2], h: &Hypothesis, margin: f32, runner_up: Option<usize>) -> Option<Match> {
-        let [width, height] = size;
+    fn report(&self, [width, height]: [u32; 2], winner: &Winner) -> Option<Match> {
+        let Winner { hypothesis: h, runner_up, margin, .. } = winner;
         let shapes = &self.own.shapes;
         let shape = &shapes[h.shape];
         let threshold = self.config.threshold_of(&shape.class);
-        let evidence = h.features.by_name(margin);
-        let score = h.features.confidence(margin);
-        let [x0, y0, x1, y1] = h.bounds.map(f64::from);
+        let evidence = h.features.by_name(*margin);
+        let score = h.features.confidence(*margin);
+        let [x0, y0, x1, y1] = winner.bounds.map(f64::from);
         let bbox = BBox::new(x0, y0, x1, y1).clipped(width, height)?;
         Some(Match {
             class: shape.class.clone(),

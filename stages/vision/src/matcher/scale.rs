@@ -75,10 +75,10 @@ impl Matcher {
         elect(&votes).map(f32::exp)
     }
 
-    /// The shapes that can be found, those with the most ink first.
+    /// The given shapes, those with the most ink first. What a person decided changes no drawing's scale.
     fn by_ink(&self) -> Vec<usize> {
         let shapes = &self.own.shapes;
-        let mut order: Vec<usize> = (0..shapes.len()).filter(|&i| shapes[i].role != Role::Negative).collect();
+        let mut order: Vec<usize> = (0..shapes.len()).filter(|&i| shapes[i].role == Role::Given).collect();
         order.sort_by_key(|&i| std::cmp::Reverse(shapes[i].ink.len()));
         order
     }

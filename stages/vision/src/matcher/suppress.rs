@@ -21,8 +21,17 @@ pub(super) struct Winner {
     pub runner_up: Option<usize>,
     /// How far the winner's rank is above the runner-up's, 0..=1; 1 without a runner-up.
     pub margin: f32,
-    /// Whether its box is that of a confirmed picture of the class, which a person has seen.
+    /// Its box: left, top, right, bottom. Where a confirmed picture of the class fits the same place, that one's, which
+    /// a person has seen.
+    pub bounds: [f32; 4],
     boxed: bool,
+}
+
+impl Winner {
+    /// A hypothesis that nothing contradicts, with the margin that is given.
+    pub fn alone(hypothesis: Hypothesis, margin: f32) -> Self {
+        Self { bounds: hypothesis.bounds, boxed: false, hypothesis, runner_up: None, margin }
+    }
 }
 
 /// Keeps the best of hypotheses that overlap by more than `max_iou` or contain one another, whatever their classes.
@@ -47,14 +56,14 @@ pub(super) fn winners(mut hypotheses: Vec<Hypothesis>, shapes: &[Shape], max_iou
             for c in cells(&h.bounds) {
                 grid.entry(c).or_default().push(kept.len());
             }
-            kept.push(Winner { hypothesis: h, runner_up: None, margin: 1.0, boxed: false });
+            kept.push(Winner::alone(h, 1.0));
             continue;
         };
         let w = &mut kept[k];
         let confirmed = |h: &Hypothesis| shapes[h.shape].role == Role::Confirmed;
         let same = class(&w.hypothesis) == class(&h) && one_thing(&w.hypothesis.bounds, &h.bounds);
         if !w.boxed && !confirmed(&w.hypothesis) && confirmed(&h) && same {
-            (w.hypothesis.bounds, w.boxed) = (h.bounds, true);
+            (w.bounds, w.boxed) = (h.bounds, true);
         }
         if !h.refuted && w.runner_up.is_none() && class(&w.hypothesis) != class(&h) {
             w.runner_up = Some(h.shape);
