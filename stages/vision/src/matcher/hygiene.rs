@@ -12,7 +12,7 @@ mod stubs;
 pub(super) mod tests;
 mod text;
 
-use super::{MatcherError, Role, Template, confirmed_box};
+use super::{MatcherError, Template};
 
 /// Margin of the ink in a cut-out, as a share of the side, up to which the cut-out's side is the symbol's.
 const SNUG: f32 = 0.12;
@@ -21,7 +21,7 @@ const SNUG_PX: f32 = 4.0;
 /// The same as a share, on a side where a pipe's end bridges the margin.
 const BRIDGED: f32 = 0.3;
 
-/// How far ink may lie outside of a confirmed box and belong to the symbol, as a share of the box's longer side and in
+/// How far ink may lie outside of a template's box and belong to the symbol, as a share of the box's longer side and in
 /// pixels: boxes are a little tight.
 const BOX_SLACK: f32 = 0.03;
 const BOX_SLACK_PX: f32 = 2.0;
@@ -72,7 +72,7 @@ pub(super) struct Clean {
     pub bounds: [usize; 4],
     /// The box that a match stands for. The same as `bounds` on the sides where the symbol stands clear of the border;
     /// the picture's side where the picture is a snug cut-out of a drawing, because then a person has drawn this box.
-    /// Of a confirmed box that box, of a counter-example the picture.
+    /// The template's own box where it says one.
     pub frame: [f32; 4],
 }
 
@@ -98,8 +98,8 @@ pub(super) fn clean(template: &Template) -> Result<Clean, MatcherError> {
         bounds: [0; 4],
         frame: [0.0; 4],
     };
-    if template.role == Role::Confirmed {
-        let beyond = beyond_box(&clean.ink, width, height);
+    if let Some(frame) = template.frame {
+        let beyond = beyond_box(&clean.ink, width, frame);
         clean.take_out(&beyond, RemovedKind::Fragment);
     }
     let (fragments, specks) = pieces::foreign(&clean.ink, width, height);
@@ -108,11 +108,7 @@ pub(super) fn clean(template: &Template) -> Result<Clean, MatcherError> {
     let stubs = stubs::find(&clean.ink, width, height);
     clean.take_out(&stubs, RemovedKind::Stub);
     clean.bounds = bounds(&clean.ink, width).ok_or_else(blank)?;
-    clean.frame = match template.role {
-        Role::Given => frame(clean.bounds, &raw, &stubs, width, height),
-        Role::Confirmed => confirmed_box(width, height),
-        Role::Negative => [0.0, 0.0, width as f32, height as f32],
-    };
+    clean.frame = template.frame.unwrap_or_else(|| frame(clean.bounds, &raw, &stubs, width, height));
     clean.text = text::regions(&clean.ink, width, height);
     clean.tell();
     Ok(clean)
@@ -180,9 +176,8 @@ fn bounds(ink: &[u8], width: usize) -> Option<[usize; 4]> {
     Some([x0, at().next()? / width, x1 + 1, at().next_back()? / width + 1])
 }
 
-/// Ink that is clear of a confirmed box: neighbours, and lines that end at the symbol.
-fn beyond_box(ink: &[u8], width: usize, height: usize) -> Vec<usize> {
-    let frame = confirmed_box(width, height);
+/// Ink that is clear of the symbol's box: neighbours, and lines that end at the symbol.
+fn beyond_box(ink: &[u8], width: usize, frame: [f32; 4]) -> Vec<usize> {
     let slack = (BOX_SLACK * (frame[2] - frame[0]).max(frame[3] - frame[1])).max(BOX_SLACK_PX);
     let beyond = |i: &usize| {
         let at = [(i % width) as f32 + 0.5, (i / width) as f32 + 0.5];

@@ -36,7 +36,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use datasets::{BBox, Pixels};
 use image::{GrayImage, RgbImage, RgbaImage};
 
-pub use consensus::surroundings;
 pub use config::{CANDIDATE_THRESHOLD, DEFAULT_THRESHOLD, MatcherConfig, Poses, Rotations, ScaleBase};
 pub use hygiene::{Removed, RemovedKind};
 pub use quality::{
@@ -46,7 +45,6 @@ pub use score::{CONFIDENCE_TERMS, Term};
 pub use simd::Simd;
 
 use bank::Variant;
-use consensus::confirmed_box;
 use pose::{Limits, Pose};
 use search::Hypothesis;
 use shape::Shape;
@@ -69,7 +67,7 @@ pub enum Role {
     /// What the user gave: a legend's symbol or a crop.
     #[default]
     Given,
-    /// A match that a person confirmed, cut out upright with its [`surroundings`]. Those of a class are averaged.
+    /// A match that a person confirmed, cut out upright with some surroundings. Those of a class are averaged.
     Confirmed,
     /// Something that looks like the class and is not it: where it fits clearly better than the class, the class is
     /// not reported. Other classes are not concerned.
@@ -88,6 +86,9 @@ pub struct Template {
     pub image: RgbaImage,
     /// What it is.
     pub role: Role,
+    /// The box that its matches get, where the picture shows more than the symbol: left, top, right, bottom, pixels of
+    /// the picture. What lies clear of it is not the symbol.
+    pub frame: Option<[f32; 4]>,
 }
 
 /// Why there is no matcher.

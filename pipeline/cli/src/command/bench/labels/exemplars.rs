@@ -7,8 +7,8 @@
 //! stops when enough boxes are confirmed. The figures are of the sheets that were not looked at.
 
 use datasets::{AnnotationSet, ImageAnnotations};
-use image::{RgbImage, RgbaImage};
-use label::upright::{Lie, cut};
+use image::RgbImage;
+use label::upright::{Cutout, Lie, cut};
 use miette::Result;
 use serde_json::{Value, json};
 use synth::Set;
@@ -104,7 +104,7 @@ fn review(
             done[usize::from(role == Role::Negative)] += 1;
             let word = if role == Role::Confirmed { "confirmed" } else { "rejected" };
             let name = format!("{word}: {} #{}", truth[i].image, lessons.len());
-            lessons.push(Template { class: a.class.clone(), name, image, role });
+            lessons.push(Template { class: a.class.clone(), name, image, role, frame: None });
         }
     }
     lessons
