@@ -90,7 +90,8 @@ fn drawing_scale_is_found() {
             class: s.class(),
             name: s.file.to_owned(),
             image: image::load_from_memory(s.png).unwrap().into_rgba8(),
-            role: Role::Given, frame: None,
+            role: Role::Given,
+            frame: None,
         })
         .collect();
     let config = MatcherConfig { scale_base: ScaleBase::Drawing, ..MatcherConfig::default() };
@@ -176,7 +177,8 @@ fn odd_templates() {
         class: "blank".into(),
         name: "blank.png".into(),
         image: RgbaImage::from_pixel(20, 20, Rgba([255; 4])),
-        role: Role::Given, frame: None,
+        role: Role::Given,
+        frame: None,
     };
     let config = MatcherConfig::default();
     let e = Matcher::new(std::slice::from_ref(&blank), &config).unwrap_err();

@@ -35,8 +35,8 @@ impl Winner {
 }
 
 /// Keeps the best of hypotheses that overlap by more than `max_iou` or contain one another, whatever their classes.
-/// With `max_iou` 1 all are kept. One that a counter-example refutes is not kept; it still stands for the weaker ones of
-/// its class, which are the same mistake at a slightly different pose, and for nothing else.
+/// With `max_iou` 1 all are kept. One that a counter-example refutes is not kept; it still stands for those of its class
+/// that fit no better, which are the same mistake at a slightly different pose, and for nothing else.
 pub(super) fn winners(mut hypotheses: Vec<Hypothesis>, shapes: &[Shape], max_iou: f32) -> Vec<Winner> {
     hypotheses.retain(|h| h.rank > 0.0);
     // Stable: equal ranks stay in the order of the search.
@@ -45,9 +45,11 @@ pub(super) fn winners(mut hypotheses: Vec<Hypothesis>, shapes: &[Shape], max_iou
     let mut grid: BTreeMap<[i32; 2], Vec<usize>> = BTreeMap::new();
     for h in hypotheses {
         let class = |h: &Hypothesis| &shapes[h.shape].class;
+        let odds = |h: &Hypothesis| h.features.log_odds(1.0);
+        let same_mistake = |k: &Hypothesis, h: &Hypothesis| class(k) == class(h) && odds(h) <= odds(k);
         let against = |&k: &usize| {
             let k = &kept[k].hypothesis;
-            (!k.refuted || class(k) == class(&h)) && contradict(&k.bounds, &h.bounds, max_iou)
+            (!k.refuted || same_mistake(k, &h)) && contradict(&k.bounds, &h.bounds, max_iou)
         };
         let near = || cells(&h.bounds).filter_map(|c| grid.get(&c)).flatten().copied();
         // The first that was kept is the best.

@@ -65,7 +65,8 @@ pub fn cut(settings: &SynthSettings, seed: u64) -> Result<Vec<Template>> {
         class: c.class,
         name: c.name,
         image: DynamicImage::from(c.image).into_rgba8(),
-        role: Role::Given, frame: None,
+        role: Role::Given,
+        frame: None,
     };
     Ok(crops.into_iter().map(template).collect())
 }
