@@ -33,6 +33,9 @@ pub struct Exemplar {
     pub name: String,
     /// What is learned from it.
     pub lesson: Lesson,
+    /// The box that was decided about: left, top, right, bottom, pixels of the picture. Absent when not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frame: Option<[f32; 4]>,
 }
 
 /// Exemplars with their pictures.

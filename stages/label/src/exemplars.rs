@@ -19,7 +19,7 @@ use datasets::picture::{Limits, decode};
 use datasets::{Annotation, BBox, Decision, Pixels};
 use engine::artifact::Kind;
 use engine::{Blob, Context, Descriptor, Level, Outcome, Port, Stage, StageError};
-use image::{ImageFormat, RgbaImage};
+use image::ImageFormat;
 use rayon::prelude::*;
 use report::html::{Figure, Grid, Picture, details, figures, list, note};
 use report::{Headline, Section, number};
@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use vision::matcher::{Matcher, MatcherConfig, Poses, Role, Rotations, Template};
 
 use crate::labeller::Parts;
-use crate::upright::{Lie, cut};
+use crate::upright::{Cutout, Lie, cut};
 
 /// Most pictures of a class and lesson, the latest decisions first: some ten say all there is to say, and each costs
 /// time on every drawing.
@@ -64,7 +64,7 @@ impl Stage for Exemplars {
     fn descriptor(&self) -> Descriptor {
         Descriptor {
             name: "exemplars".into(),
-            version: 1,
+            version: 2,
             about: "Cuts templates out of boxes that a person decided about.".into(),
             inputs: vec![Port::new("images", IMAGES), Port::new("decisions", FILES)],
             outputs: vec![Port::optional("exemplars", ExemplarsKind::NAME), Port::new("report", Report::NAME)],
@@ -184,19 +184,19 @@ fn pictures<'a>(
     }
     let of_image: Vec<(&Blob, Vec<usize>)> =
         of_image.into_iter().filter_map(|(image, all)| Some((blob(image)?, all))).collect();
-    let mut cuts: BTreeMap<usize, RgbaImage> = BTreeMap::new();
+    let mut cuts: BTreeMap<usize, Cutout> = BTreeMap::new();
     for result in of_image.par_iter().map(|(blob, all)| cut_from(blob, all, wanted, ctx)).collect::<Vec<_>>() {
         for (i, cut) in result? {
             match cut {
-                Ok(picture) => {
-                    cuts.insert(i, picture);
+                Ok(cut) => {
+                    cuts.insert(i, cut);
                 }
                 Err(problem) => problems.push(problem),
             }
         }
     }
     let mut set = ExemplarSet::default();
-    for (i, picture) in cuts {
+    for (i, Cutout { picture, frame }) in cuts {
         let w = &wanted[i];
         let (folder, word) = match w.lesson {
             Lesson::Confirmed => ("confirmed", "confirmed"),
@@ -210,13 +210,13 @@ fn pictures<'a>(
             .write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png)
             .map_err(|e| StageError::failed(format!("encoding `{file}`"), e))?;
         set.pictures.insert(file.clone(), bytes);
-        set.list.push(Exemplar { file, class: w.class.clone(), name, lesson: w.lesson });
+        set.list.push(Exemplar { file, class: w.class.clone(), name, lesson: w.lesson, frame });
     }
     Ok(set)
 }
 
 /// The pictures out of one drawing: positions of `all` in `wanted` with what was cut, or why nothing was.
-type Cuts = Vec<(usize, Result<RgbaImage, String>)>;
+type Cuts = Vec<(usize, Result<Cutout, String>)>;
 
 fn cut_from(blob: &Blob, all: &[usize], wanted: &[Wanted<'_>], ctx: &Context) -> Result<Cuts, StageError> {
     ctx.check()?;
@@ -229,7 +229,7 @@ fn cut_from(blob: &Blob, all: &[usize], wanted: &[Wanted<'_>], ctx: &Context) ->
     };
     let of = |&i: &usize| {
         let w = &wanted[i];
-        let cut = cut(&picture, &w.bbox, w.lie).filter(|p| can_be_found(&w.class, p));
+        let cut = cut(&picture, &w.bbox, w.lie).filter(|c| can_be_found(&w.class, c));
         let why = || format!("image `{}` #{}: nothing is drawn there, so nothing is learned from it", w.image, w.id);
         (i, cut.ok_or_else(why))
     };
@@ -237,9 +237,9 @@ fn cut_from(blob: &Blob, all: &[usize], wanted: &[Wanted<'_>], ctx: &Context) ->
 }
 
 /// False for a picture that the matcher would refuse, which must not stop the labels of a whole set.
-fn can_be_found(class: &str, picture: &RgbaImage) -> bool {
-    let (class, name, image) = (class.to_owned(), String::new(), picture.clone());
-    let template = Template { class, name, image, role: Role::Given };
+fn can_be_found(class: &str, cut: &Cutout) -> bool {
+    let (class, name, image) = (class.to_owned(), String::new(), cut.picture.clone());
+    let template = Template { class, name, image, role: Role::Given, frame: cut.frame };
     let poses = Poses { rotations: Rotations::None, mirror: false, ..Poses::default() };
     Matcher::new(&[template], &MatcherConfig { poses, ..MatcherConfig::default() }).is_ok()
 }
@@ -302,7 +302,8 @@ pub fn templates(parts: &Parts<'_>) -> Result<Vec<Template>, StageError> {
                 Lesson::Added => Role::Given,
                 Lesson::Rejected => Role::Negative,
             };
-            Ok(Template { class: e.class.clone(), name: e.name.clone(), image: image.into_rgba8(), role })
+            let (class, name, image) = (e.class.clone(), e.name.clone(), image.into_rgba8());
+            Ok(Template { class, name, image, role, frame: e.frame })
         })
         .collect()
 }

@@ -366,7 +366,7 @@ mod tests {
                 let level = if rim || (x == y && (4..36).contains(&x)) { 0 } else { 255 };
                 image::Rgba([level, level, level, 255])
             });
-            Template { class: class.to_owned(), name: format!("{class}.png"), image, role: Role::Given }
+            Template { class: class.to_owned(), name: format!("{class}.png"), image, role: Role::Given, frame: None }
         };
         let templates = vec![square("left"), square("right")];
         let quality = quality(&templates, &vision::matcher::MatcherConfig::default());

@@ -50,7 +50,7 @@ pub(crate) fn given(parts: &Parts<'_>) -> Result<Vec<Template>, StageError> {
                 )
             })?;
             let (class, name) = (class.name.clone(), exemplar.file.clone());
-            templates.push(Template { class, name, image: image.into_rgba8(), role });
+            templates.push(Template { class, name, image: image.into_rgba8(), role, frame: None });
         }
     }
     Ok(templates)

@@ -7,9 +7,8 @@ use std::f64::consts::FRAC_PI_2;
 use datasets::{BBox, Pixels, Provenance};
 use image::{Rgb, RgbImage, Rgba, RgbaImage};
 
-/// Surroundings of a box, as a share of its longer side and at least in pixels: room for a box that is a little tight.
-/// More would make pipes that end at the symbol a part of it.
-const MARGIN: f64 = 0.03;
+/// Surroundings of a box, as a share of its longer side and at least in pixels: they show where the symbol ends.
+const MARGIN: f64 = 0.15;
 const MIN_MARGIN_PX: f64 = 2.0;
 /// Deviation from a quarter turn that counts as none, degrees: no turn means no blur.
 const NO_TURN_DEG: f64 = 1.0;
@@ -52,41 +51,58 @@ impl Lie {
     }
 }
 
-/// The picture of a box with some surroundings; transparent where the drawing ends. `None` when the box lies outside of
-/// the drawing.
-pub fn cut(drawing: &RgbImage, bbox: &BBox<Pixels>, lie: Lie) -> Option<RgbaImage> {
+/// A box that was cut out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cutout {
+    /// The box with some surroundings; transparent where the drawing ends.
+    pub picture: RgbaImage,
+    /// Where the box is: left, top, right, bottom, pixels of the picture. `None` for a slanted symbol, whose own sides
+    /// the box does not tell.
+    pub frame: Option<[f32; 4]>,
+}
+
+/// Cuts a box out; `None` when it lies outside of the drawing.
+pub fn cut(drawing: &RgbImage, bbox: &BBox<Pixels>, lie: Lie) -> Option<Cutout> {
     bbox.clipped(drawing.width(), drawing.height())?;
     let quarters = (lie.rotation_deg / 90.0).round();
     let off = (lie.rotation_deg - 90.0 * quarters).abs();
     let odd = quarters.rem_euclid(2.0) > 0.5;
     let turn = if off <= NO_TURN_DEG { quarters * FRAC_PI_2 } else { lie.rotation_deg.to_radians() };
-    // The sides of what is in the box: of a slanted symbol only their upper bound is known.
-    let [w, h] = match (off <= SKEW_DEG, odd) {
-        (true, false) => [bbox.width(), bbox.height()],
-        (true, true) => [bbox.height(), bbox.width()],
-        (false, _) => [bbox.width().hypot(bbox.height()); 2],
+    // The sides of what is in the box: of a slanted symbol only their upper bound is known, which is room enough.
+    let slanted = off > SKEW_DEG;
+    let ([w, h], share) = match (slanted, odd) {
+        (false, false) => ([bbox.width(), bbox.height()], MARGIN),
+        (false, true) => ([bbox.height(), bbox.width()], MARGIN),
+        (true, _) => ([bbox.width().hypot(bbox.height()); 2], 0.0),
     };
-    let margin = (MARGIN * w.max(h)).max(MIN_MARGIN_PX);
     // Pixels of the drawing per pixel of the picture.
     let plain = |v: f64| if (v - 1.0).abs() <= SAME_SIZE { 1.0 } else { v };
     let step = [lie.scale * lie.stretch.sqrt(), lie.scale / lie.stretch.sqrt()];
-    let longest = ((w + 2.0 * margin) / step[0]).max((h + 2.0 * margin) / step[1]);
-    let shrink = (longest / MAX_SIDE).max(1.0);
+    let longest = (w / step[0]).max(h / step[1]);
+    let around = |longest: f64| (share * longest).max(MIN_MARGIN_PX);
+    let shrink = ((longest + 2.0 * around(longest)) / MAX_SIDE).max(1.0);
     let step = step.map(|s| plain(s * shrink));
-    let side = |v: f64, step: f64| (((v + 2.0 * margin) / step).round() as u32).max(1);
+    let margin = around((w / step[0]).max(h / step[1]));
+    let side = |v: f64, step: f64| ((v / step + 2.0 * margin).round() as u32).max(1);
     let (width, height) = (side(w, step[0]), side(h, step[1]));
     let half = [f64::from(width) / 2.0, f64::from(height) / 2.0];
     let (sin, cos) = turn.sin_cos();
     let sign = if lie.mirrored { -1.0 } else { 1.0 };
     // Centres of pixels fall on centres of pixels where nothing is resampled.
     let snap = |v: f64, half: f64| (v - half).round() + half;
-    let (cx, cy) = bbox.center();
-    let [cx, cy] = if odd { [snap(cx, half[1]), snap(cy, half[0])] } else { [snap(cx, half[0]), snap(cy, half[1])] };
-    Some(RgbaImage::from_fn(width, height, |u, v| {
+    let middle = bbox.center();
+    let halves = if odd { [half[1], half[0]] } else { half };
+    let (cx, cy) = (snap(middle.0, halves[0]), snap(middle.1, halves[1]));
+    let (dx, dy) = (middle.0 - cx, middle.1 - cy);
+    let at = [half[0] + (dx * cos + dy * sin) * sign / step[0], half[1] + (dy * cos - dx * sin) / step[1]];
+    let reach = [0.5 * w / step[0], 0.5 * h / step[1]];
+    let frame = [at[0] - reach[0], at[1] - reach[1], at[0] + reach[0], at[1] + reach[1]].map(|v| v as f32);
+    let picture = RgbaImage::from_fn(width, height, |u, v| {
         let x = (f64::from(u) + 0.5 - half[0]) * step[0] * sign;
         let y = (f64::from(v) + 0.5 - half[1]) * step[1];
         between(drawing, cx + x * cos - y * sin, cy + x * sin + y * cos, step)
-    }))
+    });
+    Some(Cutout { picture, frame: (!slanted).then_some(frame) })
 }
 
 /// The colour at a place between pixels, averaged over `step` pixels where the picture is made smaller.
@@ -173,8 +189,9 @@ mod tests {
                 let edge = |v: &[u32]| (f64::from(*v.iter().min().unwrap()), f64::from(v.iter().max().unwrap() + 1));
                 let ((x0, x1), (y0, y1)) = (edge(&xs), edge(&ys));
                 let lie = Lie { rotation_deg: 90.0 * f64::from(quarter), mirrored, ..Lie::upright(1.0) };
-                let cut = cut(&paper, &BBox::new(x0, y0, x1, y1), lie).unwrap();
-                assert_eq!(cut.dimensions(), (24, 16), "2 pixels on every side");
+                let Cutout { picture: cut, frame } = cut(&paper, &BBox::new(x0, y0, x1, y1), lie).unwrap();
+                assert_eq!(cut.dimensions(), (26, 18), "3 pixels on every side");
+                assert!(frame.unwrap().iter().zip([3.0, 3.0, 23.0, 15.0]).all(|(a, b)| (a - b).abs() < 1e-4));
                 assert_eq!(difference(&cut), 0.0, "{quarter} quarters, mirrored: {mirrored}");
             }
         }
@@ -187,8 +204,9 @@ mod tests {
             let symbol = imageops::resize(&flag(), side(30), side(20), imageops::FilterType::Triangle);
             let paper = on_paper(&symbol, 20, 20);
             let at = |v: f64| 20.0 + v * scale;
-            let cut = cut(&paper, &BBox::new(at(5.0), at(4.0), at(25.0), at(16.0)), Lie::upright(scale)).unwrap();
-            assert!(cut.width().abs_diff(24) <= 4 && cut.height().abs_diff(16) <= 4, "{:?}", cut.dimensions());
+            let cut = cut(&paper, &BBox::new(at(5.0), at(4.0), at(25.0), at(16.0)), Lie::upright(scale));
+            let cut = cut.unwrap().picture;
+            assert!(cut.width().abs_diff(26) <= 4 && cut.height().abs_diff(18) <= 4, "{:?}", cut.dimensions());
             assert!(difference(&cut) < 0.15, "{scale}: {}", difference(&cut));
         }
     }
@@ -208,14 +226,15 @@ mod tests {
         });
         let (w, h) = (20.0 * cos + 12.0 * sin, 20.0 * sin + 12.0 * cos);
         let lie = Lie { rotation_deg: 30.0, ..Lie::upright(1.0) };
-        let cut = cut(&paper, &BBox::from_center(60.0, 50.0, w, h), lie).unwrap();
+        let Cutout { picture: cut, frame } = cut(&paper, &BBox::from_center(60.0, 50.0, w, h), lie).unwrap();
+        assert_eq!(frame, None);
         assert!(difference(&cut) < 0.1, "{}", difference(&cut));
     }
 
     #[test]
     fn beyond_the_drawing_nothing_is_known() {
         let paper = on_paper(&flag(), -5, -4);
-        let cut = cut(&paper, &BBox::new(0.0, 0.0, 20.0, 12.0), Lie::upright(1.0)).unwrap();
+        let cut = cut(&paper, &BBox::new(0.0, 0.0, 20.0, 12.0), Lie::upright(1.0)).unwrap().picture;
         assert_eq!((cut.get_pixel(0, 0)[3], cut.get_pixel(12, 8)[3]), (0, 255));
         assert!(super::cut(&paper, &BBox::new(-30.0, 0.0, -10.0, 12.0), Lie::upright(1.0)).is_none());
     }

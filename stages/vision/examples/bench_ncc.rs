@@ -20,7 +20,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     files.sort();
     let template = |path: &std::path::PathBuf| -> Result<Template, image::ImageError> {
         let name = path.display().to_string();
-        Ok(Template { class: name.clone(), name, image: image::open(path)?.into_rgba8(), role: Role::Given })
+        Ok(Template {
+            class: name.clone(),
+            name,
+            image: image::open(path)?.into_rgba8(),
+            role: Role::Given,
+            frame: None,
+        })
     };
     let templates = files.iter().map(template).collect::<Result<Vec<_>, _>>()?;
     let threads = rest.first().map_or(Ok(1), |t| t.parse())?;

@@ -91,6 +91,7 @@ fn drawing_scale_is_found() {
             name: s.file.to_owned(),
             image: image::load_from_memory(s.png).unwrap().into_rgba8(),
             role: Role::Given,
+            frame: None,
         })
         .collect();
     let config = MatcherConfig { scale_base: ScaleBase::Drawing, ..MatcherConfig::default() };
@@ -115,7 +116,7 @@ fn small_drawing() -> GrayImage {
 fn template_of(picture: &GrayImage, [x, y, w, h]: [u32; 4]) -> Template {
     let part = imageops::crop_imm(picture, x, y, w, h).to_image();
     let image = image::DynamicImage::ImageLuma8(part).into_rgba8();
-    Template { class: "square".into(), name: "square.png".into(), image, role: Role::Given }
+    Template { class: "square".into(), name: "square.png".into(), image, role: Role::Given, frame: None }
 }
 
 fn small_matcher() -> Matcher {
@@ -177,6 +178,7 @@ fn odd_templates() {
         name: "blank.png".into(),
         image: RgbaImage::from_pixel(20, 20, Rgba([255; 4])),
         role: Role::Given,
+        frame: None,
     };
     let config = MatcherConfig::default();
     let e = Matcher::new(std::slice::from_ref(&blank), &config).unwrap_err();

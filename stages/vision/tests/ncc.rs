@@ -14,7 +14,7 @@ const PLAIN: &[u8] = include_bytes!("ncc/plain.png");
 const MASKED: &[u8] = include_bytes!("ncc/masked.png");
 
 fn template(class: &str, image: RgbaImage) -> Template {
-    Template { class: class.into(), name: format!("{class}.png"), image, role: Role::Given }
+    Template { class: class.into(), name: format!("{class}.png"), image, role: Role::Given, frame: None }
 }
 
 fn picture(png: &[u8]) -> RgbaImage {

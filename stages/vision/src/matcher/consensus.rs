@@ -31,6 +31,8 @@ struct Stack {
     height: usize,
     /// Darkness, 0..=255, row by row.
     planes: Vec<Vec<f32>>,
+    /// The confirmed box in each of them: left, top, right, bottom.
+    frames: Vec<[f32; 4]>,
 }
 
 /// The templates, with the confirmed ones of each class replaced by their consensus and by the few that differ from it.
@@ -47,7 +49,8 @@ pub(super) fn merge(templates: &[Template]) -> Vec<Template> {
         };
         let mean = stack.mean();
         let name = format!("consensus of {} confirmed {class}", pictures.len());
-        merged.push(Template { class: class.to_owned(), name, image: stack.picture(&mean), role: Role::Confirmed });
+        let (image, frame) = (stack.picture(&mean), Some(stack.frame()));
+        merged.push(Template { class: class.to_owned(), name, image, role: Role::Confirmed, frame });
         let odd = stack.planes.iter().zip(&pictures).filter(|(plane, _)| correlation(plane, &mean) < ODD);
         merged.extend(odd.take(MAX_ODD).map(|(_, t)| (*t).clone()));
     }
@@ -55,7 +58,7 @@ pub(super) fn merge(templates: &[Template]) -> Vec<Template> {
 }
 
 impl Stack {
-    /// Brings pictures to their middle size and lays them over each other; `None` when too few have ink.
+    /// Lays pictures over each other, middle on middle, in a picture of their middle size; `None` when too few have ink.
     fn of(pictures: &[&Template]) -> Option<Self> {
         let dark: Vec<GrayImage> = pictures.iter().filter_map(|t| darkness(&t.image)).collect();
         if dark.len() < MIN_PICTURES || dark.len() < pictures.len() {
@@ -67,20 +70,27 @@ impl Stack {
         };
         let width = middle(dark.iter().map(GrayImage::width).collect());
         let height = middle(dark.iter().map(GrayImage::height).collect());
-        let resized = |p: &GrayImage| -> Vec<f32> {
-            let p = if p.dimensions() == (width, height) {
-                p.clone()
-            } else {
-                imageops::resize(p, width, height, imageops::FilterType::Triangle)
-            };
-            p.into_raw().into_iter().map(f32::from).collect()
+        // All are at the template's size: boxes that go around more or less change no size.
+        let centred = |(p, t): (&GrayImage, &&Template)| -> (Vec<f32>, [f32; 4]) {
+            let frame = t.frame.unwrap_or([0.0, 0.0, p.width() as f32, p.height() as f32]);
+            let start: [f32; 2] = std::array::from_fn(|k| {
+                (0.5 * [width, height][k] as f32 - f32::midpoint(frame[k], frame[k + 2])).round()
+            });
+            let mut plane = GrayImage::new(width, height);
+            imageops::replace(&mut plane, p, start[0] as i64, start[1] as i64);
+            let frame = std::array::from_fn(|k| frame[k] + start[k % 2]);
+            (plane.into_raw().into_iter().map(f32::from).collect(), frame)
         };
-        let planes = dark.iter().map(resized).collect();
-        let mut stack = Self { width: width as usize, height: height as usize, planes };
+        let (planes, frames) = dark.iter().zip(pictures).map(centred).unzip();
+        let mut stack = Self { width: width as usize, height: height as usize, planes, frames };
         for round in 0..ROUNDS {
             // A mean of pictures that do not lie on each other yet draws none of them to its place.
             let target = if round == 0 { stack.planes[0].clone() } else { stack.mean() };
-            stack.planes = stack.planes.iter().map(|p| stack.shifted_to(p, &target)).collect();
+            let shifts: Vec<[i32; 2]> = stack.planes.iter().map(|p| stack.best_shift(p, &target)).collect();
+            stack.planes = stack.planes.iter().zip(&shifts).map(|(p, &by)| stack.shifted(p, by)).collect();
+            for (frame, by) in stack.frames.iter_mut().zip(&shifts) {
+                *frame = std::array::from_fn(|k| frame[k] - by[k % 2] as f32);
+            }
         }
         Some(stack)
     }
@@ -90,23 +100,31 @@ impl Stack {
         (0..self.width * self.height).map(|i| self.planes.iter().map(|p| p[i]).sum::<f32>() / n).collect()
     }
 
-    /// A plane shifted to where it agrees best with the mean; the smallest of equally good shifts.
-    fn shifted_to(&self, plane: &[f32], mean: &[f32]) -> Vec<f32> {
+    /// The middle of the confirmed boxes, side by side.
+    fn frame(&self) -> [f32; 4] {
+        std::array::from_fn(|k| {
+            let mut sides: Vec<f32> = self.frames.iter().map(|f| f[k]).collect();
+            sides.sort_by(f32::total_cmp);
+            sides[sides.len() / 2]
+        })
+    }
+
+    /// The shift after which a plane agrees best with the mean; the smallest of equally good ones.
+    fn best_shift(&self, plane: &[f32], mean: &[f32]) -> [i32; 2] {
         let mut shifts: Vec<[i32; 2]> =
             (-MAX_SHIFT..=MAX_SHIFT).flat_map(|y| (-MAX_SHIFT..=MAX_SHIFT).map(move |x| [x, y])).collect();
         shifts.sort_by_key(|[x, y]| x * x + y * y);
-        let mut best = (f32::MIN, plane.to_vec());
-        for [dx, dy] in shifts {
-            let moved = self.shifted(plane, dx, dy);
-            let agreement = correlation(&moved, mean);
+        let mut best = (f32::MIN, [0, 0]);
+        for by in shifts {
+            let agreement = correlation(&self.shifted(plane, by), mean);
             if agreement > best.0 + 1e-4 {
-                best = (agreement, moved);
+                best = (agreement, by);
             }
         }
         best.1
     }
 
-    fn shifted(&self, plane: &[f32], dx: i32, dy: i32) -> Vec<f32> {
+    fn shifted(&self, plane: &[f32], [dx, dy]: [i32; 2]) -> Vec<f32> {
         let (w, h) = (self.width as i32, self.height as i32);
         let at = |x: i32, y: i32| {
             let inside = (0..w).contains(&x) && (0..h).contains(&y);
@@ -196,7 +214,8 @@ mod tests {
             let v = if edge || inner || stub { 20 } else { 235 };
             Rgba([v, v, v, 255])
         });
-        Template { class: "square".into(), name: String::new(), image, role: Role::Confirmed }
+        let frame = Some([7.0 + shift as f32, 7.0, 37.0 + shift as f32, 37.0]);
+        Template { class: "square".into(), name: String::new(), image, role: Role::Confirmed, frame }
     }
 
     #[test]

@@ -21,6 +21,11 @@ const SNUG_PX: f32 = 4.0;
 /// The same as a share, on a side where a pipe's end bridges the margin.
 const BRIDGED: f32 = 0.3;
 
+/// How far ink may lie outside of a template's box and belong to the symbol, as a share of the box's longer side and in
+/// pixels: boxes are a little tight.
+const BOX_SLACK: f32 = 0.03;
+const BOX_SLACK_PX: f32 = 2.0;
+
 /// Share of the ink from which what was removed is worth a person's look.
 pub(super) const MUCH_REMOVED: f32 = 0.25;
 
@@ -67,6 +72,7 @@ pub(super) struct Clean {
     pub bounds: [usize; 4],
     /// The box that a match stands for. The same as `bounds` on the sides where the symbol stands clear of the border;
     /// the picture's side where the picture is a snug cut-out of a drawing, because then a person has drawn this box.
+    /// The template's own box where it says one.
     pub frame: [f32; 4],
 }
 
@@ -92,13 +98,17 @@ pub(super) fn clean(template: &Template) -> Result<Clean, MatcherError> {
         bounds: [0; 4],
         frame: [0.0; 4],
     };
+    if let Some(frame) = template.frame {
+        let beyond = beyond_box(&clean.ink, width, frame);
+        clean.take_out(&beyond, RemovedKind::Fragment);
+    }
     let (fragments, specks) = pieces::foreign(&clean.ink, width, height);
     clean.take_out(&specks, RemovedKind::Speck);
     clean.take_out(&fragments, RemovedKind::Fragment);
     let stubs = stubs::find(&clean.ink, width, height);
     clean.take_out(&stubs, RemovedKind::Stub);
     clean.bounds = bounds(&clean.ink, width).ok_or_else(blank)?;
-    clean.frame = frame(clean.bounds, &raw, &stubs, width, height);
+    clean.frame = template.frame.unwrap_or_else(|| frame(clean.bounds, &raw, &stubs, width, height));
     clean.text = text::regions(&clean.ink, width, height);
     clean.tell();
     Ok(clean)
@@ -164,6 +174,16 @@ fn bounds(ink: &[u8], width: usize) -> Option<[usize; 4]> {
     let at = || (0..ink.len()).filter(|&i| ink[i] == 1);
     let (x0, x1) = (at().map(|i| i % width).min()?, at().map(|i| i % width).max()?);
     Some([x0, at().next()? / width, x1 + 1, at().next_back()? / width + 1])
+}
+
+/// Ink that is clear of the symbol's box: neighbours, and lines that end at the symbol.
+fn beyond_box(ink: &[u8], width: usize, frame: [f32; 4]) -> Vec<usize> {
+    let slack = (BOX_SLACK * (frame[2] - frame[0]).max(frame[3] - frame[1])).max(BOX_SLACK_PX);
+    let beyond = |i: &usize| {
+        let at = [(i % width) as f32 + 0.5, (i / width) as f32 + 0.5];
+        (0..2).any(|k| at[k] < frame[k] - slack || at[k] > frame[k + 2] + slack)
+    };
+    (0..ink.len()).filter(|&i| ink[i] == 1).filter(beyond).collect()
 }
 
 /// See [`Clean::frame`]. Wider margins are halved: whether such a box belongs to the symbol or to the surroundings is

@@ -17,6 +17,7 @@ mod consensus;
 mod hull;
 mod hygiene;
 mod ink;
+mod negatives;
 mod pose;
 mod quality;
 mod scale;
@@ -47,6 +48,7 @@ use bank::Variant;
 use pose::{Limits, Pose};
 use search::Hypothesis;
 use shape::Shape;
+use suppress::Winner;
 use tiles::View;
 
 /// Version of the matcher; raised when the same templates, settings and drawing may give other matches.
@@ -67,7 +69,8 @@ pub enum Role {
     Given,
     /// A match that a person confirmed, cut out upright with some surroundings. Those of a class are averaged.
     Confirmed,
-    /// Something that looks like the class and is not it: its matches take their places and are not reported.
+    /// Something that looks like the class and is not it: where it fits clearly better than the class, the class is
+    /// not reported. Other classes are not concerned.
     Negative,
 }
 
@@ -83,6 +86,9 @@ pub struct Template {
     pub image: RgbaImage,
     /// What it is.
     pub role: Role,
+    /// The box that its matches get, where the picture shows more than the symbol: left, top, right, bottom, pixels of
+    /// the picture. What lies clear of it is not the symbol.
+    pub frame: Option<[f32; 4]>,
 }
 
 /// Why there is no matcher.
@@ -188,6 +194,9 @@ impl Prepared {
         match poses {
             CoarsePoses::All => self.bank.get_or_init(|| {
                 bank::variants(&self.shapes, |shape| {
+                    if shape.role == Role::Negative {
+                        return Default::default();
+                    }
                     let poses = config.poses_of(&shape.class);
                     let mirrors = if poses.mirror { vec![false, true] } else { vec![false] };
                     (poses.rotations.angles_deg().0, mirrors, stretches(poses.stretch as f32))
@@ -290,8 +299,7 @@ impl Matcher {
         let shapes = &self.own.shapes;
         let mut matches: Vec<Match> = suppress::winners(hypotheses, shapes, self.config.nms_iou as f32)
             .into_iter()
-            .filter(|w| shapes[w.hypothesis.shape].role != Role::Negative)
-            .filter_map(|w| self.report(size, &w.hypothesis, w.margin, w.runner_up))
+            .filter_map(|w| self.report(size, &w))
             .filter(|m| m.score >= m.threshold.min(self.config.candidates_from))
             .collect();
         matches.sort_by(|a, b| {
@@ -307,8 +315,8 @@ impl Matcher {
     /// for fitting the weights of ranks and confidences.
     pub fn considered(&self, drawing: &RgbImage) -> Vec<Match> {
         let Some(search) = self.search(&ink::contrast_grey(drawing)) else { return Vec::new() };
-        let report = |h| self.report(search.size, h, 0.0, None);
-        search.hypotheses.iter().filter_map(report).collect()
+        let report = |h| self.report(search.size, &Winner::alone(h, 0.0));
+        search.hypotheses.into_iter().filter_map(report).collect()
     }
 
     /// `None` when the drawing has no ink.
@@ -369,7 +377,7 @@ impl Matcher {
     /// Which shapes are small enough for a drawing, and why the others are not.
     fn fitting(&self, width: f32, height: f32, base: f32) -> (Vec<SkippedTemplate>, BTreeSet<usize>) {
         let (mut skipped, mut usable) = (Vec::new(), BTreeSet::new());
-        for (i, shape) in self.own.shapes.iter().enumerate() {
+        for (i, shape) in self.own.shapes.iter().enumerate().filter(|(_, s)| s.role != Role::Negative) {
             let poses = self.config.poses_of(&shape.class);
             let scale = poses.scale_min as f32 * base;
             let [x0, y0, x1, y1] = Pose::upright(scale * shape.reduction).bounds(shape);
@@ -393,14 +401,14 @@ impl Matcher {
     }
 
     /// A hypothesis as the caller sees it; `None` when it lies outside of the drawing.
-    fn report(&self, size: [u32; 2], h: &Hypothesis, margin: f32, runner_up: Option<usize>) -> Option<Match> {
-        let [width, height] = size;
+    fn report(&self, [width, height]: [u32; 2], winner: &Winner) -> Option<Match> {
+        let Winner { hypothesis: h, runner_up, margin, .. } = winner;
         let shapes = &self.own.shapes;
         let shape = &shapes[h.shape];
         let threshold = self.config.threshold_of(&shape.class);
-        let evidence = h.features.by_name(margin);
-        let score = h.features.confidence(margin);
-        let [x0, y0, x1, y1] = h.bounds.map(f64::from);
+        let evidence = h.features.by_name(*margin);
+        let score = h.features.confidence(*margin);
+        let [x0, y0, x1, y1] = winner.bounds.map(f64::from);
         let bbox = BBox::new(x0, y0, x1, y1).clipped(width, height)?;
         Some(Match {
             class: shape.class.clone(),

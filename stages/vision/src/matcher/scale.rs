@@ -7,7 +7,7 @@ use super::pose::Limits;
 use super::score::Sheet;
 use super::search::hypotheses;
 use super::shape::Shape;
-use super::{CoarsePoses, Matcher, Wanted, suppress};
+use super::{CoarsePoses, Matcher, Role, Wanted, suppress};
 
 /// Scales that are looked at, relative to the templates.
 const RANGE: [f32; 2] = [0.2, 5.0];
@@ -42,8 +42,7 @@ impl Matcher {
     /// A part of a large drawing and of many templates is asked first, and everything only if that says nothing.
     pub(super) fn drawing_scale(&self, sheet: &Sheet) -> Option<f32> {
         let shapes = &self.own.shapes;
-        let mut order: Vec<usize> = (0..shapes.len()).collect();
-        order.sort_by_key(|&i| std::cmp::Reverse(shapes[i].ink.len()));
+        let order = self.by_ink();
         let few = &order[..order.len().min(FEW_SHAPES)];
         let ink = &sheet.ink;
         let large = ink.width * ink.height > LARGE_DRAWING;
@@ -67,14 +66,21 @@ impl Matcher {
 
     /// The same by some parts of a drawing that is too large to ask all of it.
     pub(super) fn scale_by_parts(&self, parts: &[Sheet]) -> Option<f32> {
-        let mut order: Vec<usize> = (0..self.own.shapes.len()).collect();
-        order.sort_by_key(|&i| std::cmp::Reverse(self.own.shapes[i].ink.len()));
+        let order = self.by_ink();
         let few = &order[..order.len().min(FEW_SHAPES)];
         let ask = |asked: &[usize]| -> Vec<Vote> { parts.iter().flat_map(|part| self.votes(part, asked)).collect() };
         let votes = ask(few);
         let decided = votes.iter().map(|v| v.shape).collect::<BTreeSet<_>>().len() >= ENOUGH_SHAPES.min(few.len());
         let votes = if decided || few.len() == order.len() { votes } else { ask(&order) };
         elect(&votes).map(f32::exp)
+    }
+
+    /// The given shapes, those with the most ink first. What a person decided changes no drawing's scale.
+    fn by_ink(&self) -> Vec<usize> {
+        let shapes = &self.own.shapes;
+        let mut order: Vec<usize> = (0..shapes.len()).filter(|&i| shapes[i].role == Role::Given).collect();
+        order.sort_by_key(|&i| std::cmp::Reverse(shapes[i].ink.len()));
+        order
     }
 
     fn votes(&self, sheet: &Sheet, asked: &[usize]) -> Vec<Vote> {

@@ -226,8 +226,13 @@ impl Features {
 
     /// How likely the hypothesis is right when it won its place with a margin of 0..=1 over the runner-up.
     pub fn confidence(&self, margin: f32) -> f64 {
+        1.0 / (1.0 + (-self.log_odds(margin)).exp())
+    }
+
+    /// The same as the logarithm of the odds.
+    pub fn log_odds(&self, margin: f32) -> f64 {
         let [weights @ .., last] = &CONFIDENCE;
         let z: f64 = CONFIDENCE_TERMS.iter().zip(weights).map(|(t, w)| f64::from((t.of)(self)) * w).sum();
-        1.0 / (1.0 + (-z - last * f64::from(margin)).exp())
+        z + last * f64::from(margin)
     }
 }

@@ -9,6 +9,7 @@ use std::f32::consts::FRAC_PI_2;
 use rayon::prelude::*;
 
 use super::bank::{self, Variant};
+use super::negatives::Negatives;
 use super::pose::{Limits, Pose, Sampling, Steps, refine};
 use super::scan;
 use super::score::{Features, Sheet};
@@ -42,6 +43,8 @@ pub(super) struct Hypothesis {
     pub features: Features,
     /// What decides between overlapping hypotheses.
     pub rank: f32,
+    /// Whether a counter-example of the class fits the place better.
+    pub refuted: bool,
 }
 
 /// A pose on its way to a hypothesis.
@@ -85,6 +88,7 @@ pub(super) fn hypotheses(sheet: &Sheet, shapes: &[Shape], bank: &[Variant], limi
         let v = &bank[lead.variant as usize];
         best_turned(sheet, &shapes[v.shape as usize], v, &lead)
     });
+    let negatives = Negatives::among(shapes);
     promising(&distinct(bank, shapes, turned.collect()))
         .into_par_iter()
         .map(|lead| {
@@ -94,7 +98,9 @@ pub(super) fn hypotheses(sheet: &Sheet, shapes: &[Shape], bank: &[Variant], limi
             let features = sheet.features(shape, &pose, limits(v).usual);
             let rank = features.rank();
             let (bounds, scale) = (pose.bounds(shape), pose.scale / shape.reduction);
-            Hypothesis { shape: v.shape as usize, pose, scale, bounds, features, rank }
+            let mut h = Hypothesis { shape: v.shape as usize, pose, scale, bounds, features, rank, refuted: false };
+            h.refuted = negatives.refute(sheet, &h, &limits(v));
+            h
         })
         .collect()
 }

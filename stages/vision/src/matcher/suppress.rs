@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use super::Role;
 use super::search::Hypothesis;
 use super::shape::Shape;
 
 /// Share of the smaller box inside the larger one from which one symbol is a part of the other.
 const MAX_CONTAINED: f32 = 0.7;
+/// How far the sides of two boxes around the same thing are from each other at most, as a share of the longer side.
+const MAX_OFF: f32 = 0.1;
 /// Side of the cells of the look-up grid, pixels.
 const GRID: f32 = 64.0;
 
@@ -18,10 +21,22 @@ pub(super) struct Winner {
     pub runner_up: Option<usize>,
     /// How far the winner's rank is above the runner-up's, 0..=1; 1 without a runner-up.
     pub margin: f32,
+    /// Its box: left, top, right, bottom. Where a confirmed picture of the class fits the same place, that one's, which
+    /// a person has seen.
+    pub bounds: [f32; 4],
+    boxed: bool,
+}
+
+impl Winner {
+    /// A hypothesis that nothing contradicts, with the margin that is given.
+    pub fn alone(hypothesis: Hypothesis, margin: f32) -> Self {
+        Self { bounds: hypothesis.bounds, boxed: false, hypothesis, runner_up: None, margin }
+    }
 }
 
 /// Keeps the best of hypotheses that overlap by more than `max_iou` or contain one another, whatever their classes.
-/// With `max_iou` 1 all are kept.
+/// With `max_iou` 1 all are kept. One that a counter-example refutes is not kept; it still stands for those of its class
+/// that fit no better, which are the same mistake at a slightly different pose, and for nothing else.
 pub(super) fn winners(mut hypotheses: Vec<Hypothesis>, shapes: &[Shape], max_iou: f32) -> Vec<Winner> {
     hypotheses.retain(|h| h.rank > 0.0);
     // Stable: equal ranks stay in the order of the search.
@@ -29,7 +44,13 @@ pub(super) fn winners(mut hypotheses: Vec<Hypothesis>, shapes: &[Shape], max_iou
     let mut kept: Vec<Winner> = Vec::new();
     let mut grid: BTreeMap<[i32; 2], Vec<usize>> = BTreeMap::new();
     for h in hypotheses {
-        let against = |&k: &usize| contradict(&kept[k].hypothesis.bounds, &h.bounds, max_iou);
+        let class = |h: &Hypothesis| &shapes[h.shape].class;
+        let odds = |h: &Hypothesis| h.features.log_odds(1.0);
+        let same_mistake = |k: &Hypothesis, h: &Hypothesis| class(k) == class(h) && odds(h) <= odds(k);
+        let against = |&k: &usize| {
+            let k = &kept[k].hypothesis;
+            (!k.refuted || same_mistake(k, &h)) && contradict(&k.bounds, &h.bounds, max_iou)
+        };
         let near = || cells(&h.bounds).filter_map(|c| grid.get(&c)).flatten().copied();
         // The first that was kept is the best.
         let stronger = if max_iou < 1.0 { near().filter(against).min() } else { None };
@@ -37,15 +58,21 @@ pub(super) fn winners(mut hypotheses: Vec<Hypothesis>, shapes: &[Shape], max_iou
             for c in cells(&h.bounds) {
                 grid.entry(c).or_default().push(kept.len());
             }
-            kept.push(Winner { hypothesis: h, runner_up: None, margin: 1.0 });
+            kept.push(Winner::alone(h, 1.0));
             continue;
         };
         let w = &mut kept[k];
-        if w.runner_up.is_none() && shapes[w.hypothesis.shape].class != shapes[h.shape].class {
+        let confirmed = |h: &Hypothesis| shapes[h.shape].role == Role::Confirmed;
+        let same = class(&w.hypothesis) == class(&h) && one_thing(&w.hypothesis.bounds, &h.bounds);
+        if !w.boxed && !confirmed(&w.hypothesis) && confirmed(&h) && same {
+            (w.bounds, w.boxed) = (h.bounds, true);
+        }
+        if !h.refuted && w.runner_up.is_none() && class(&w.hypothesis) != class(&h) {
             w.runner_up = Some(h.shape);
             w.margin = (1.0 - h.rank / w.hypothesis.rank.max(f32::MIN_POSITIVE)).clamp(0.0, 1.0);
         }
     }
+    kept.retain(|w| !w.hypothesis.refuted);
     kept
 }
 
@@ -53,6 +80,13 @@ pub(super) fn winners(mut hypotheses: Vec<Hypothesis>, shapes: &[Shape], max_iou
 fn cells(bounds: &[f32; 4]) -> impl Iterator<Item = [i32; 2]> + use<> {
     let [left, top, right, bottom] = bounds.map(|v| (v / GRID).floor() as i32);
     (top..=bottom).flat_map(move |y| (left..=right).map(move |x| [x, y]))
+}
+
+/// Whether two boxes go around the same thing, tightly or not.
+fn one_thing(a: &[f32; 4], b: &[f32; 4]) -> bool {
+    let longer = |r: &[f32; 4]| (r[2] - r[0]).max(r[3] - r[1]);
+    let size = longer(a).max(longer(b));
+    (0..4).all(|k| (a[k] - b[k]).abs() <= MAX_OFF * size)
 }
 
 fn contradict(a: &[f32; 4], b: &[f32; 4], max_iou: f32) -> bool {

@@ -213,7 +213,7 @@ mod tests {
             let level = if symbol(kind, x as i32, y as i32) { 20 } else { 245 };
             image::Rgba([level, level, level, 255])
         });
-        Template { class: format!("kind {kind}"), name: format!("{kind}.png"), image, role: Role::Given }
+        Template { class: format!("kind {kind}"), name: format!("{kind}.png"), image, role: Role::Given, frame: None }
     }
 
     /// Symbols in rows that drift, so that they lie in all ways on tiles' borders, pipes, and noise.

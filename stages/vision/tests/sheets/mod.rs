@@ -26,6 +26,7 @@ pub fn clean_templates(s: &SynthSettings, seed: u64) -> Vec<Template> {
         name: file,
         image: image::load_from_memory(&png).unwrap().into_rgba8(),
         role: Role::Given,
+        frame: None,
     };
     symbols.iter().zip(pictures).map(template).collect()
 }
@@ -37,6 +38,7 @@ pub fn cut_templates(s: &SynthSettings, seed: u64) -> Vec<Template> {
         name: c.name,
         image: image::DynamicImage::ImageRgb8(c.image).into_rgba8(),
         role: Role::Given,
+        frame: None,
     };
     crops(s, seed, 1).unwrap().into_iter().map(template).collect()
 }

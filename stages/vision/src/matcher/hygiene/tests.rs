@@ -61,7 +61,7 @@ impl Draw {
 
     pub fn of(&self, class: &str) -> Template {
         let image = DynamicImage::ImageLuma8(self.0.clone()).into_rgba8();
-        Template { class: class.to_owned(), name: format!("{class}.png"), image, role: Role::Given }
+        Template { class: class.to_owned(), name: format!("{class}.png"), image, role: Role::Given, frame: None }
     }
 
     fn clean(&self) -> Clean {
@@ -92,7 +92,7 @@ fn legend_symbols_keep_all_their_ink() {
     assert_eq!(symbols.len(), 25);
     for s in symbols {
         let image = image::load_from_memory(s.png).unwrap().into_rgba8();
-        let t = Template { class: s.class(), name: s.file.to_owned(), image, role: Role::Given };
+        let t = Template { class: s.class(), name: s.file.to_owned(), image, role: Role::Given, frame: None };
         let c = clean(&t).unwrap();
         assert!(c.removed.is_empty() && c.notes.is_empty(), "{}: {:?} {:?}", s.file, c.removed, c.notes);
         assert!(!c.text.contains(&1) && !c.care.contains(&0), "{}", s.file);

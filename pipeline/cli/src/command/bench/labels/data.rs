@@ -208,7 +208,7 @@ fn case_of<'a>(drawings: &'a Drawings, source: &str, draw: usize) -> Result<(Cas
         .iter()
         .map(|(class, all)| {
             let image = DynamicImage::from(cut(&sheet, all[draw % all.len()])).into_rgba8();
-            Template { class: (*class).to_owned(), name: format!("{class}.png"), image, role: Role::Given }
+            Template { class: (*class).to_owned(), name: format!("{class}.png"), image, role: Role::Given, frame: None }
         })
         .collect();
     let mut rest: Vec<ImageAnnotations> = drawings.set.images.iter().filter(|i| i.image != source).cloned().collect();

@@ -1,14 +1,16 @@
-//! What a person's look gains: a reviewer who knows the truth confirms a few matches of each class and rejects the wrong
-//! ones among them, and the other sheets are labelled again.
+//! What a person's look gains: a reviewer who knows the truth goes through the matches of some sheets, and the other sheets
+//! are labelled again.
 //!
 //! Owns the simulated reviewer. Refuses to cut templates its own way: the label stage's cutting is used.
 //!
-//! The reviewer looks at the first sheets only, at each class from its surest box down, below the threshold too, and
-//! stops when enough boxes are confirmed. The figures are of the sheets that were not looked at.
+//! The reviewer looks at the first sheets only, at each class from its surest box down, below the threshold too, until
+//! enough boxes are confirmed. One reviewer does nothing else. Another also rejects as many boxes of a class, those that
+//! were reported or came before enough were confirmed, and draws a box anew where it lies on a symbol of its class and
+//! is none of its size; such a box counts as confirmed. The figures are of the sheets that were not looked at.
 
-use datasets::{AnnotationSet, ImageAnnotations};
-use image::{RgbImage, RgbaImage};
-use label::upright::{Lie, cut};
+use datasets::{Annotation, AnnotationSet, ImageAnnotations};
+use image::RgbImage;
+use label::upright::{Cutout, Lie, cut};
 use miette::Result;
 use serde_json::{Value, json};
 use synth::Set;
@@ -22,10 +24,17 @@ use super::{LabelsBench, QUALITY_HEAD, Told, quality_row, sets};
 const REVIEWED: u64 = 4;
 /// Matches of a class that are confirmed.
 const CONFIRMED: [usize; 2] = [3, 5];
-/// Boxes of a class that are rejected at most.
-const REJECTED: usize = 24;
-/// A wrong box that overlaps a truth of its class by this much shows the class itself and is not rejected.
-const SHARED: f64 = 0.3;
+/// Share of the smaller of a box and a truth of its class inside the other from which the box shows the class itself.
+const SHOWN: f64 = 0.5;
+
+/// What a reviewer does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reviewer {
+    /// Confirms right boxes.
+    Confirms,
+    /// Rejects and corrects wrong ones, too.
+    Corrects,
+}
 
 /// Labels the sheets that were not reviewed, before and after the review.
 pub fn run(told: &mut Told<'_>, args: &LabelsBench, set: Set, case: &Case, outcome: &Outcome) -> Result<Value> {
@@ -43,12 +52,15 @@ pub fn run(told: &mut Told<'_>, args: &LabelsBench, set: Set, case: &Case, outco
     let before = Quality::of(&rest, &part(&outcome.found, reviewed..n));
     let boxes = rest.box_count();
     let sheets = (n - reviewed) as u64;
-    let mut rows = vec![quality_row(set.name(), "before", sheets, boxes, &before)];
+    let mut first = quality_row(set.name(), "before", sheets, boxes, &before);
+    let cost = &outcome.cost.cpu_s[reviewed..];
+    first.push(format!("{:.2}", cost.iter().sum::<f64>() / cost.len() as f64));
+    let mut rows = vec![first];
     let mut docs = vec![json!({ "confirmed": 0, "quality": before })];
     let pictures = (0..reviewed as u64).map(|i| Ok((case.sheets)(i)?.image)).collect::<Result<Vec<RgbImage>>>()?;
-    for count in CONFIRMED {
+    for (count, reviewer) in CONFIRMED.into_iter().flat_map(|n| [(n, Reviewer::Confirms), (n, Reviewer::Corrects)]) {
         let looked = (&outcome.truth.images[..reviewed], &outcome.found.images[..reviewed]);
-        let lessons = review(looked, &pictures, count);
+        let lessons = review(looked, &pictures, count, reviewer);
         let by = |role: Role| lessons.iter().filter(|l| l.role == role).count();
         let (confirmed, rejected) = (by(Role::Confirmed), by(Role::Negative));
         told.doing(format_args!("{set}: {confirmed} matches confirmed, {rejected} rejected on {reviewed} sheets"));
@@ -63,15 +75,19 @@ pub fn run(told: &mut Told<'_>, args: &LabelsBench, set: Set, case: &Case, outco
         };
         let after = case::run(&again, args.threads)?;
         let q = Quality::of(&after.truth, &after.found);
-        rows.push(quality_row(set.name(), &format!("{count} a class confirmed"), sheets, boxes, &q));
+        let more = if reviewer == Reviewer::Corrects { ", wrong ones rejected or corrected" } else { "" };
+        let mut row = quality_row(set.name(), &format!("{count} a class confirmed{more}"), sheets, boxes, &q);
+        row.push(format!("{:.2}", after.cost.per_sheet()));
+        rows.push(row);
         docs.push(json!({
-            "confirmed": count, "templates_confirmed": confirmed, "templates_rejected": rejected, "quality": q,
-            "cost": after.cost,
+            "confirmed": count, "rejected_and_corrected": reviewer == Reviewer::Corrects,
+            "templates_confirmed": confirmed, "templates_rejected": rejected, "quality": q, "cost": after.cost,
         }));
     }
     let heading = format!("Set {set} after {reviewed} sheets were reviewed, on the other {sheets}:");
     let doc = Value::Array(docs);
-    told.table("exemplars", &heading, &QUALITY_HEAD, rows, Value::Null);
+    let head: Vec<&str> = QUALITY_HEAD.into_iter().chain(["CPU s a sheet"]).collect();
+    told.table("exemplars", &heading, &head, rows, Value::Null);
     told.doc.remove("exemplars");
     Ok(doc)
 }
@@ -81,74 +97,103 @@ fn review(
     (truth, found): (&[ImageAnnotations], &[ImageAnnotations]),
     pictures: &[RgbImage],
     count: usize,
+    reviewer: Reviewer,
 ) -> Vec<Template> {
-    let mut queue: Vec<(usize, &datasets::Annotation)> =
+    let mut queue: Vec<(usize, &Annotation)> =
         found.iter().enumerate().flat_map(|(i, f)| f.annotations.iter().map(move |a| (i, a))).collect();
-    let score = |a: &datasets::Annotation| a.score.map_or(1.0, f64::from);
+    let score = |a: &Annotation| a.score.map_or(1.0, f64::from);
     queue.sort_by(|a, b| a.1.class.cmp(&b.1.class).then(score(b.1).total_cmp(&score(a.1))));
-    let (mut lessons, mut class, mut done) = (Vec::new(), "", [0, 0]);
+    let (mut lessons, mut class, mut confirmed, mut rejected) = (Vec::new(), "", 0, 0);
+    let mut drawn: Vec<*const Annotation> = Vec::new();
     for (i, a) in queue {
         if class != a.class {
-            (class, done) = (&a.class, [0, 0]);
+            (class, confirmed, rejected) = (&a.class, 0, 0);
         }
-        if done[0] >= count {
-            continue;
-        }
-        let same = truth[i].annotations.iter().filter(|t| t.class == a.class);
-        let overlap = same.map(|t| t.bbox.iou(&a.bbox)).fold(0.0, f64::max);
-        let role = if overlap >= IOU { Role::Confirmed } else { Role::Negative };
-        let enough = role == Role::Negative && (done[1] >= REJECTED || overlap >= SHARED);
-        let picture: Option<RgbaImage> =
-            Lie::of(&a.provenance).filter(|_| !enough).and_then(|lie| cut(&pictures[i], &a.bbox, lie));
-        if let Some(image) = picture {
-            done[usize::from(role == Role::Negative)] += 1;
+        let enough = confirmed >= count;
+        let looked_at = !enough || score(a) >= a.provenance.threshold.unwrap_or(0.0);
+        let (role, bbox) = match (meaning(a, &truth[i].annotations), reviewer) {
+            (Meaning::Right, _) if !enough => (Role::Confirmed, a.bbox),
+            (Meaning::Loose(t), Reviewer::Corrects) if !enough && !drawn.contains(&std::ptr::from_ref(t)) => {
+                drawn.push(t);
+                (Role::Confirmed, t.bbox)
+            }
+            (Meaning::Wrong, Reviewer::Corrects) if looked_at && rejected < count => (Role::Negative, a.bbox),
+            _ => continue,
+        };
+        if let Some(Cutout { picture: image, frame }) =
+            Lie::of(&a.provenance).and_then(|lie| cut(&pictures[i], &bbox, lie))
+        {
+            *(if role == Role::Confirmed { &mut confirmed } else { &mut rejected }) += 1;
             let word = if role == Role::Confirmed { "confirmed" } else { "rejected" };
             let name = format!("{word}: {} #{}", truth[i].image, lessons.len());
-            lessons.push(Template { class: a.class.clone(), name, image, role });
+            lessons.push(Template { class: a.class.clone(), name, image, role, frame });
         }
     }
     lessons
+}
+
+/// What a box is to someone who knows the truth.
+enum Meaning<'a> {
+    Right,
+    /// It lies on a symbol of its class and goes around too much or too little.
+    Loose(&'a Annotation),
+    Wrong,
+}
+
+fn meaning<'a>(a: &Annotation, truth: &'a [Annotation]) -> Meaning<'a> {
+    let common = |t: &Annotation| t.bbox.intersection_area(&a.bbox);
+    let same = truth.iter().filter(|t| t.class == a.class);
+    match same.max_by(|s, t| common(s).total_cmp(&common(t))) {
+        Some(t) if t.bbox.iou(&a.bbox) >= IOU => Meaning::Right,
+        Some(t) if common(t) > SHOWN * t.bbox.area().min(a.bbox.area()) => Meaning::Loose(t),
+        _ => Meaning::Wrong,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::slice::from_ref;
 
-    use datasets::{Annotation, BBox, Score};
+    use datasets::{BBox, Score};
     use image::Rgb;
 
     use super::*;
 
     #[test]
-    fn the_surest_are_looked_at_first_and_wrong_ones_rejected() {
-        let boxed = |x: f64, score: Option<f64>| {
-            let mut a = Annotation::new("a", BBox::new(x, 10.0, x + 20.0, 30.0));
+    fn the_surest_are_looked_at_first_and_wrong_ones_rejected_or_corrected() {
+        let boxed = |x: f64, width: f64, score: Option<f64>| {
+            let mut a = Annotation::new("a", BBox::new(x, 10.0, x + width, 30.0));
             a.score = score.map(|s| Score::new(s).unwrap());
             a.provenance.evidence.insert("rotation_deg".into(), 0.0);
+            a.provenance.threshold = Some(0.4);
             a
         };
         let image = |annotations| ImageAnnotations {
             image: "s".into(),
             digest: String::new(),
-            width: 300,
+            width: 400,
             height: 60,
             annotations,
         };
-        let truth = image((0..4).map(|i| boxed(10.0 + 50.0 * f64::from(i), None)).collect());
+        let truth = image((0..4).map(|i| boxed(20.0 + 50.0 * f64::from(i), 20.0, None)).collect());
         let found = image(vec![
-            boxed(10.0, Some(0.5)),
-            boxed(60.0, Some(0.9)),
-            boxed(240.0, Some(0.8)), // wrong
-            boxed(118.0, Some(0.7)), // badly located: neither
-            boxed(160.0, Some(0.6)),
+            boxed(20.0, 20.0, Some(0.6)),
+            boxed(70.0, 20.0, Some(0.9)),
+            boxed(240.0, 20.0, Some(0.8)), // wrong
+            boxed(118.0, 50.0, Some(0.7)), // loose
+            boxed(300.0, 20.0, Some(0.5)), // wrong, after enough were confirmed
+            boxed(350.0, 20.0, Some(0.3)), // wrong and not reported
         ]);
-        let paper = [RgbImage::from_pixel(300, 60, Rgb([255; 3]))];
-        let roles = |count| {
-            let lessons = review((from_ref(&truth), from_ref(&found)), &paper, count);
-            lessons.iter().map(|l| l.role).collect::<Vec<_>>()
+        let paper = [RgbImage::from_pixel(400, 60, Rgb([255; 3]))];
+        let taught = |count, reviewer| {
+            let lessons = review((from_ref(&truth), from_ref(&found)), &paper, count, reviewer);
+            let width = |t: &Template| t.frame.map(|f| (f[2] - f[0]).round());
+            lessons.iter().map(|l| (l.role, width(l))).collect::<Vec<_>>()
         };
-        let (yes, no) = (Role::Confirmed, Role::Negative);
-        assert_eq!(roles(1), [yes]);
-        assert_eq!(roles(3), [yes, no, yes, yes]);
+        let (yes, no) = ((Role::Confirmed, Some(20.0)), (Role::Negative, Some(20.0)));
+        assert_eq!(taught(1, Reviewer::Confirms), [yes]);
+        assert_eq!(taught(3, Reviewer::Confirms), [yes, yes]);
+        assert_eq!(taught(1, Reviewer::Corrects), [yes, no]);
+        assert_eq!(taught(3, Reviewer::Corrects), [yes, no, yes, yes, no], "the loose box got the width of the truth");
     }
 }

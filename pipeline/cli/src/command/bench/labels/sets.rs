@@ -53,7 +53,7 @@ pub fn clean(settings: &SynthSettings, seed: u64) -> Result<Vec<Template>> {
     let pictures = symbol::templates(&symbols, settings);
     let template = |(s, (name, png)): (&symbol::Symbol, (String, Vec<u8>))| {
         let image = image::load_from_memory(&png).into_diagnostic()?.into_rgba8();
-        Ok(Template { class: s.name.clone(), name, image, role: Role::Given })
+        Ok(Template { class: s.name.clone(), name, image, role: Role::Given, frame: None })
     };
     symbols.iter().zip(pictures).map(template).collect()
 }
@@ -66,6 +66,7 @@ pub fn cut(settings: &SynthSettings, seed: u64) -> Result<Vec<Template>> {
         name: c.name,
         image: DynamicImage::from(c.image).into_rgba8(),
         role: Role::Given,
+        frame: None,
     };
     Ok(crops.into_iter().map(template).collect())
 }
