@@ -105,10 +105,11 @@ fn confirmed_boxes_are_cut_upright_and_rejected_ones_become_counterexamples() {
     assert_eq!(set.list[0].name, format!("confirmed: a b/1.png #{}", id("flag", UPRIGHT)));
     let picture = |i: usize| image::load_from_memory(&set.pictures[&set.list[i].file]).unwrap().into_rgba8();
     // The turned symbol looks like the upright one again, pixel by pixel.
-    assert_eq!(picture(0).dimensions(), (44, 36));
+    assert_eq!(picture(0).dimensions(), (52, 44));
+    assert_eq!(set.list[0].frame, Some([6.0, 6.0, 46.0, 38.0]), "the box in its picture");
     assert_eq!(picture(0), picture(1));
     // What was added has no pose, but its size is undone.
-    assert_eq!(picture(3).dimensions(), (22, 18));
+    assert_eq!(picture(3).dimensions(), (26, 22));
     assert_eq!((ran.notes.metrics["exemplars"], ran.notes.metrics["counterexamples"]), (3.0, 1.0));
     assert_eq!(ran.notes.messages.len(), 0, "{:?}", ran.notes.messages);
 }

@@ -382,6 +382,7 @@ mod tests {
             class: NAMES[0].into(),
             name: "confirmed: a b/1.png #123456789abc".into(),
             lesson: artifacts::Lesson::Confirmed,
+            frame: None,
         };
         let learned = ExemplarSet { pictures: [(exemplar.file.clone(), sheet())].into(), list: vec![exemplar] };
         let dir = tempfile::tempdir().unwrap();

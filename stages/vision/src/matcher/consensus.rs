@@ -222,6 +222,7 @@ mod tests {
     fn instances_are_laid_over_each_other_and_disagreement_outside_is_not_known() {
         let merged = merge(&[square(0, 5, 5), square(1, 12, 20), square(0, 20, 35), square(2, 9, 12)]);
         assert_eq!(merged.len(), 1, "four alike make one template");
+        assert_eq!(merged[0].frame, Some([7.0, 7.0, 37.0, 37.0]), "the box moves with its picture");
         let picture = &merged[0].image;
         // The outline is sharp although the cut-outs were shifted.
         let dark = picture.pixels().filter(|p| p.0[3] == 255 && p.0[0] < 60).count();
@@ -229,6 +230,29 @@ mod tests {
         let unknown: Vec<(u32, u32)> =
             picture.enumerate_pixels().filter(|(_, _, p)| p.0[3] == 0).map(|(x, y, _)| (x, y)).collect();
         assert!(!unknown.is_empty() && unknown.iter().all(|&(_, y)| y < 9), "only the stubs disagree outside");
+    }
+
+    #[test]
+    fn matches_get_the_box_that_was_confirmed() {
+        let grown = |t: Template, by: f32| Template {
+            frame: t.frame.map(|[a, b, c, d]| [a - by, b - by, c + by, d + by]),
+            ..t
+        };
+        let given = Template { role: Role::Given, frame: None, ..square(0, 5, 100) };
+        let lessons = [square(0, 5, 100), square(1, 5, 100), square(2, 5, 100)].map(|t| grown(t, 3.0));
+        let mut drawing = image::RgbImage::from_pixel(200, 120, image::Rgb([235; 3]));
+        let shown = image::DynamicImage::from(square(0, 5, 100).image).into_rgb8();
+        imageops::replace(&mut drawing, &shown, 60, 30);
+        let found = |templates: &[Template]| {
+            let matcher = crate::matcher::Matcher::new(templates, &crate::matcher::MatcherConfig::default()).unwrap();
+            let m = matcher.find(&drawing).matches;
+            assert_eq!(m.len(), 1);
+            [m[0].bbox.x0, m[0].bbox.y0, m[0].bbox.x1, m[0].bbox.y1]
+        };
+        let near = |a: [f64; 4], b: [f64; 4]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1.0);
+        let [before, after] = [found(std::slice::from_ref(&given)), found(&[&[given], &lessons[..]].concat())];
+        assert!(near(before, [67.0, 37.0, 97.0, 67.0]), "{before:?}");
+        assert!(near(after, [64.0, 34.0, 100.0, 70.0]), "{after:?}");
     }
 
     #[test]

@@ -101,6 +101,8 @@ pub(super) fn clean(template: &Template) -> Result<Clean, MatcherError> {
     if let Some(frame) = template.frame {
         let beyond = beyond_box(&clean.ink, width, frame);
         clean.take_out(&beyond, RemovedKind::Fragment);
+        // Who says where the box is knows that the picture shows more.
+        clean.removed.clear();
     }
     let (fragments, specks) = pieces::foreign(&clean.ink, width, height);
     clean.take_out(&specks, RemovedKind::Speck);

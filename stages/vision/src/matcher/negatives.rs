@@ -78,7 +78,7 @@ mod tests {
 
     const SIDE: i32 = 44;
 
-    /// Strokes of symbols that look alike: a box with one diagonal; the same with a short bar across its middle; a box
+    /// Strokes of symbols that look alike: a box with one diagonal; the same with a short thick bar across its middle; a box
     /// with a cross.
     fn stroke(kind: u32, x: i32, y: i32) -> bool {
         let (u, v) = (x - SIDE / 2, y - SIDE / 2);
@@ -86,7 +86,7 @@ mod tests {
         let inside = u.abs().max(v.abs()) < 18;
         match kind {
             0 => edge || (inside && (u - v).abs() <= 2),
-            1 => edge || (inside && (u - v).abs() <= 2) || (v.abs() <= 1 && u.abs() < 11),
+            1 => edge || (inside && (u - v).abs() <= 2) || (v.abs() <= 3 && u.abs() < 11),
             _ => edge || (inside && (u.abs() <= 1 || v.abs() <= 1)),
         }
     }

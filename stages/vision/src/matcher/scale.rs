@@ -41,7 +41,6 @@ impl Matcher {
     /// The scale relative to the templates at which most classes are found; `None` when nothing is found well enough.
     /// A part of a large drawing and of many templates is asked first, and everything only if that says nothing.
     pub(super) fn drawing_scale(&self, sheet: &Sheet) -> Option<f32> {
-        let shapes = &self.own.shapes;
         let order = self.by_ink();
         let few = &order[..order.len().min(FEW_SHAPES)];
         let ink = &sheet.ink;
