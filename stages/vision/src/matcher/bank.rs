@@ -52,9 +52,18 @@ pub(super) fn variants(
             let mut kept: Vec<Variant> = Vec::new();
             for stretch in stretches {
                 let first = kept.len();
+                let mut drawn: Vec<Variant> = Vec::new();
                 for &mirrored in &mirrors {
                     for angle in &angles_deg {
-                        let v = draw(i as u32, shape, angle.to_radians() as f32, mirrored, stretch);
+                        // A window is as good a quarter turn further, so that only the first quarter is drawn.
+                        let quarters = (angle / 90.0) as usize;
+                        let rest = (angle - 90.0 * quarters as f64).to_radians() as f32;
+                        let known = drawn.iter().position(|v| v.angle == rest && v.mirrored == mirrored);
+                        let upright = known.unwrap_or_else(|| {
+                            drawn.push(draw(i as u32, shape, rest, mirrored, stretch));
+                            drawn.len() - 1
+                        });
+                        let v = drawn[upright].turned(quarters, angle.to_radians() as f32);
                         let same = |k: &Variant| different_cells(k, &v) < SAME_WINDOW * v.count as f32;
                         if v.count > 0 && !kept[first..].iter().any(same) {
                             kept.push(v);
@@ -66,6 +75,25 @@ pub(super) fn variants(
         })
         .collect();
     per_shape.into_iter().flatten().collect()
+}
+
+impl Variant {
+    /// Some quarter turns further, to an angle in radians.
+    fn turned(&self, quarters: usize, angle: f32) -> Self {
+        let turned = |window: &Window| (0..quarters).fold(*window, |w, _| quarter_turn(&w));
+        Self { angle, ink: turned(&self.ink), clutter: turned(&self.clutter), ..self.clone() }
+    }
+}
+
+/// A window turned clockwise.
+fn quarter_turn(window: &Window) -> Window {
+    let mut out = [0; CELLS / 2];
+    for y in 0..CELLS {
+        for x in (0..CELLS).filter(|&x| get(window, x, y)) {
+            set(&mut out, CELLS - 1 - y, x);
+        }
+    }
+    out
 }
 
 fn different_cells(a: &Variant, b: &Variant) -> f32 {
@@ -80,7 +108,8 @@ pub(super) fn stretch_factors(stretch: f32) -> [f32; 2] {
 fn draw(index: u32, shape: &Shape, angle: f32, mirrored: bool, stretch: f32) -> Variant {
     let [ex, ey] = stretch_factors(stretch);
     let sign = if mirrored { -1.0 } else { 1.0 };
-    let radius = shape.ink.iter().map(|p| (p[0] * ex).hypot(p[1] * ey)).fold(0.5, f32::max);
+    let squares = shape.ink.iter().map(|p| (p[0] * ex).powi(2) + (p[1] * ey).powi(2));
+    let radius = squares.fold(0.25, f32::max).sqrt();
     let diameter = 2.0 * radius;
     let k = DIAMETER_CELLS / diameter;
     let (s, c) = angle.sin_cos();

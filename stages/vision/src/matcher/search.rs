@@ -1,14 +1,16 @@
 //! From a sheet and a bank to hypotheses: poses that are worth weighing against each other.
 //!
 //! Owns the order of the steps and what each lets through. Every step is dearer than the one before and sees fewer
-//! poses: windows, quick refinement, full refinement, a look at some grey levels, and only then the full comparison.
+//! poses: windows, quick refinement, a look at some grey levels, full refinement, another look, polishing, and only then
+//! the full comparison. A pose is given up once its grey levels cannot agree so well any more that it would be of use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::bank::{self, Variant};
-use super::pose::{Limits, Pose, Sampling, Steps, refine};
+use super::pose::{Limits, Pose, Steps, refine};
 use super::scan;
 use super::score::{Features, Sheet};
 use super::shape::Shape;
@@ -19,12 +21,32 @@ const MIN_COVER: [f32; 2] = [0.89, 0.93];
 const SAME_PLACE: f32 = 0.12;
 /// Ratio of scales up to which two poses are alike.
 const SAME_SCALE: f32 = 1.1;
-/// Correlation of some grey levels that a pose must reach.
-const MIN_GLANCE: f32 = 0.45;
-/// A pose whose correlation is this much below that of another pose at its place is not looked at closely.
-const MAX_BEHIND: f32 = 0.18;
+/// Correlation of some grey levels that a pose must reach after the quick and after the full refinement.
+const MIN_GLANCE: [f32; 2] = [0.4, 0.45];
+/// How much better the grey levels of a pose that turns out right may agree in the end than after the quick and after
+/// the full refinement.
+const LATER_GAIN: [f32; 2] = [0.3, 0.2];
 /// Side of the cells of the look-up grid, pixels.
 const GRID: f32 = 24.0;
+
+/// What is looked for, and how.
+#[derive(Clone, Copy)]
+pub(super) struct Query<'a> {
+    /// All shapes at the templates' own size.
+    pub shapes: &'a [Shape],
+    /// Windows of those that are looked for: a window is the same at every size.
+    pub bank: &'a [Variant],
+    /// Where each shape is looked for.
+    pub limits: &'a [Limits],
+    /// A shape, by its index, at about the size that it has on the drawing, so that strokes and blur are as there.
+    pub sized: &'a (dyn Fn(usize) -> Arc<Shape> + Sync),
+}
+
+impl Query<'_> {
+    fn shape(&self, lead: &Lead) -> usize {
+        self.bank[lead.variant as usize].shape as usize
+    }
+}
 
 /// A pose of a shape with what was measured there.
 #[derive(Clone, Debug)]
@@ -46,50 +68,98 @@ pub(super) struct Hypothesis {
 struct Lead {
     variant: u32,
     pose: Pose,
-    /// Cover, then correlation.
-    value: f32,
+    cover: f32,
+    /// The shape's diameter there, pixels.
+    diameter: f32,
 }
 
-/// Everything that fits within the limits of each shape, in a fixed order.
-pub(super) fn hypotheses(sheet: &Sheet, shapes: &[Shape], bank: &[Variant], limits: &[Limits]) -> Vec<Hypothesis> {
-    let limits = |v: &Variant| limits[v.shape as usize];
-    let candidates = scan::candidates(&sheet.ink, bank, |v| limits(v).scale);
+/// Everything that fits within the limits of each shape and may be worth its confidence, in a fixed order.
+pub(super) fn hypotheses(sheet: &Sheet, query: &Query<'_>) -> Vec<Hypothesis> {
+    let Query { shapes, bank, limits, sized } = *query;
+    let candidates = scan::candidates(&sheet.ink, bank, |v| limits[v.shape as usize].scale);
     let quick = candidates.par_iter().filter(|c| sheet.wants(c.at)).filter_map(|c| {
         let v = &bank[c.variant as usize];
+        let (shape, limits) = (&shapes[v.shape as usize], &limits[v.shape as usize]);
         let scale = c.cell * bank::DIAMETER_CELLS / v.diameter;
         let start = Pose { at: c.at, scale, angle: v.angle, mirrored: v.mirrored, stretch: v.stretch };
-        let angle = if limits(v).free_angle { 0.06 } else { 0.015 };
-        let steps = Steps { shift: c.cell * 0.8, scale: 0.05, angle, stretch: 0.06, rounds: 2 };
-        let shape = &shapes[v.shape as usize];
-        let (pose, value) = refine(shape, &sheet.cost, start, v.angle, Sampling::Quick, steps, &limits(v));
-        (value >= MIN_COVER[0]).then_some(Lead { variant: c.variant, pose, value })
+        let angle = if limits.free_angle { 0.06 } else { 0.015 };
+        let steps = Steps { shift: c.cell * 0.8, scale: 0.05, angle, stretch: 0.06 };
+        let (pose, cover) = refine(&shape.quick, &sheet.cost, start, v.angle, steps, limits);
+        let diameter = shape.diameter * pose.scale;
+        (cover >= MIN_COVER[0]).then_some(Lead { variant: c.variant, pose, cover, diameter })
     });
-    let quick = distinct(bank, shapes, quick.collect());
-    let full = quick.into_par_iter().filter_map(|lead| {
-        let v = &bank[lead.variant as usize];
-        let angle = if limits(v).free_angle { 0.02 } else { 0.005 };
-        let steps = Steps { shift: 0.7, scale: 0.015, angle, stretch: 0.02, rounds: 3 };
-        let shape = &shapes[v.shape as usize];
-        let (pose, value) = refine(shape, &sheet.cost, lead.pose, v.angle, Sampling::All, steps, &limits(v));
-        (value >= MIN_COVER[1]).then_some(Lead { pose, value, ..lead })
+    let quick = distinct(bank, quick.collect());
+    // What follows reads grey levels.
+    let found: BTreeSet<usize> = quick.iter().map(|lead| query.shape(lead)).collect();
+    let found: BTreeMap<usize, Found> = found.into_par_iter().map(|i| (i, Found::of(query, i, sized(i)))).collect();
+    let found = |lead: &Lead| &found[&query.shape(lead)];
+    let promising = |step: usize| move |lead: &Lead| found(lead).is_promising(sheet, &lead.pose, step);
+    let quick = quick.into_par_iter().map(|lead| {
+        let pose = Pose { scale: lead.pose.scale * found(&lead).ratio, ..lead.pose };
+        Lead { pose, ..lead }
     });
-    let full = distinct(bank, shapes, full.collect());
-    let glanced = full.into_par_iter().filter_map(|lead| {
-        let value = shapes[bank[lead.variant as usize].shape as usize].dense.glance(sheet, &lead.pose);
-        (value >= MIN_GLANCE).then_some(Lead { value, ..lead })
+    let full = quick.filter(promising(0)).filter_map(|lead| {
+        let Found { shape, limits, .. } = found(&lead);
+        let angle = if limits.free_angle { 0.02 } else { 0.005 };
+        let steps = Steps { shift: 0.7, scale: 0.015, angle, stretch: 0.02 };
+        let coarse = bank[lead.variant as usize].angle;
+        let (pose, cover) = refine(&shape.cloud, &sheet.cost, lead.pose, coarse, steps, limits);
+        let diameter = shape.diameter * pose.scale;
+        (cover >= MIN_COVER[1]).then_some(Lead { pose, cover, diameter, ..lead })
     });
-    promising(&glanced.collect::<Vec<_>>())
-        .into_par_iter()
-        .map(|lead| {
-            let v = &bank[lead.variant as usize];
-            let shape = &shapes[v.shape as usize];
-            let pose = shape.dense.polish(sheet, &lead.pose, &limits(v));
-            let features = sheet.features(shape, &pose, limits(v).usual);
-            let rank = features.rank();
-            let (bounds, scale) = (pose.bounds(shape), pose.scale / shape.reduction);
-            Hypothesis { shape: v.shape as usize, pose, scale, bounds, features, rank }
-        })
+    let full = distinct(bank, full.collect());
+    full.into_par_iter()
+        .filter(promising(1))
+        .filter_map(|lead| found(&lead).hypothesis(sheet, query.shape(&lead), &lead.pose))
         .collect()
+}
+
+/// A shape of which there are leads, at about the size that it has on the drawing.
+struct Found {
+    shape: Arc<Shape>,
+    limits: Limits,
+    /// Pixels of this shape by those at the template's own size.
+    ratio: f32,
+}
+
+impl Found {
+    fn of(query: &Query<'_>, index: usize, shape: Arc<Shape>) -> Self {
+        let ratio = shape.reduction / query.shapes[index].reduction;
+        let limits = query.limits[index];
+        let limits =
+            Limits { scale: limits.scale.map(|s| s * ratio), usual: limits.usual.map(|u| u * ratio), ..limits };
+        Self { shape, limits, ratio }
+    }
+
+    fn needed_correlation(&self, pose: &Pose) -> f32 {
+        Features::needed_correlation(self.limits.worth, &self.shape, pose, self.limits.usual)
+    }
+
+    /// Whether some of the grey levels agree well enough for a step.
+    fn is_promising(&self, sheet: &Sheet, pose: &Pose, step: usize) -> bool {
+        let agreement = self.shape.dense.glance(sheet, pose);
+        agreement >= MIN_GLANCE[step] && agreement + LATER_GAIN[step] >= self.needed_correlation(pose)
+    }
+
+    /// The pose nearby at which the grey levels agree best, where it is of use.
+    fn hypothesis(&self, sheet: &Sheet, index: usize, pose: &Pose) -> Option<Hypothesis> {
+        let Self { shape, limits, .. } = self;
+        let pose = shape.dense.polish(sheet, pose, limits, self.needed_correlation(pose))?;
+        let likeness = shape.dense.compare(sheet, &pose);
+        if Features::at_best(likeness, shape, &pose, limits.usual).confidence(1.0) < limits.worth {
+            return None;
+        }
+        let features = sheet.features(shape, &pose, limits.usual, likeness);
+        let useful = features.confidence(1.0) >= limits.worth;
+        useful.then(|| Hypothesis {
+            shape: index,
+            scale: pose.scale / shape.reduction,
+            bounds: pose.bounds(shape),
+            rank: features.rank(),
+            pose,
+            features,
+        })
+    }
 }
 
 fn cell(at: [f32; 2]) -> [i32; 2] {
@@ -101,14 +171,14 @@ fn around([x, y]: [i32; 2]) -> impl Iterator<Item = [i32; 2]> {
 }
 
 /// Drops poses that a better one of the same shape, turned alike, stands for. The best come first.
-fn distinct(bank: &[Variant], shapes: &[Shape], mut leads: Vec<Lead>) -> Vec<Lead> {
+fn distinct(bank: &[Variant], mut leads: Vec<Lead>) -> Vec<Lead> {
     // Stable, so that equal covers stay in scan order.
-    leads.sort_by(|a, b| b.value.total_cmp(&a.value));
+    leads.sort_by(|a, b| b.cover.total_cmp(&a.cover));
     let turn = |v: &Variant| (v.shape, v.mirrored, v.angle.to_bits());
     let mut grid: BTreeMap<_, Vec<Pose>> = BTreeMap::new();
     leads.retain(|lead| {
         let (v, p) = (&bank[lead.variant as usize], &lead.pose);
-        let radius = (SAME_PLACE * shapes[v.shape as usize].diameter * p.scale).min(GRID);
+        let radius = (SAME_PLACE * lead.diameter).min(GRID);
         let same = |q: &Pose| {
             (q.at[0] - p.at[0]).abs() < radius
                 && (q.at[1] - p.at[1]).abs() < radius
@@ -122,23 +192,4 @@ fn distinct(bank: &[Variant], shapes: &[Shape], mut leads: Vec<Lead>) -> Vec<Lea
         true
     });
     leads
-}
-
-/// Drops poses far behind another one about the same centre.
-fn promising(leads: &[Lead]) -> Vec<Lead> {
-    /// Centres within this many pixels are the same place, whatever the shapes.
-    const NEAR: f32 = 6.0;
-    let mut grid: BTreeMap<[i32; 2], Vec<&Lead>> = BTreeMap::new();
-    for lead in leads {
-        grid.entry(cell(lead.pose.at)).or_default().push(lead);
-    }
-    let behind = |lead: &Lead| {
-        let at = lead.pose.at;
-        around(cell(at)).filter_map(|c| grid.get(&c)).flatten().any(|other| {
-            other.value > lead.value + MAX_BEHIND
-                && (other.pose.at[0] - at[0]).abs() < NEAR
-                && (other.pose.at[1] - at[1]).abs() < NEAR
-        })
-    };
-    leads.iter().filter(|lead| !behind(lead)).copied().collect()
 }

@@ -17,8 +17,10 @@ const MAX_SAMPLES: usize = 1600;
 const GLANCE: usize = 256;
 /// Samples that a pose is polished by.
 const POLISH: usize = 400;
-/// Times that a pose is polished with steps half as long, and most sweeps over all parameters each time.
-const ROUNDS: usize = 2;
+/// How much more the grey levels may agree in the end than after each round of polishing; steps are half as long from
+/// round to round.
+const LATER_GAIN: [f32; 2] = [0.07, 0.03];
+/// Most sweeps over all parameters in a round.
 const SWEEPS: usize = 2;
 /// Margin around the ink's box that is compared too, pixels: the paper around a symbol is part of it.
 const MARGIN: f32 = 2.0;
@@ -230,19 +232,25 @@ impl Dense {
         }
     }
 
+    /// Whether the symbol holds text.
+    pub fn has_text(&self) -> bool {
+        !self.cell_of.is_empty()
+    }
+
     /// Correlation outside of text by some samples at the best stroke width, -1..=1.
     pub fn glance(&self, sheet: &Sheet, pose: &Pose) -> f32 {
         let simd = Simd::chosen();
         let mut levels = vec![0.0; self.glance.cloud.padded()];
         // The plane is smooth: the nearest pixel says enough.
-        simd::nearest(simd, &sheet.darkness(), &self.glance.cloud, &pose.affine(), &mut levels);
+        simd::nearest(simd, &sheet.darkness(), 0, &self.glance.cloud, &pose.affine(), &mut levels);
         self.glance.best_stroke(simd, &levels).1
     }
 
-    /// Moves a pose to where the grey levels agree best.
-    pub fn polish(&self, sheet: &Sheet, start: &Pose, limits: &Limits) -> Pose {
+    /// Moves a pose to where the grey levels agree best; `None` once it is clear that they will not agree as well as
+    /// `needed`.
+    pub fn polish(&self, sheet: &Sheet, start: &Pose, limits: &Limits, needed: f32) -> Option<Pose> {
         if self.polish.cloud.len() < MIN_SAMPLES {
-            return *start;
+            return Some(*start);
         }
         let (simd, plane) = (Simd::chosen(), sheet.darkness());
         let mut levels = self.polish.levels(simd, &plane, &start.affine());
@@ -255,7 +263,7 @@ impl Dense {
         // Pixels to the right and down, share of the scale, logarithm of the stretch, radians.
         let mut steps = [0.6, 0.6, 0.02, 0.03, if limits.free_angle { 0.03 } else { 0.01 }];
         let mut direction = [1.0f32; 5];
-        for _ in 0..ROUNDS {
+        for gain in LATER_GAIN {
             // Parameters since the last move: once none of them moves the pose, all are at their best.
             let mut still = 0;
             for k in (0..SWEEPS).flat_map(|_| 0..steps.len()) {
@@ -280,9 +288,12 @@ impl Dense {
                     break;
                 }
             }
+            if best + gain < needed {
+                return None;
+            }
             steps = steps.map(|s| 0.5 * s);
         }
-        pose
+        Some(pose)
     }
 
     /// Compares the template at a pose with the drawing.
