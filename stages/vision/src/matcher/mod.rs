@@ -52,7 +52,7 @@ use shape::Shape;
 use tiles::View;
 
 /// Version of the matcher; raised when the same templates, settings and drawing may give other matches.
-pub const VERSION: &str = "2";
+pub const VERSION: &str = "3";
 
 /// Ratio of the sizes at which templates are prepared.
 const SIZE_RATIO: f32 = 1.2;

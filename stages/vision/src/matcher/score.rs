@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use super::ink::{Ink, Tally, Usual, smooth};
+use rayon::prelude::*;
+
+use super::ink::{BAND, Ink, Tally, Usual, smooth};
 use super::pose::{CostMap, Pose};
 use super::shape::{NO_SECTOR, Region, Shape, orientation};
 use super::simd::{Plane, whole};
@@ -148,8 +150,22 @@ impl Sheet {
 
 /// Smooths a smoothed plane again, to twice the width.
 pub(super) fn soften(plane: &[u8], width: usize, height: usize) -> Vec<u8> {
+    /// Times that a plane is smoothed, and how far that reaches.
+    const TIMES: usize = 3;
+    const REACH: usize = 2 * TIMES;
     let same: Vec<u8> = (0..=255).collect();
-    (0..3).fold(plane.to_vec(), |v, _| smooth(&v, &same, width, height))
+    let mut out = vec![0; plane.len()];
+    // By bands, so that what lies between the passes stays in the cache.
+    out.par_chunks_mut((BAND * width).max(1)).enumerate().for_each(|(band, out)| {
+        let first = band * BAND;
+        let rows = out.len() / width;
+        let (top, bottom) = (first.saturating_sub(REACH), (first + rows + REACH).min(height));
+        let part = &plane[top * width..bottom * width];
+        let smoothed =
+            (1..TIMES).fold(smooth(part, &same, width, bottom - top), |v, _| smooth(&v, &same, width, bottom - top));
+        out.copy_from_slice(&smoothed[(first - top) * width..][..rows * width]);
+    });
+    out
 }
 
 /// A measured number by its name in [`super::Match::evidence`], as the models read it.
@@ -271,5 +287,20 @@ impl Features {
         };
         let (none, gain) = (evidence(0.0), evidence(1.0) - evidence(0.0));
         if gain > 0.0 { (((confidence / (1.0 - confidence)).ln() - none) / gain) as f32 } else { f32::NEG_INFINITY }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn softening_by_bands_is_smoothing_three_times() {
+        let same: Vec<u8> = (0..=255).collect();
+        for [w, h] in [[0, 0], [1, 1], [5, 200], [37, 64], [20, 129], [31, 70]] {
+            let plane: Vec<u8> = (0..w * h).map(|i| (i * i % 251) as u8 ^ (i >> 3) as u8).collect();
+            let whole = (0..3).fold(plane.clone(), |v, _| smooth(&v, &same, w, h));
+            assert_eq!(soften(&plane, w, h), whole, "{w}x{h}");
+        }
     }
 }

@@ -162,12 +162,10 @@ impl Found {
     }
 }
 
-fn cell(at: [f32; 2]) -> [i32; 2] {
-    at.map(|v| (v / GRID).floor() as i32)
-}
-
-fn around([x, y]: [i32; 2]) -> impl Iterator<Item = [i32; 2]> {
-    (y - 1..=y + 1).flat_map(move |v| (x - 1..=x + 1).map(move |u| [u, v]))
+/// The cells of the look-up grid within reach of a place.
+fn cells(at: [f32; 2], reach: f32) -> impl Iterator<Item = [i32; 2]> {
+    let [[left, right], [top, bottom]] = at.map(|v| [v - reach, v + reach].map(|v| (v / GRID).floor() as i32));
+    (top..=bottom).flat_map(move |y| (left..=right).map(move |x| [x, y]))
 }
 
 /// Drops poses that a better one of the same shape, turned alike, stands for. The best come first.
@@ -177,18 +175,17 @@ fn distinct(bank: &[Variant], mut leads: Vec<Lead>) -> Vec<Lead> {
     let turn = |v: &Variant| (v.shape, v.mirrored, v.angle.to_bits());
     let mut grid: BTreeMap<_, Vec<Pose>> = BTreeMap::new();
     leads.retain(|lead| {
-        let (v, p) = (&bank[lead.variant as usize], &lead.pose);
-        let radius = (SAME_PLACE * lead.diameter).min(GRID);
+        let (turn, p) = (turn(&bank[lead.variant as usize]), &lead.pose);
+        let reach = (SAME_PLACE * lead.diameter).min(GRID);
         let same = |q: &Pose| {
-            (q.at[0] - p.at[0]).abs() < radius
-                && (q.at[1] - p.at[1]).abs() < radius
+            (q.at[0] - p.at[0]).abs() < reach
+                && (q.at[1] - p.at[1]).abs() < reach
                 && (q.scale / p.scale).max(p.scale / q.scale) < SAME_SCALE
         };
-        let here = cell(p.at);
-        if around(here).filter_map(|c| grid.get(&(turn(v), c))).flatten().any(same) {
+        if cells(p.at, reach).filter_map(|cell| grid.get(&(cell, turn))).flatten().any(same) {
             return false;
         }
-        grid.entry((turn(v), here)).or_default().push(*p);
+        grid.entry((p.at.map(|v| (v / GRID).floor() as i32), turn)).or_default().push(*p);
         true
     });
     leads
