@@ -3,8 +3,6 @@
 //! A window is the template scaled so that its circumscribed circle is 31 cells wide. Because every template fills the
 //! same window, one bank serves all scales: the drawing is pooled to coarser and coarser cells instead.
 
-use std::f32::consts::FRAC_PI_2;
-
 use rayon::prelude::*;
 
 use super::hull::Hull;
@@ -67,10 +65,19 @@ pub(super) fn variants(
             let mut kept: Vec<Variant> = Vec::new();
             for stretch in stretches {
                 let first = kept.len();
+                let mut drawn: Vec<Variant> = Vec::new();
                 for &mirrored in &mirrors {
                     for angle in &angles_deg {
-                        let v = draw(i as u32, shape, angle.to_radians() as f32, mirrored, stretch);
-                        let v = Variant { twins: twins.clone(), ..v };
+                        // A window is as good a quarter turn further, so that only the first quarter is drawn.
+                        let quarters = (angle / 90.0) as usize;
+                        let rest = (angle - 90.0 * quarters as f64).to_radians() as f32;
+                        let known = drawn.iter().position(|v| v.angle == rest && v.mirrored == mirrored);
+                        let upright = known.unwrap_or_else(|| {
+                            let twins = twins.clone();
+                            drawn.push(Variant { twins, ..draw(i as u32, shape, rest, mirrored, stretch) });
+                            drawn.len() - 1
+                        });
+                        let v = drawn[upright].turned(quarters, angle.to_radians() as f32);
                         let same = |k: &Variant| different_cells(k, &v) < SAME_WINDOW * v.count as f32;
                         if v.count > 0 && !kept[first..].iter().any(same) {
                             kept.push(v);
@@ -89,15 +96,37 @@ fn twins(index: u32, shape: &Shape, angles_deg: &[f64], mirrors: &[bool]) -> Vec
     let upright = draw(index, shape, 0.0, false, 0.0);
     let near = dilate(&upright.ink);
     let beside = |a: &Window, near: &Window| a.iter().zip(near).map(|(p, q)| (p & !q).count_ones()).sum::<u32>() as f32;
-    let all = (0..4).flat_map(|quarters| mirrors.iter().map(move |&mirrored| Twin { quarters, mirrored }));
-    all.filter(|t| *t != Twin { quarters: 0, mirrored: false })
-        .filter(|t| angles_deg.contains(&(90.0 * f64::from(t.quarters))))
-        .filter(|t| {
-            let turned = draw(index, shape, f32::from(t.quarters) * FRAC_PI_2, t.mirrored, 0.0);
+    let copies = mirrors.iter().map(|&mirrored| (mirrored, draw(index, shape, 0.0, mirrored, 0.0)));
+    let all =
+        copies.flat_map(|(mirrored, copy)| (0..4).map(move |quarters| (Twin { quarters, mirrored }, copy.clone())));
+    all.filter(|(t, _)| *t != Twin { quarters: 0, mirrored: false })
+        .filter(|(t, _)| angles_deg.contains(&(90.0 * f64::from(t.quarters))))
+        .filter(|(t, copy)| {
+            let turned = copy.turned(usize::from(t.quarters), 0.0);
             let most = LOOKS_ALIKE * upright.count as f32;
             beside(&turned.ink, &near) <= most && beside(&upright.ink, &dilate(&turned.ink)) <= most
         })
+        .map(|(t, _)| t)
         .collect()
+}
+
+impl Variant {
+    /// Some quarter turns further, to an angle in radians.
+    fn turned(&self, quarters: usize, angle: f32) -> Self {
+        let turned = |window: &Window| (0..quarters).fold(*window, |w, _| quarter_turn(&w));
+        Self { angle, ink: turned(&self.ink), clutter: turned(&self.clutter), ..self.clone() }
+    }
+}
+
+/// A window turned clockwise.
+fn quarter_turn(window: &Window) -> Window {
+    let mut out = [0; CELLS / 2];
+    for y in 0..CELLS {
+        for x in (0..CELLS).filter(|&x| get(window, x, y)) {
+            set(&mut out, CELLS - 1 - y, x);
+        }
+    }
+    out
 }
 
 fn different_cells(a: &Variant, b: &Variant) -> f32 {
@@ -112,7 +141,8 @@ pub(super) fn stretch_factors(stretch: f32) -> [f32; 2] {
 fn draw(index: u32, shape: &Shape, angle: f32, mirrored: bool, stretch: f32) -> Variant {
     let [ex, ey] = stretch_factors(stretch);
     let sign = if mirrored { -1.0 } else { 1.0 };
-    let radius = shape.ink.iter().map(|p| (p[0] * ex).hypot(p[1] * ey)).fold(0.5, f32::max);
+    let squares = shape.ink.iter().map(|p| (p[0] * ex).powi(2) + (p[1] * ey).powi(2));
+    let radius = squares.fold(0.25, f32::max).sqrt();
     let diameter = 2.0 * radius;
     let k = DIAMETER_CELLS / diameter;
     let (s, c) = angle.sin_cos();

@@ -35,6 +35,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use datasets::{BBox, Pixels};
 use image::{GrayImage, RgbImage, RgbaImage};
+use rayon::prelude::*;
 
 pub use config::{CANDIDATE_THRESHOLD, DEFAULT_THRESHOLD, MatcherConfig, Poses, Rotations, ScaleBase};
 pub use hygiene::{Removed, RemovedKind};
@@ -45,8 +46,9 @@ pub use score::{CONFIDENCE_TERMS, Term};
 pub use simd::Simd;
 
 use bank::Variant;
+use hygiene::Clean;
 use pose::{Limits, Pose};
-use search::Hypothesis;
+use search::{Hypothesis, Query};
 use shape::Shape;
 use suppress::Winner;
 use tiles::View;
@@ -59,7 +61,7 @@ const SIZE_RATIO: f32 = 1.2;
 /// Widest range of sizes that is searched with templates of one size.
 const WIDEST_PART: f32 = 1.6;
 /// Stretch, as a logarithm, that a window of the bank tolerates either way.
-const STRETCH_STEP: f32 = 0.13;
+const STRETCH_TOLERANCE: f32 = 0.096;
 
 /// What a template's picture is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -168,13 +170,15 @@ pub struct TemplateNote {
 pub struct Matcher {
     templates: Vec<Template>,
     config: MatcherConfig,
+    /// The symbols in the templates.
+    symbols: Vec<Clean>,
     /// The templates at their own size.
-    own: Arc<Prepared>,
-    /// The templates at other sizes, by the power of [`SIZE_RATIO`]; made when a drawing first needs them.
-    resized: Mutex<BTreeMap<i32, Arc<Prepared>>>,
+    own: Prepared,
+    /// Templates at other sizes, by the power of [`SIZE_RATIO`] and their index; made when a drawing first needs them.
+    resized: Mutex<BTreeMap<(i32, usize), Arc<Shape>>>,
 }
 
-/// Templates at one size.
+/// Templates at their own size.
 #[derive(Debug)]
 struct Prepared {
     shapes: Vec<Shape>,
@@ -185,11 +189,6 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn of(templates: &[Template], size: f32) -> Result<Self, MatcherError> {
-        let shapes = templates.iter().map(|t| Shape::of(t, size)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { shapes, bank: OnceLock::new(), plain: OnceLock::new() })
-    }
-
     fn bank(&self, poses: CoarsePoses, config: &MatcherConfig) -> &[Variant] {
         match poses {
             CoarsePoses::All => self.bank.get_or_init(|| {
@@ -227,6 +226,8 @@ struct Wanted {
     free_angle: bool,
     /// Largest logarithm of the stretch either way.
     stretch: f32,
+    /// Confidence, 0..=1, from which a find is of use.
+    worth: f64,
 }
 
 impl Wanted {
@@ -234,7 +235,7 @@ impl Wanted {
     fn within(&self, part: [f32; 2], reduction: f32) -> Option<Limits> {
         let scale = [self.scale[0].max(part[0]), self.scale[1].min(part[1])].map(|s| s * reduction);
         let usual = self.usual.map(|u| u * reduction);
-        let limits = Limits { scale, usual, free_angle: self.free_angle, stretch: self.stretch };
+        let limits = Limits { scale, usual, free_angle: self.free_angle, stretch: self.stretch, worth: self.worth };
         (scale[0] <= scale[1]).then_some(limits)
     }
 }
@@ -255,25 +256,25 @@ impl Matcher {
             return Err(MatcherError::NoTemplates);
         }
         let templates = consensus::merge(templates);
-        let own = Arc::new(Prepared::of(&templates, 1.0)?);
+        let symbols = templates.par_iter().map(hygiene::clean).collect::<Result<Vec<_>, _>>()?;
+        let own = templates.par_iter().zip(&symbols).map(|(t, symbol)| Shape::of_symbol(t, symbol, 1.0));
+        let own = Prepared { shapes: own.collect::<Result<_, _>>()?, bank: OnceLock::new(), plain: OnceLock::new() };
         let config = config.clone();
-        Ok(Self { templates, config, own, resized: Mutex::default() })
+        Ok(Self { templates, symbols, config, own, resized: Mutex::default() })
     }
 
-    /// The templates at about `scale` times their size, so that strokes and blur are as on the drawing.
-    fn at_scale(&self, scale: f32) -> Arc<Prepared> {
-        let step = (scale.ln() / SIZE_RATIO.ln()).round() as i32;
-        if step == 0 {
-            return self.own.clone();
+    /// A template, by its index, at a power of [`SIZE_RATIO`] times its size.
+    fn sized(&self, template: usize, step: i32) -> Arc<Shape> {
+        let resized = || self.resized.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shape) = resized().get(&(step, template)) {
+            return shape.clone();
         }
-        let mut resized = self.resized.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(p) = resized.get(&step) {
-            return p.clone();
-        }
-        // A template that loses its ink when it is made smaller leaves all at their own size.
-        let made = Prepared::of(&self.templates, SIZE_RATIO.powi(step));
-        let made = made.map_or_else(|_| self.own.clone(), Arc::new);
-        resized.insert(step, made.clone());
+        let own = || self.own.shapes[template].clone();
+        let size = SIZE_RATIO.powi(step);
+        // A template that loses its ink when it is made smaller stays at its own size.
+        let made = Shape::of_symbol(&self.templates[template], &self.symbols[template], size);
+        let made = Arc::new(if step == 0 { own() } else { made.unwrap_or_else(|_| own()) });
+        resized().insert((step, template), made.clone());
         made
     }
 
@@ -290,7 +291,13 @@ impl Matcher {
 
     /// Finds the templates on a grey drawing.
     pub fn find_grey(&self, drawing: &GrayImage) -> Found {
-        self.search(drawing).map_or_else(Found::default, |search| self.choose(search))
+        let worth = |class: &str| self.worth_of(class);
+        self.search(drawing, worth).map_or_else(Found::default, |search| self.choose(search))
+    }
+
+    /// Confidence from which a find takes the place of others. What is further from being reported takes none.
+    fn worth_of(&self, class: &str) -> f64 {
+        self.config.threshold_of(class).min(self.config.candidates_from).min(CANDIDATE_THRESHOLD)
     }
 
     /// The choice between what was weighed.
@@ -314,36 +321,37 @@ impl Matcher {
     /// Everything that was weighed on a drawing, before any of it is chosen, each as if it stood alone: for study, and
     /// for fitting the weights of ranks and confidences.
     pub fn considered(&self, drawing: &RgbImage) -> Vec<Match> {
-        let Some(search) = self.search(&ink::contrast_grey(drawing)) else { return Vec::new() };
+        let Some(search) = self.search(&ink::contrast_grey(drawing), |_| 0.0) else { return Vec::new() };
         let report = |h| self.report(search.size, &Winner::alone(h, 0.0));
         search.hypotheses.into_iter().filter_map(report).collect()
     }
 
     /// `None` when the drawing has no ink.
-    fn search(&self, drawing: &GrayImage) -> Option<Search> {
-        Some(self.search_in(drawing, &View::of(drawing)?))
+    fn search(&self, drawing: &GrayImage, worth: impl Fn(&str) -> f64) -> Option<Search> {
+        Some(self.search_in(drawing, &View::of(drawing)?, worth))
     }
 
-    fn search_in(&self, drawing: &GrayImage, view: &View<'_>) -> Search {
-        let base = match (self.config.scale_base, view) {
-            (ScaleBase::Template, _) => 1.0,
-            (ScaleBase::Drawing, View::Whole(sheet)) => self.drawing_scale(sheet).unwrap_or(1.0),
-            (ScaleBase::Drawing, View::Tiled(tiled)) => self.scale_by_parts(&tiled.busy_parts()).unwrap_or(1.0),
+    /// Everything that may be `worth` its class's confidence.
+    fn search_in(&self, drawing: &GrayImage, view: &View<'_>, worth: impl Fn(&str) -> f64) -> Search {
+        let base = match self.config.scale_base {
+            ScaleBase::Template => 1.0,
+            ScaleBase::Drawing => self.drawing_scale(view).unwrap_or(1.0),
         };
         let (width, height) = drawing.dimensions();
         let (skipped, usable) = self.fitting(width as f32, height as f32, base);
         let wanted = |shape: usize| {
-            let poses = self.config.poses_of(&self.own.shapes[shape].class);
+            let class = &self.own.shapes[shape].class;
+            let poses = self.config.poses_of(class);
             usable.contains(&shape).then(|| Wanted {
                 scale: [poses.scale_min, poses.scale_max].map(|s| s as f32 * base),
                 // Only a vote says what is usual; a size that the user gave is a range.
                 usual: (self.config.scale_base == ScaleBase::Drawing).then_some(base),
                 free_angle: poses.rotations.angles_deg().1,
                 stretch: (poses.stretch as f32).ln(),
+                worth: worth(class),
             })
         };
-        let search = |shapes: &[Shape], bank: &[Variant], limits: &[Limits]| view.hypotheses(shapes, bank, limits);
-        let hypotheses = self.hypotheses(wanted, CoarsePoses::All, search);
+        let hypotheses = self.hypotheses(wanted, CoarsePoses::All, |query| view.hypotheses(query));
         Search { size: [width, height], skipped, hypotheses }
     }
 
@@ -353,23 +361,24 @@ impl Matcher {
         &self,
         wanted: impl Fn(usize) -> Option<Wanted>,
         poses: CoarsePoses,
-        search: impl Fn(&[Shape], &[Variant], &[Limits]) -> Vec<Hypothesis>,
+        search: impl Fn(&Query<'_>) -> Vec<Hypothesis>,
     ) -> Vec<Hypothesis> {
-        let wanted: Vec<Option<Wanted>> = (0..self.own.shapes.len()).map(wanted).collect();
+        let shapes = &self.own.shapes;
+        let wanted: Vec<Option<Wanted>> = (0..shapes.len()).map(wanted).collect();
         let ranges = wanted.iter().flatten().map(|w| w.scale);
         let Some([low, high]) = ranges.reduce(|a, b| [a[0].min(b[0]), a[1].max(b[1])]) else { return Vec::new() };
         let parts = ((high / low).ln() / WIDEST_PART.ln()).ceil().max(1.0);
         let edge = |k: f32| low * (high / low).powf(k / parts);
         let search_part = |k: usize| {
             let part = [edge(k as f32), edge(k as f32 + 1.0)];
-            let prepared = self.at_scale((part[0] * part[1]).sqrt());
             let within = |(wanted, shape): (&Option<Wanted>, &Shape)| wanted.as_ref()?.within(part, shape.reduction);
-            let limits: Vec<Option<Limits>> = wanted.iter().zip(&prepared.shapes).map(within).collect();
+            let limits: Vec<Option<Limits>> = wanted.iter().zip(shapes).map(within).collect();
             let allowed = |v: &&Variant| limits[v.shape as usize].is_some();
-            let bank: Vec<Variant> = prepared.bank(poses, &self.config).iter().filter(allowed).cloned().collect();
+            let bank: Vec<Variant> = self.own.bank(poses, &self.config).iter().filter(allowed).cloned().collect();
             // No variant asks for the limits of a shape that has none.
             let limits: Vec<Limits> = limits.into_iter().map(Option::unwrap_or_default).collect();
-            search(&prepared.shapes, &bank, &limits)
+            let step = (0.5 * (part[0] * part[1]).ln() / SIZE_RATIO.ln()).round() as i32;
+            search(&Query { shapes, bank: &bank, limits: &limits, sized: &|i| self.sized(i, step) })
         };
         (0..parts as usize).flat_map(search_part).collect()
     }
@@ -426,9 +435,10 @@ impl Matcher {
     }
 }
 
-/// Logarithms of the stretches that the bank holds, so that the refinement reaches every one up to `largest`.
+/// Logarithms of the stretches that the bank holds: an odd number of them, so that every one up to `largest` is near one.
 fn stretches(largest: f32) -> Vec<f32> {
     let limit = largest.ln();
-    let each_side = (limit / STRETCH_STEP - 1.0).ceil().max(0.0) as i32;
-    (-each_side..=each_side).map(|i| (i as f32 * STRETCH_STEP).clamp(-limit, limit)).collect()
+    let each_side = (0.5 * (limit / STRETCH_TOLERANCE - 1.0)).ceil().max(0.0) as i32;
+    let step = 2.0 * limit / (2 * each_side + 1) as f32;
+    (-each_side..=each_side).map(|i| i as f32 * step).collect()
 }

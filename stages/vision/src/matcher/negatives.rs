@@ -4,11 +4,12 @@
 //! take no place from other classes and are never found themselves.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::Role;
 use super::pose::{Limits, Pose};
-use super::score::Sheet;
-use super::search::Hypothesis;
+use super::score::{Features, Sheet};
+use super::search::Query;
 use super::shape::Shape;
 
 /// Logarithm of the odds by which a counter-example must fit better than the class. A right instance that was rejected
@@ -17,28 +18,24 @@ const CLEARLY: f64 = 2.0;
 /// Confidence below which nothing is reported, so that nothing needs to be refuted.
 const WORTH_REFUTING: f64 = 0.05;
 
-/// The counter-examples among some shapes, by class.
-pub(super) struct Negatives<'a> {
-    shapes: &'a [Shape],
-    of_class: BTreeMap<&'a str, Vec<&'a Shape>>,
-}
+/// The counter-examples among what is looked for, by class, at about the size that they have on the drawing.
+pub(super) struct Negatives<'a>(BTreeMap<&'a str, Vec<Arc<Shape>>>);
 
 impl<'a> Negatives<'a> {
-    pub fn among(shapes: &'a [Shape]) -> Self {
-        let mut of_class: BTreeMap<&str, Vec<&Shape>> = BTreeMap::new();
-        for s in shapes.iter().filter(|s| s.role == Role::Negative) {
-            of_class.entry(&s.class).or_default().push(s);
+    pub fn among(query: &Query<'a>) -> Self {
+        let mut of_class: BTreeMap<&str, Vec<Arc<Shape>>> = BTreeMap::new();
+        for (i, s) in query.shapes.iter().enumerate().filter(|(_, s)| s.role == Role::Negative) {
+            of_class.entry(&s.class).or_default().push((query.sized)(i));
         }
-        Self { shapes, of_class }
+        Self(of_class)
     }
 
-    /// Whether a counter-example of its class clearly fits the place of a hypothesis better.
-    pub fn refute(&self, sheet: &Sheet, h: &Hypothesis, limits: &Limits) -> bool {
-        let shape = &self.shapes[h.shape];
-        let Some(negatives) = self.of_class.get(shape.class.as_str()) else { return false };
-        let own = h.features.log_odds(1.0);
-        h.features.confidence(1.0) >= WORTH_REFUTING
-            && negatives.iter().any(|n| fit(sheet, n, shape, &h.pose, limits) > own + CLEARLY)
+    /// Whether a counter-example of its class clearly fits the place of a shape better, where this was measured.
+    pub fn refute(&self, sheet: &Sheet, shape: &Shape, pose: &Pose, measured: &Features, limits: &Limits) -> bool {
+        let Some(negatives) = self.0.get(shape.class.as_str()) else { return false };
+        let own = measured.log_odds(1.0);
+        measured.confidence(1.0) >= WORTH_REFUTING
+            && negatives.iter().any(|n| fit(sheet, n, shape, pose, limits) > own + CLEARLY)
     }
 }
 
@@ -60,8 +57,9 @@ fn fit(sheet: &Sheet, negative: &Shape, shape: &Shape, pose: &Pose, limits: &Lim
     let best = glanced.reduce(|a, b| if b.0 > a.0 { b } else { a });
     let Some((_, lie)) = best else { return f64::NEG_INFINITY };
     let limits = Limits { usual: limits.usual.map(|u| u * size), ..*limits };
-    let polished = negative.dense.polish(sheet, &lie, &limits);
-    sheet.features(negative, &polished, limits.usual).log_odds(1.0)
+    let polished = negative.dense.polish(sheet, &lie, &limits, f32::NEG_INFINITY).unwrap_or(lie);
+    let likeness = negative.dense.compare(sheet, &polished);
+    sheet.features(negative, &polished, limits.usual, likeness).log_odds(1.0)
 }
 
 /// Where the middle of a shape's frame lies on the drawing.

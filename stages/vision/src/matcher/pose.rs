@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::bank::{Twin, stretch_factors};
 use super::ink::{BAND, Ink, band_distance};
 use super::shape::Shape;
-use super::simd::{self, Affine, Bordered, Cloud, Simd, whole};
+use super::simd::{self, Affine, Bordered, Cloud, Plane, Simd};
 
 /// Distance to ink, thirds of a pixel, at which a template point counts as uncovered.
 const FAR: u8 = 15;
@@ -17,8 +17,9 @@ const FAR_COST: u8 = FAR * FAR;
 const MAX_SKEW: f32 = 0.05;
 /// Room beyond the wanted scales, for templates that were drawn a little larger or smaller than they say.
 const SCALE_SLACK: f32 = 1.05;
-/// Most sweeps over all parameters at one step size.
-const MAX_SWEEPS: usize = 4;
+/// Step sizes of a descent, each half as long as the one before, and most sweeps over all parameters at each.
+const ROUNDS: usize = 2;
+const MAX_SWEEPS: usize = 2;
 
 /// Where and how a shape lies on the drawing.
 #[derive(Clone, Copy, Debug)]
@@ -139,16 +140,13 @@ impl CostMap {
         Self { width, height, cost, simd }
     }
 
-    /// The cost at a place; [`FAR_COST`] outside the drawing.
-    #[inline]
-    pub fn at(&self, [x, y]: [f32; 2]) -> u8 {
-        let [column, row] = [(x, self.width), (y, self.height)].map(|(v, n)| 1 + whole(v.max(-1.0).min(n as f32)));
-        self.cost[row as usize * (self.width + 2) + column as usize]
-    }
-
-    /// Distance to ink, pixels, at most 5.
-    pub fn distance(&self, at: [f32; 2]) -> f32 {
-        f32::from(self.at(at)).sqrt() / 3.0
+    /// The costs under placed points; [`FAR_COST`] outside the drawing. The end is padding.
+    pub fn under(&self, points: &Cloud, place: &Affine) -> Vec<f32> {
+        let plane = Plane { bytes: &self.cost, width: self.width + 2, height: self.height + 2 };
+        let place = Affine { at: place.at.map(|v| v + 1.0), ..*place };
+        let mut costs = vec![0.0; points.padded()];
+        simd::nearest(self.simd, &plane, FAR_COST, points, &place, &mut costs);
+        costs
     }
 
     /// Sum of the points' costs at a pose; one that reaches the limit may be too small.
@@ -170,8 +168,6 @@ pub(super) struct Steps {
     pub angle: f32,
     /// Logarithm of the stretch.
     pub stretch: f32,
-    /// How often steps are halved.
-    pub rounds: usize,
 }
 
 /// Bounds of a descent.
@@ -185,38 +181,29 @@ pub(super) struct Limits {
     pub free_angle: bool,
     /// Largest logarithm of the stretch either way.
     pub stretch: f32,
+    /// Confidence, 0..=1, that a pose must reach to be of any use.
+    pub worth: f64,
 }
 
-/// Which of a shape's points take part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sampling {
-    Quick,
-    All,
-}
-
-/// Coordinate descent from a pose to the nearest best cover; returns the pose and its cover, 0..=1.
+/// Coordinate descent from a pose to the nearest best cover of some points of a shape; returns the pose and its cover,
+/// 0..=1.
 pub(super) fn refine(
-    shape: &Shape,
+    points: &Cloud,
     map: &CostMap,
     start: Pose,
     coarse_angle: f32,
-    sampling: Sampling,
     mut steps: Steps,
     limits: &Limits,
 ) -> (Pose, f32) {
-    let points = match sampling {
-        Sampling::Quick => Cloud::of(shape.quick.iter().map(|&i| shape.points[i as usize].at)),
-        Sampling::All => Cloud::of(shape.points.iter().map(|p| p.at)),
-    };
     let allowed = |p: &Pose| {
         (limits.scale[0] / SCALE_SLACK..=limits.scale[1] * SCALE_SLACK).contains(&p.scale)
             && (limits.free_angle || (p.angle - coarse_angle).abs() <= MAX_SKEW)
             && p.stretch.abs() <= limits.stretch
     };
     let (mut best, mut turn) = (start, Turn::of(&start));
-    let mut cost = map.cost(&points, &best, &turn, u32::MAX);
+    let mut cost = map.cost(points, &best, &turn, u32::MAX);
     let mut direction = [1.0f32; 5];
-    for _ in 0..steps.rounds {
+    for _ in 0..ROUNDS {
         for _ in 0..MAX_SWEEPS {
             let mut moved = false;
             for (k, direction) in direction.iter_mut().enumerate() {
@@ -237,7 +224,7 @@ pub(super) fn refine(
                         4 => t.stretch = stretch_factors(p.stretch),
                         _ => {}
                     }
-                    let c = map.cost(&points, &p, &t, cost);
+                    let c = map.cost(points, &p, &t, cost);
                     if c < cost {
                         (best, turn, cost, moved, *direction) = (p, t, c, true, sign);
                         break;

@@ -2,19 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::bank::Variant;
-use super::pose::Limits;
 use super::score::Sheet;
 use super::search::hypotheses;
-use super::shape::Shape;
+use super::tiles::View;
 use super::{CoarsePoses, Matcher, Role, Wanted, suppress};
 
 /// Scales that are looked at, relative to the templates.
 const RANGE: [f32; 2] = [0.2, 5.0];
-/// Pixels from which a drawing is large: only parts of it vote.
-const LARGE_DRAWING: usize = 2_500_000;
-/// Side of the four parts of a large drawing, pixels.
-pub(super) const WINDOW: usize = 720;
+/// Parts of a large drawing that are asked first, and if they say nothing.
+const PARTS: [usize; 2] = [6, 12];
 /// Shapes that are asked first, those with the most ink.
 const FEW_SHAPES: usize = 16;
 /// Different shapes whose votes are enough.
@@ -39,38 +35,21 @@ struct Vote {
 
 impl Matcher {
     /// The scale relative to the templates at which most classes are found; `None` when nothing is found well enough.
-    /// A part of a large drawing and of many templates is asked first, and everything only if that says nothing.
-    pub(super) fn drawing_scale(&self, sheet: &Sheet) -> Option<f32> {
+    /// A few parts of a large drawing and few of many templates are asked first, and more only if that says nothing.
+    pub(super) fn drawing_scale(&self, view: &View<'_>) -> Option<f32> {
         let order = self.by_ink();
         let few = &order[..order.len().min(FEW_SHAPES)];
-        let ink = &sheet.ink;
-        let large = ink.width * ink.height > LARGE_DRAWING;
-        if !large && few.len() == order.len() {
-            return elect(&self.votes(sheet, &order)).map(f32::exp);
-        }
-        let votes = if large {
-            let part = |i: usize| {
-                let start = |side: usize, k: usize| (side * (2 * k + 1) / 4).saturating_sub(WINDOW / 2);
-                let cut = ink.cut(start(ink.width, i % 2), start(ink.height, i / 2), WINDOW, WINDOW);
-                self.votes(&Sheet::of(cut), few)
-            };
-            (0..4).flat_map(part).collect()
-        } else {
-            self.votes(sheet, few)
+        let ask = |parts: usize, asked: &[usize]| -> Vec<Vote> {
+            match view {
+                View::Whole(sheet) if !view.is_divided() => self.votes(sheet, asked),
+                _ => view.busy_parts(parts).iter().flat_map(|part| self.votes(part, asked)).collect(),
+            }
         };
+        let mut votes = ask(PARTS[0], few);
         let decided = votes.iter().map(|v| v.shape).collect::<BTreeSet<_>>().len() >= ENOUGH_SHAPES.min(few.len());
-        let votes = if decided { votes } else { self.votes(sheet, &order) };
-        elect(&votes).map(f32::exp)
-    }
-
-    /// The same by some parts of a drawing that is too large to ask all of it.
-    pub(super) fn scale_by_parts(&self, parts: &[Sheet]) -> Option<f32> {
-        let order = self.by_ink();
-        let few = &order[..order.len().min(FEW_SHAPES)];
-        let ask = |asked: &[usize]| -> Vec<Vote> { parts.iter().flat_map(|part| self.votes(part, asked)).collect() };
-        let votes = ask(few);
-        let decided = votes.iter().map(|v| v.shape).collect::<BTreeSet<_>>().len() >= ENOUGH_SHAPES.min(few.len());
-        let votes = if decided || few.len() == order.len() { votes } else { ask(&order) };
+        if !decided && (view.is_divided() || few.len() < order.len()) {
+            votes = ask(PARTS[1], &order);
+        }
         elect(&votes).map(f32::exp)
     }
 
@@ -88,7 +67,7 @@ impl Matcher {
             // Each shape has its own range, because symbols of few pixels cost much and say little.
             let diameter = shapes[i].diameter * shapes[i].reduction;
             let scale = [RANGE[0].max(DIAMETERS[0] / diameter), RANGE[1].min(DIAMETERS[1] / diameter)];
-            let wanted = Wanted { scale, usual: None, free_angle: false, stretch: 0.0 };
+            let wanted = Wanted { scale, usual: None, free_angle: false, stretch: 0.0, worth: VOTING_CONFIDENCE };
             (asked.contains(&i) && scale[0] <= scale[1]).then_some(wanted)
         };
         let vote = |w: &suppress::Winner| {
@@ -96,8 +75,7 @@ impl Matcher {
             let (log_scale, shape) = (w.hypothesis.scale.ln(), w.hypothesis.shape);
             (p >= VOTING_CONFIDENCE).then_some(Vote { log_scale, shape, weight: p as f32 })
         };
-        let search = |shapes: &[Shape], bank: &[Variant], limits: &[Limits]| hypotheses(sheet, shapes, bank, limits);
-        let found = self.hypotheses(wanted, CoarsePoses::Plain, search);
+        let found = self.hypotheses(wanted, CoarsePoses::Plain, |query| hypotheses(sheet, query));
         suppress::winners(found, shapes, VOTE_IOU).iter().filter_map(vote).collect()
     }
 }

@@ -5,11 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use super::ink::{Ink, Tally, Usual, smooth};
+use rayon::prelude::*;
+
+use super::ink::{BAND, Ink, Tally, Usual, smooth};
 use super::pose::{CostMap, Pose};
 use super::shape::{NO_SECTOR, Region, Shape, orientation};
 use super::simd::{Plane, whole};
-use super::verify::Likeness;
+use super::verify::{Likeness, TextLikeness};
 
 /// Distance, pixels, at which a template point's cover has fallen to nothing.
 const COVER_RADIUS: f32 = 3.0;
@@ -89,25 +91,24 @@ impl Sheet {
         Plane { bytes, width: self.ink.width, height: self.ink.height }
     }
 
-    /// Measures a shape at a pose; `usual` is the scale of the drawing's symbols, where it is known.
-    pub fn features(&self, shape: &Shape, pose: &Pose, usual: Option<f32>) -> Features {
-        let place = pose.placer();
+    /// Measures a shape at a pose where grey levels were compared; `usual` is the scale of the drawing's symbols, where
+    /// it is known.
+    pub fn features(&self, shape: &Shape, pose: &Pose, usual: Option<f32>, likeness: Likeness) -> Features {
         let (s2, c2) = (2.0 * pose.angle).sin_cos();
         let sign = if pose.mirrored { -1.0 } else { 1.0 };
         let (mut coverage, mut oriented, mut tight) = (0.0, 0.0, 0.0);
         let mut sectors = [[0.0f32; 2]; 16];
-        for p in &shape.points {
-            let at = place(p.at);
-            let d = self.cost.distance(at);
-            let off = d / COVER_RADIUS;
-            let cover = (1.0 - off * off).max(0.0);
+        let (place, at) = (pose.placer(), pose.affine());
+        for (p, cost) in shape.points.iter().zip(self.cost.under(&shape.cloud, &at)) {
+            // Costs are squared distances in thirds of a pixel.
+            let cover = (1.0 - cost / (9.0 * COVER_RADIUS * COVER_RADIUS)).max(0.0);
             coverage += cover;
-            tight += f32::from(u8::from(d <= 1.0));
+            tight += f32::from(u8::from(cost <= 9.0));
             let mut agreed = cover;
             if p.orientation != [0.0; 2] && cover > 0.0 {
                 let [a, b] = [p.orientation[0], p.orientation[1] * sign];
                 let wanted = [a * c2 - b * s2, a * s2 + b * c2];
-                let [x, y] = at.map(whole);
+                let [x, y] = place(p.at).map(whole);
                 let found = orientation(&self.ink.grey, self.ink.width, self.ink.height, x, y);
                 // Opposite double angles are perpendicular strokes; no gradient says nothing.
                 agreed *= f32::midpoint(wanted[0] * found[0] + wanted[1] * found[1], 1.0);
@@ -124,11 +125,13 @@ impl Sheet {
         let sector = |k: usize| local.get(k).or(local.last()).copied().unwrap_or(oriented / n);
 
         let (mut explained, mut foreign) = (0.0f32, 0.0f32);
-        for q in shape.samples.iter().filter(|q| q.region == Region::Care) {
+        let distances = shape.samples.iter().filter(|q| q.region == Region::Care).map(|q| q.distance);
+        for (distance, cost) in distances.zip(self.cost.under(&shape.care, &at)) {
             // No distance to ink is ink; there is none outside the drawing.
-            if self.cost.at(place(q.at)) == 0 {
-                if q.distance * pose.scale <= EXPLAINED { explained += 1.0 } else { foreign += 1.0 }
-            }
+            let ink = f32::from(u8::from(cost == 0.0));
+            let near = f32::from(u8::from(distance * pose.scale <= EXPLAINED));
+            explained += ink * near;
+            foreign += ink * (1.0 - near);
         }
         Features {
             coverage: coverage / n,
@@ -138,7 +141,7 @@ impl Sheet {
             tight: tight / n,
             unexplained: foreign / (foreign + explained + 1.0),
             length: explained * shape.sample_area * pose.scale * pose.scale / self.stroke,
-            likeness: shape.dense.compare(self, pose),
+            likeness,
             stretch: pose.stretch.abs(),
             scale_off: usual.map_or(0.0, |usual| (pose.scale / usual).ln().abs()),
         }
@@ -147,8 +150,22 @@ impl Sheet {
 
 /// Smooths a smoothed plane again, to twice the width.
 pub(super) fn soften(plane: &[u8], width: usize, height: usize) -> Vec<u8> {
+    /// Times that a plane is smoothed, and how far that reaches.
+    const TIMES: usize = 3;
+    const REACH: usize = 2 * TIMES;
     let same: Vec<u8> = (0..=255).collect();
-    (0..3).fold(plane.to_vec(), |v, _| smooth(&v, &same, width, height))
+    let mut out = vec![0; plane.len()];
+    // By bands, so that what lies between the passes stays in the cache.
+    out.par_chunks_mut((BAND * width).max(1)).enumerate().for_each(|(band, out)| {
+        let first = band * BAND;
+        let rows = out.len() / width;
+        let (top, bottom) = (first.saturating_sub(REACH), (first + rows + REACH).min(height));
+        let part = &plane[top * width..bottom * width];
+        let smoothed =
+            (1..TIMES).fold(smooth(part, &same, width, bottom - top), |v, _| smooth(&v, &same, width, bottom - top));
+        out.copy_from_slice(&smoothed[(first - top) * width..][..rows * width]);
+    });
+    out
 }
 
 /// A measured number by its name in [`super::Match::evidence`], as the models read it.
@@ -229,10 +246,61 @@ impl Features {
         1.0 / (1.0 + (-self.log_odds(margin)).exp())
     }
 
-    /// The same as the logarithm of the odds.
+    /// The logarithm of the odds that the hypothesis is right.
     pub fn log_odds(&self, margin: f32) -> f64 {
         let [weights @ .., last] = &CONFIDENCE;
         let z: f64 = CONFIDENCE_TERMS.iter().zip(weights).map(|(t, w)| f64::from((t.of)(self)) * w).sum();
         z + last * f64::from(margin)
+    }
+
+    /// The best that can still come of a pose where grey levels agree this well.
+    pub fn at_best(likeness: Likeness, shape: &Shape, pose: &Pose, usual: Option<f32>) -> Self {
+        /// The length on the drawing by the template's: strokes may be wider than usual, and others touch.
+        const LONGER: f32 = 1.4;
+        /// What polishing may still change of a logarithm of the size or the stretch.
+        const POLISHED: f32 = 0.08;
+        let off = |logarithm: f32| (logarithm.abs() - POLISHED).max(0.0);
+        Self {
+            coverage: 1.0,
+            oriented: 1.0,
+            worst_sector: 1.0,
+            second_sector: 1.0,
+            tight: 1.0,
+            unexplained: 0.0,
+            length: LONGER * shape.length * pose.scale,
+            likeness,
+            stretch: off(pose.stretch),
+            scale_off: usual.map_or(0.0, |usual| off((pose.scale / usual).ln())),
+        }
+    }
+
+    /// The least correlation with which a confidence may be reached, if all else is as good as can be.
+    pub fn needed_correlation(confidence: f64, shape: &Shape, pose: &Pose, usual: Option<f32>) -> f32 {
+        /// How much better all grey levels may agree than those outside of text.
+        const TEXT_GAIN: f32 = 0.2;
+        let evidence = |correlation: f32| {
+            let whole = correlation + TEXT_GAIN;
+            let text = TextLikeness { whole, layout: 1.0, density: 0.0, letters: 1.0, lines: 1.0 };
+            let text = shape.dense.has_text().then_some(text);
+            let likeness = Likeness { correlation, own: correlation, soft: 1.0, residue: 0.0, text };
+            Self::at_best(likeness, shape, pose, usual).log_odds(1.0)
+        };
+        let (none, gain) = (evidence(0.0), evidence(1.0) - evidence(0.0));
+        if gain > 0.0 { (((confidence / (1.0 - confidence)).ln() - none) / gain) as f32 } else { f32::NEG_INFINITY }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn softening_by_bands_is_smoothing_three_times() {
+        let same: Vec<u8> = (0..=255).collect();
+        for [w, h] in [[0, 0], [1, 1], [5, 200], [37, 64], [20, 129], [31, 70]] {
+            let plane: Vec<u8> = (0..w * h).map(|i| (i * i % 251) as u8 ^ (i >> 3) as u8).collect();
+            let whole = (0..3).fold(plane.clone(), |v, _| smooth(&v, &same, w, h));
+            assert_eq!(soften(&plane, w, h), whole, "{w}x{h}");
+        }
     }
 }

@@ -1,16 +1,18 @@
 //! From a sheet and a bank to hypotheses: poses that are worth weighing against each other.
 //!
 //! Owns the order of the steps and what each lets through. Every step is dearer than the one before and sees fewer
-//! poses: windows, quick refinement, full refinement, a look at some grey levels, and only then the full comparison.
+//! poses: windows, quick refinement, a look at some grey levels, full refinement, another look, polishing, and only then
+//! the full comparison. A pose is given up once its grey levels cannot agree so well any more that it would be of use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::f32::consts::FRAC_PI_2;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::bank::{self, Variant};
 use super::negatives::Negatives;
-use super::pose::{Limits, Pose, Sampling, Steps, refine};
+use super::pose::{Limits, Pose, Steps, refine};
 use super::scan;
 use super::score::{Features, Sheet};
 use super::shape::Shape;
@@ -21,14 +23,34 @@ const MIN_COVER: [f32; 2] = [0.89, 0.93];
 const SAME_PLACE: f32 = 0.12;
 /// Ratio of scales up to which two poses are alike.
 const SAME_SCALE: f32 = 1.1;
-/// Correlation of some grey levels that a pose must reach.
-const MIN_GLANCE: f32 = 0.45;
-/// A pose whose correlation is this much below that of another pose at its place is not looked at closely.
-const MAX_BEHIND: f32 = 0.18;
-/// The same for copies of a pose turned onto what looks like itself, by the correlation with the text.
+/// Correlation of some grey levels that a pose must reach after the quick and after the full refinement.
+const MIN_GLANCE: [f32; 2] = [0.4, 0.45];
+/// How much better the grey levels of a pose that turns out right may agree in the end than after the quick and after
+/// the full refinement.
+const LATER_GAIN: [f32; 2] = [0.3, 0.2];
+/// Correlation, text included, by which a copy of a pose turned onto what looks like itself may be behind the best.
 const MAX_TWIN_BEHIND: f32 = 0.04;
 /// Side of the cells of the look-up grid, pixels.
 const GRID: f32 = 24.0;
+
+/// What is looked for, and how.
+#[derive(Clone, Copy)]
+pub(super) struct Query<'a> {
+    /// All shapes at the templates' own size.
+    pub shapes: &'a [Shape],
+    /// Windows of those that are looked for: a window is the same at every size.
+    pub bank: &'a [Variant],
+    /// Where each shape is looked for.
+    pub limits: &'a [Limits],
+    /// A shape, by its index, at about the size that it has on the drawing, so that strokes and blur are as there.
+    pub sized: &'a (dyn Fn(usize) -> Arc<Shape> + Sync),
+}
+
+impl Query<'_> {
+    fn shape(&self, lead: &Lead) -> usize {
+        self.bank[lead.variant as usize].shape as usize
+    }
+}
 
 /// A pose of a shape with what was measured there.
 #[derive(Clone, Debug)]
@@ -52,56 +74,54 @@ pub(super) struct Hypothesis {
 struct Lead {
     variant: u32,
     pose: Pose,
-    /// Cover, then correlation.
-    value: f32,
+    cover: f32,
+    /// The shape's diameter there, pixels.
+    diameter: f32,
 }
 
-/// Everything that fits within the limits of each shape, in a fixed order.
-pub(super) fn hypotheses(sheet: &Sheet, shapes: &[Shape], bank: &[Variant], limits: &[Limits]) -> Vec<Hypothesis> {
-    let limits = |v: &Variant| limits[v.shape as usize];
-    let candidates = scan::candidates(&sheet.ink, bank, |v| limits(v).scale);
+/// Everything that fits within the limits of each shape and may be worth its confidence, in a fixed order.
+pub(super) fn hypotheses(sheet: &Sheet, query: &Query<'_>) -> Vec<Hypothesis> {
+    let Query { shapes, bank, limits, sized } = *query;
+    let candidates = scan::candidates(&sheet.ink, bank, |v| limits[v.shape as usize].scale);
     let quick = candidates.par_iter().filter(|c| sheet.wants(c.at)).filter_map(|c| {
         let v = &bank[c.variant as usize];
+        let (shape, limits) = (&shapes[v.shape as usize], &limits[v.shape as usize]);
         let scale = c.cell * bank::DIAMETER_CELLS / v.diameter;
         let start = Pose { at: c.at, scale, angle: v.angle, mirrored: v.mirrored, stretch: v.stretch };
-        let angle = if limits(v).free_angle { 0.06 } else { 0.015 };
-        let steps = Steps { shift: c.cell * 0.8, scale: 0.05, angle, stretch: 0.06, rounds: 2 };
-        let shape = &shapes[v.shape as usize];
-        let (pose, value) = refine(shape, &sheet.cost, start, v.angle, Sampling::Quick, steps, &limits(v));
-        (value >= MIN_COVER[0]).then_some(Lead { variant: c.variant, pose, value })
+        let angle = if limits.free_angle { 0.06 } else { 0.015 };
+        let steps = Steps { shift: c.cell * 0.8, scale: 0.05, angle, stretch: 0.06 };
+        let (pose, cover) = refine(&shape.quick, &sheet.cost, start, v.angle, steps, limits);
+        let diameter = shape.diameter * pose.scale;
+        (cover >= MIN_COVER[0]).then_some(Lead { variant: c.variant, pose, cover, diameter })
     });
-    let quick = distinct(bank, shapes, quick.collect());
-    let full = quick.into_par_iter().filter_map(|lead| {
-        let v = &bank[lead.variant as usize];
-        let angle = if limits(v).free_angle { 0.02 } else { 0.005 };
-        let steps = Steps { shift: 0.7, scale: 0.015, angle, stretch: 0.02, rounds: 3 };
-        let shape = &shapes[v.shape as usize];
-        let (pose, value) = refine(shape, &sheet.cost, lead.pose, v.angle, Sampling::All, steps, &limits(v));
-        (value >= MIN_COVER[1]).then_some(Lead { pose, value, ..lead })
+    let quick = distinct(bank, quick.collect());
+    // What follows reads grey levels.
+    let found: BTreeSet<usize> = quick.iter().map(|lead| query.shape(lead)).collect();
+    let found: BTreeMap<usize, Found> = found.into_par_iter().map(|i| (i, Found::of(query, i, sized(i)))).collect();
+    let found = |lead: &Lead| &found[&query.shape(lead)];
+    let promising = |step: usize| move |lead: &Lead| found(lead).is_promising(sheet, &lead.pose, step);
+    let quick = quick.into_par_iter().map(|lead| {
+        let pose = Pose { scale: lead.pose.scale * found(&lead).ratio, ..lead.pose };
+        Lead { pose, ..lead }
     });
-    let full = distinct(bank, shapes, full.collect());
-    let glanced = full.into_par_iter().filter_map(|lead| {
-        let value = shapes[bank[lead.variant as usize].shape as usize].dense.glance(sheet, &lead.pose);
-        (value >= MIN_GLANCE).then_some(Lead { value, ..lead })
+    let full = quick.filter(promising(0)).filter_map(|lead| {
+        let Found { shape, limits, .. } = found(&lead);
+        let angle = if limits.free_angle { 0.02 } else { 0.005 };
+        let steps = Steps { shift: 0.7, scale: 0.015, angle, stretch: 0.02 };
+        let coarse = bank[lead.variant as usize].angle;
+        let (pose, cover) = refine(&shape.cloud, &sheet.cost, lead.pose, coarse, steps, limits);
+        let diameter = shape.diameter * pose.scale;
+        (cover >= MIN_COVER[1]).then_some(Lead { pose, cover, diameter, ..lead })
     });
-    let turned = glanced.flat_map_iter(|lead| {
-        let v = &bank[lead.variant as usize];
-        best_turned(sheet, &shapes[v.shape as usize], v, &lead)
-    });
-    let negatives = Negatives::among(shapes);
-    promising(&distinct(bank, shapes, turned.collect()))
+    let full = distinct(bank, full.collect());
+    let turned = full
         .into_par_iter()
-        .map(|lead| {
-            let v = &bank[lead.variant as usize];
-            let shape = &shapes[v.shape as usize];
-            let pose = shape.dense.polish(sheet, &lead.pose, &limits(v));
-            let features = sheet.features(shape, &pose, limits(v).usual);
-            let rank = features.rank();
-            let (bounds, scale) = (pose.bounds(shape), pose.scale / shape.reduction);
-            let mut h = Hypothesis { shape: v.shape as usize, pose, scale, bounds, features, rank, refuted: false };
-            h.refuted = negatives.refute(sheet, &h, &limits(v));
-            h
-        })
+        .filter(promising(1))
+        .flat_map_iter(|lead| best_turned(sheet, &found(&lead).shape, &bank[lead.variant as usize], &lead));
+    let negatives = Negatives::among(query);
+    distinct(bank, turned.collect())
+        .into_par_iter()
+        .filter_map(|lead| found(&lead).hypothesis(sheet, query.shape(&lead), &lead.pose, &negatives))
         .collect()
 }
 
@@ -111,25 +131,71 @@ fn best_turned(sheet: &Sheet, shape: &Shape, variant: &Variant, lead: &Lead) -> 
         return vec![*lead];
     }
     let all = std::iter::once(lead.pose).chain(variant.twins.iter().map(|t| lead.pose.turned_by(t)));
-    let mut found: Vec<(f32, Pose)> = all.map(|p| (shape.dense.glance_with_text(sheet, &p), p)).collect();
-    found.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let best = found[0].0;
-    let close = found.into_iter().take(2).filter(|(value, _)| *value > best - MAX_TWIN_BEHIND);
-    close.map(|(_, pose)| Lead { pose, value: shape.dense.glance(sheet, &pose), ..*lead }).collect()
+    let mut copies: Vec<(f32, Pose)> = all.map(|p| (shape.dense.glance_with_text(sheet, &p), p)).collect();
+    // Stable: of equally good ones the first.
+    copies.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let least = copies[0].0 - MAX_TWIN_BEHIND;
+    copies.into_iter().take(2).filter(|(value, _)| *value > least).map(|(_, pose)| Lead { pose, ..*lead }).collect()
 }
 
-fn cell(at: [f32; 2]) -> [i32; 2] {
-    at.map(|v| (v / GRID).floor() as i32)
+/// A shape of which there are leads, at about the size that it has on the drawing.
+struct Found {
+    shape: Arc<Shape>,
+    limits: Limits,
+    /// Pixels of this shape by those at the template's own size.
+    ratio: f32,
 }
 
-fn around([x, y]: [i32; 2]) -> impl Iterator<Item = [i32; 2]> {
-    (y - 1..=y + 1).flat_map(move |v| (x - 1..=x + 1).map(move |u| [u, v]))
+impl Found {
+    fn of(query: &Query<'_>, index: usize, shape: Arc<Shape>) -> Self {
+        let ratio = shape.reduction / query.shapes[index].reduction;
+        let limits = query.limits[index];
+        let limits =
+            Limits { scale: limits.scale.map(|s| s * ratio), usual: limits.usual.map(|u| u * ratio), ..limits };
+        Self { shape, limits, ratio }
+    }
+
+    fn needed_correlation(&self, pose: &Pose) -> f32 {
+        Features::needed_correlation(self.limits.worth, &self.shape, pose, self.limits.usual)
+    }
+
+    /// Whether some of the grey levels agree well enough for a step.
+    fn is_promising(&self, sheet: &Sheet, pose: &Pose, step: usize) -> bool {
+        let agreement = self.shape.dense.glance(sheet, pose);
+        agreement >= MIN_GLANCE[step] && agreement + LATER_GAIN[step] >= self.needed_correlation(pose)
+    }
+
+    /// The pose nearby at which the grey levels agree best, where it is of use.
+    fn hypothesis(&self, sheet: &Sheet, index: usize, pose: &Pose, negatives: &Negatives) -> Option<Hypothesis> {
+        let Self { shape, limits, .. } = self;
+        let pose = shape.dense.polish(sheet, pose, limits, self.needed_correlation(pose))?;
+        let likeness = shape.dense.compare(sheet, &pose);
+        if Features::at_best(likeness, shape, &pose, limits.usual).confidence(1.0) < limits.worth {
+            return None;
+        }
+        let features = sheet.features(shape, &pose, limits.usual, likeness);
+        (features.confidence(1.0) >= limits.worth).then(|| Hypothesis {
+            shape: index,
+            scale: pose.scale / shape.reduction,
+            bounds: pose.bounds(shape),
+            rank: features.rank(),
+            refuted: negatives.refute(sheet, shape, &pose, &features, limits),
+            pose,
+            features,
+        })
+    }
+}
+
+/// The cells of the look-up grid within reach of a place.
+fn cells(at: [f32; 2], reach: f32) -> impl Iterator<Item = [i32; 2]> {
+    let [[left, right], [top, bottom]] = at.map(|v| [v - reach, v + reach].map(|v| (v / GRID).floor() as i32));
+    (top..=bottom).flat_map(move |y| (left..=right).map(move |x| [x, y]))
 }
 
 /// Drops poses that a better one of the same shape, turned alike, stands for. The best come first.
-fn distinct(bank: &[Variant], shapes: &[Shape], mut leads: Vec<Lead>) -> Vec<Lead> {
+fn distinct(bank: &[Variant], mut leads: Vec<Lead>) -> Vec<Lead> {
     // Stable, so that equal covers stay in scan order.
-    leads.sort_by(|a, b| b.value.total_cmp(&a.value));
+    leads.sort_by(|a, b| b.cover.total_cmp(&a.cover));
     let turn = |v: &Variant, p: &Pose| {
         // Copies that look alike are whole quarters away from their variant.
         let quarters = ((p.angle - v.angle) / FRAC_PI_2).round() * 90.0;
@@ -137,38 +203,19 @@ fn distinct(bank: &[Variant], shapes: &[Shape], mut leads: Vec<Lead>) -> Vec<Lea
     };
     let mut grid: BTreeMap<_, Vec<Pose>> = BTreeMap::new();
     leads.retain(|lead| {
-        let (v, p) = (&bank[lead.variant as usize], &lead.pose);
-        let radius = (SAME_PLACE * shapes[v.shape as usize].diameter * p.scale).min(GRID);
+        let p = &lead.pose;
+        let turn = turn(&bank[lead.variant as usize], p);
+        let reach = (SAME_PLACE * lead.diameter).min(GRID);
         let same = |q: &Pose| {
-            (q.at[0] - p.at[0]).abs() < radius
-                && (q.at[1] - p.at[1]).abs() < radius
+            (q.at[0] - p.at[0]).abs() < reach
+                && (q.at[1] - p.at[1]).abs() < reach
                 && (q.scale / p.scale).max(p.scale / q.scale) < SAME_SCALE
         };
-        let here = cell(p.at);
-        if around(here).filter_map(|c| grid.get(&(turn(v, p), c))).flatten().any(same) {
+        if cells(p.at, reach).filter_map(|cell| grid.get(&(cell, turn))).flatten().any(same) {
             return false;
         }
-        grid.entry((turn(v, p), here)).or_default().push(*p);
+        grid.entry((p.at.map(|v| (v / GRID).floor() as i32), turn)).or_default().push(*p);
         true
     });
     leads
-}
-
-/// Drops poses far behind another one about the same centre.
-fn promising(leads: &[Lead]) -> Vec<Lead> {
-    /// Centres within this many pixels are the same place, whatever the shapes.
-    const NEAR: f32 = 6.0;
-    let mut grid: BTreeMap<[i32; 2], Vec<&Lead>> = BTreeMap::new();
-    for lead in leads {
-        grid.entry(cell(lead.pose.at)).or_default().push(lead);
-    }
-    let behind = |lead: &Lead| {
-        let at = lead.pose.at;
-        around(cell(at)).filter_map(|c| grid.get(&c)).flatten().any(|other| {
-            other.value > lead.value + MAX_BEHIND
-                && (other.pose.at[0] - at[0]).abs() < NEAR
-                && (other.pose.at[1] - at[1]).abs() < NEAR
-        })
-    };
-    leads.iter().filter(|lead| !behind(lead)).copied().collect()
 }

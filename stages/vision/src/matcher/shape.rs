@@ -9,6 +9,7 @@ use image::{GrayImage, Luma};
 use super::hull::Hull;
 use super::hygiene::{Clean, MUCH_REMOVED, clean};
 use super::ink::{Ink, distance, otsu};
+use super::simd::Cloud;
 use super::verify::Dense;
 use super::{MatcherError, Role, Template};
 
@@ -91,15 +92,21 @@ pub(super) struct Shape {
     pub reduction: f32,
     /// All ink pixels of the symbol, without writing in it, as offsets from the centre.
     pub ink: Vec<[f32; 2]>,
+    /// Length of the symbol's strokes, pixels.
+    pub length: f32,
     /// Pixels that say nothing about the symbol (don't care, or writing), as offsets from the centre.
     pub ignored: Vec<[f32; 2]>,
     pub points: Vec<Point>,
-    /// Indices into `points` spread over the shape, for the first refinement.
-    pub quick: Vec<u32>,
+    /// Where the points are.
+    pub cloud: Cloud,
+    /// Some of the points, spread over the shape, for the first refinement.
+    pub quick: Cloud,
     pub sectors: usize,
     /// Around all ink.
     pub hull: Hull,
     pub samples: Vec<Sample>,
+    /// Where the samples of [`Region::Care`] are.
+    pub care: Cloud,
     /// Pixels of the shape that a sample stands for.
     pub sample_area: f32,
     /// For the dense comparison.
@@ -119,10 +126,14 @@ impl Shape {
     /// Prepares a template at `size` times its own size, or smaller where that is large; a template without ink is an
     /// error.
     pub fn of(template: &Template, size: f32) -> Result<Self, MatcherError> {
-        let clean = clean(template)?;
+        Self::of_symbol(template, &clean(template)?, size)
+    }
+
+    /// The same of the symbol that was found in a template.
+    pub fn of_symbol(template: &Template, clean: &Clean, size: f32) -> Result<Self, MatcherError> {
         let [x0, y0, x1, y1] = clean.bounds;
         let factor = size.min(MAX_SIDE / (x1 - x0).max(y1 - y0) as f32);
-        let (picture, ink) = render(&clean, factor).ok_or_else(|| MatcherError::BlankTemplate {
+        let (picture, ink) = render(clean, factor).ok_or_else(|| MatcherError::BlankTemplate {
             name: template.name.clone(),
             class: template.class.clone(),
         })?;
@@ -160,8 +171,10 @@ impl Shape {
         let inside = where_mask(&|i| known(i) && hull.contains(offset(i), HULL_MARGIN));
         let stride = inside.len().div_ceil(MAX_SAMPLES).max(1);
         let sample = |&i: &usize| Sample { region: region(i), at: offset(i), distance: f32::from(far[i]) / 3.0 };
+        let samples: Vec<Sample> = inside.iter().step_by(stride).map(sample).collect();
         let extent = [-0.5 * inner[0], -0.5 * inner[1], 0.5 * inner[0], 0.5 * inner[1]];
-        let radius = ink_at.iter().map(|&i| offset(i)).map(|[x, y]| x.hypot(y)).fold(0.5, f32::max);
+        let squares = ink_at.iter().map(|&i| offset(i)).map(|[x, y]| x * x + y * y);
+        let radius = squares.fold(0.25, f32::max).sqrt();
         let middle = [x0 + x1, y0 + y1].map(|v| v as f32 / 2.0);
         Ok(Self {
             class: template.class.clone(),
@@ -169,9 +182,13 @@ impl Shape {
             role: template.role,
             reduction: 1.0 / factor,
             ignored: where_mask(&|i| !known(i) || region(i) == Region::Text).into_iter().map(offset).collect(),
-            quick: spread(&points, QUICK_POINTS),
+            cloud: Cloud::of(points.iter().map(|p| p.at)),
+            quick: Cloud::of(spread(&points, QUICK_POINTS).into_iter().map(|i| points[i].at)),
             ink: ink_at.iter().map(|&i| offset(i)).collect(),
-            samples: inside.iter().step_by(stride).map(sample).collect(),
+            // A stroke has an edge on either side.
+            length: edges(&ink.mask, w) as f32 / 2.0,
+            care: Cloud::of(samples.iter().filter(|s| s.region == Region::Care).map(|s| s.at)),
+            samples,
             sample_area: stride as f32,
             dense: Dense::of(&picture, extent),
             points,
@@ -249,6 +266,12 @@ pub(super) fn orientation(grey: &[u8], w: usize, h: usize, x: i32, y: i32) -> [f
     if n < MIN_ENERGY { [0.0; 2] } else { [a / n, b / n] }
 }
 
+/// Neighbours in rows and columns of which one is ink and one is not.
+fn edges(mask: &[u8], width: usize) -> usize {
+    let across = mask.chunks(width).map(|row| row.windows(2).filter(|p| p[0] != p[1]).count()).sum::<usize>();
+    across + mask.iter().zip(&mask[width..]).filter(|(a, b)| a != b).count()
+}
+
 /// Gives every point the number of its cell in a grid over the ink's box; thinly filled cells get none. Returns how
 /// many numbers were given.
 fn assign_sectors(points: &mut [Point], [w, h]: [f32; 2]) -> usize {
@@ -275,12 +298,12 @@ fn assign_sectors(points: &mut [Point], [w, h]: [f32; 2]) -> usize {
 }
 
 /// Farthest-point sampling: at most `n` points that leave no part of the shape out.
-fn spread(points: &[Point], n: usize) -> Vec<u32> {
+fn spread(points: &[Point], n: usize) -> Vec<usize> {
     let mut chosen = Vec::with_capacity(n);
     let mut gap = vec![f32::MAX; points.len()];
     let mut next = 0;
     while chosen.len() < n.min(points.len()) {
-        chosen.push(next as u32);
+        chosen.push(next);
         let last = points[next].at;
         let mut widest = -1.0;
         for (i, p) in points.iter().enumerate() {

@@ -14,12 +14,9 @@ use rayon::prelude::*;
 
 use super::bank::{CELLS, DIAMETER_CELLS, Variant};
 use super::ink::{Ink, Split, Tally, Usual};
-use super::pose::Limits;
-use super::scale::WINDOW;
 use super::scan;
 use super::score::Sheet;
-use super::search::{self, Hypothesis};
-use super::shape::Shape;
+use super::search::{self, Hypothesis, Query};
 
 /// Pixels from which a drawing is searched by tiles; below that, the margins of tiles cost more than their memory is
 /// worth. A sheet of 7000 x 5000 pixels is searched whole.
@@ -35,10 +32,15 @@ const SHARED: f32 = 0.5;
 const SMOOTHED: f32 = 16.0;
 /// Rows that are counted together.
 const ROWS: usize = 256;
-/// Parts of a drawing that vote on its scale.
-const VOTING_PARTS: usize = 12;
+/// Pixels up to which a drawing is not divided for the vote on its scale.
+const UNDIVIDED: usize = 2_500_000;
+/// About the side of the parts that vote, pixels.
+const WINDOW: usize = 720;
 /// Of the windows, sorted by their ink, one in this many is busy: sheets are mostly empty.
 const BUSY: usize = 4;
+
+/// Columns and rows.
+type Area = [Range<usize>; 2];
 
 /// A drawing as the search reads it.
 pub(super) enum View<'a> {
@@ -57,10 +59,31 @@ impl<'a> View<'a> {
     }
 
     /// Everything that fits within the limits of each shape, in a fixed order.
-    pub fn hypotheses(&self, shapes: &[Shape], bank: &[Variant], limits: &[Limits]) -> Vec<Hypothesis> {
+    pub fn hypotheses(&self, query: &Query<'_>) -> Vec<Hypothesis> {
         match self {
-            Self::Whole(sheet) => search::hypotheses(sheet, shapes, bank, limits),
-            Self::Tiled(tiled) => tiled.hypotheses(shapes, bank, limits),
+            Self::Whole(sheet) => search::hypotheses(sheet, query),
+            Self::Tiled(tiled) => tiled.hypotheses(query),
+        }
+    }
+
+    /// Whether parts of the drawing vote on its scale instead of all of it.
+    pub fn is_divided(&self) -> bool {
+        !matches!(self, Self::Whole(sheet) if sheet.ink.mask.len() <= UNDIVIDED)
+    }
+
+    /// Parts of the drawing, at most so many, spread over those with much ink.
+    pub fn busy_parts(&self, most: usize) -> Vec<Sheet> {
+        match self {
+            Self::Whole(sheet) => {
+                let ink = &sheet.ink;
+                let count = |[columns, rows]: &Area| {
+                    let row = |y: usize| &ink.mask[y * ink.width..][columns.clone()];
+                    rows.clone().map(|y| row(y).iter().map(|&v| u32::from(v)).sum::<u32>() as usize).sum()
+                };
+                let cut = |[c, r]: Area| Sheet::of(ink.cut(c.start, r.start, c.len(), r.len()));
+                busy([ink.width, ink.height], most, count).into_iter().map(cut).collect()
+            }
+            Self::Tiled(tiled) => tiled.busy_parts(most),
         }
     }
 }
@@ -94,34 +117,21 @@ impl<'a> Tiled<'a> {
         [self.drawing.width() as usize, self.drawing.height() as usize]
     }
 
-    /// Parts of the drawing, spread over those with much ink.
-    pub fn busy_parts(&self) -> Vec<Sheet> {
-        let starts = self.sides().map(|side| (side / WINDOW).max(1));
-        let mut windows: Vec<(usize, [Range<usize>; 2])> = (0..starts[0] * starts[1])
-            .into_par_iter()
-            .map(|i| {
-                let [columns, rows] = [i % starts[0], i / starts[0]].map(|k| k * WINDOW..(k + 1) * WINDOW);
-                let area = [columns.start..columns.end.min(self.sides()[0]), rows.start..rows.end.min(self.sides()[1])];
-                let ink = |row: &[u8]| row.iter().filter(|&&v| self.split.is_ink(v)).count();
-                (rows_of(self.drawing, &area).map(ink).sum(), area)
-            })
-            .collect();
-        // Stable, so that equal windows stay in the order of the drawing.
-        windows.sort_by_key(|(ink, _)| std::cmp::Reverse(*ink));
-        let busy = windows.len().div_ceil(BUSY);
-        let step = busy.div_ceil(VOTING_PARTS);
-        let area = |(_, area): &(usize, [Range<usize>; 2])| area.clone();
-        let parts = windows[..busy].iter().step_by(step).map(area);
-        parts.map(|area| Sheet::with(part(self.drawing, &self.split, area), &self.usual)).collect()
+    fn busy_parts(&self, most: usize) -> Vec<Sheet> {
+        let count = |area: &Area| {
+            rows_of(self.drawing, area).map(|row| row.iter().filter(|&&v| self.split.is_ink(v)).count()).sum()
+        };
+        let cut = |area: Area| Sheet::with(part(self.drawing, &self.split, area), &self.usual);
+        busy(self.sides(), most, count).into_iter().map(cut).collect()
     }
 
-    fn hypotheses(&self, shapes: &[Shape], bank: &[Variant], limits: &[Limits]) -> Vec<Hypothesis> {
-        let margin = margin(shapes, bank, limits);
+    fn hypotheses(&self, query: &Query<'_>) -> Vec<Hypothesis> {
+        let margin = margin(query);
         let [columns, rows] = self.sides().map(|side| side.div_ceil(self.core));
         let mut found = Vec::new();
         for i in 0..columns * rows {
             let tile = [i % columns, i / columns].map(|k| k * self.core..(k + 1) * self.core);
-            let area: [Range<usize>; 2] = std::array::from_fn(|k| {
+            let area: Area = std::array::from_fn(|k| {
                 tile[k].start.saturating_sub(margin)..(tile[k].end + margin).min(self.sides()[k])
             });
             let origin = [area[0].start, area[1].start];
@@ -140,12 +150,28 @@ impl<'a> Tiled<'a> {
                 })
             };
             sheet.wanted = grown(FOLLOWED);
-            let hypotheses = search::hypotheses(&sheet, shapes, bank, limits);
+            let hypotheses = search::hypotheses(&sheet, query);
             sheet.wanted = grown(SHARED);
             found.extend(hypotheses.into_iter().filter(|h| sheet.wants(h.pose.at)).map(|h| moved(h, origin)));
         }
         found
     }
+}
+
+/// The windows of a drawing of some width and height with much ink by `count`; at most so many, spread over those.
+fn busy(sides: [usize; 2], most: usize, count: impl Fn(&Area) -> usize + Sync) -> Vec<Area> {
+    let windows = sides.map(|side| ((side + WINDOW / 2) / WINDOW).max(1));
+    let area = |i: usize| -> Area {
+        let place = [i % windows[0], i / windows[0]];
+        let edge = |k: usize, place: usize| sides[k] * place / windows[k];
+        std::array::from_fn(|k| edge(k, place[k])..edge(k, place[k] + 1))
+    };
+    let all = windows[0] * windows[1];
+    let mut areas: Vec<(usize, Area)> = (0..all).into_par_iter().map(area).map(|a| (count(&a), a)).collect();
+    // Stable, so that equal windows stay in the order of the drawing.
+    areas.sort_by_key(|(ink, _)| std::cmp::Reverse(*ink));
+    let busy = all.div_ceil(BUSY).max(most.min(all));
+    areas.into_iter().take(busy).step_by(busy.div_ceil(most)).map(|(_, area)| area).collect()
 }
 
 /// From a tile to its drawing.
@@ -157,11 +183,11 @@ fn moved(mut h: Hypothesis, origin: [usize; 2]) -> Hypothesis {
 }
 
 /// How far a tile reaches beyond its core, pixels, so that all that is read about a place in the core is there.
-fn margin(shapes: &[Shape], bank: &[Variant], limits: &[Limits]) -> usize {
+fn margin(query: &Query<'_>) -> usize {
     /// A level's cells may be larger than the wanted scale asks for, and a pose may grow.
     const SLACK: f32 = 1.12;
     let reach = |v: &Variant| {
-        let (shape, limits) = (&shapes[v.shape as usize], &limits[v.shape as usize]);
+        let (shape, limits) = (&query.shapes[v.shape as usize], &query.limits[v.shape as usize]);
         let picture = &shape.picture;
         let [x, y] = picture.centre;
         let corner = x.max(picture.width as f32 - x).hypot(y.max(picture.height as f32 - y));
@@ -169,18 +195,18 @@ fn margin(shapes: &[Shape], bank: &[Variant], limits: &[Limits]) -> usize {
         let window = (CELLS / 2 + 2 * scan::BLOCK + 1) as f32 * v.diameter / DIAMETER_CELLS;
         SLACK * limits.scale[1] * (corner * (0.5 * limits.stretch).exp()).max(window)
     };
-    (bank.iter().map(reach).fold(0.0, f32::max) + FOLLOWED + SMOOTHED).ceil() as usize
+    (query.bank.iter().map(reach).fold(0.0, f32::max) + FOLLOWED + SMOOTHED).ceil() as usize
 }
 
 /// The ink of some columns and rows.
-fn part(drawing: &GrayImage, split: &Split, area: [Range<usize>; 2]) -> Ink {
+fn part(drawing: &GrayImage, split: &Split, area: Area) -> Ink {
     let [columns, rows] = &area;
     let mut levels = Vec::with_capacity(columns.len() * rows.len());
     rows_of(drawing, &area).for_each(|row| levels.extend_from_slice(row));
     Ink::of_part(levels, [columns.len(), rows.len()], [columns.start, rows.start], split)
 }
 
-fn rows_of<'d>(drawing: &'d GrayImage, [columns, rows]: &[Range<usize>; 2]) -> impl Iterator<Item = &'d [u8]> {
+fn rows_of<'d>(drawing: &'d GrayImage, [columns, rows]: &Area) -> impl Iterator<Item = &'d [u8]> {
     let (width, columns) = (drawing.width() as usize, columns.clone());
     rows.clone().map(move |y| &drawing.as_raw()[y * width + columns.start..y * width + columns.end])
 }
@@ -229,7 +255,7 @@ mod tests {
     }
 
     fn found(matcher: &Matcher, drawing: &GrayImage, view: &View<'_>) -> Found {
-        matcher.choose(matcher.search_in(drawing, view))
+        matcher.choose(matcher.search_in(drawing, view, |class| matcher.worth_of(class)))
     }
 
     fn alike(a: &Match, b: &Match) -> bool {

@@ -17,9 +17,9 @@ const MAX_SAMPLES: usize = 1600;
 const GLANCE: usize = 256;
 /// Samples that a pose is polished by.
 const POLISH: usize = 400;
-/// Times that a pose is polished with steps half as long, and most sweeps over all parameters each time.
-const ROUNDS: usize = 2;
-const SWEEPS: usize = 2;
+/// How much more the grey levels may agree in the end than after each sweep of each round of polishing; steps are half
+/// as long from round to round.
+const LATER_GAIN: [[f32; 2]; 2] = [[0.18, 0.08], [0.05, 0.03]];
 /// Margin around the ink's box that is compared too, pixels: the paper around a symbol is part of it.
 const MARGIN: f32 = 2.0;
 /// Stroke widths that a template is compared at: one pixel thinner, as it is, one and two pixels thicker.
@@ -230,12 +230,17 @@ impl Dense {
         }
     }
 
+    /// Whether the symbol holds text.
+    pub fn has_text(&self) -> bool {
+        !self.cell_of.is_empty()
+    }
+
     /// Correlation outside of text by some samples at the best stroke width, -1..=1.
     pub fn glance(&self, sheet: &Sheet, pose: &Pose) -> f32 {
         let simd = Simd::chosen();
         let mut levels = vec![0.0; self.glance.cloud.padded()];
         // The plane is smooth: the nearest pixel says enough.
-        simd::nearest(simd, &sheet.darkness(), &self.glance.cloud, &pose.affine(), &mut levels);
+        simd::nearest(simd, &sheet.darkness(), 0, &self.glance.cloud, &pose.affine(), &mut levels);
         self.glance.best_stroke(simd, &levels).1
     }
 
@@ -249,10 +254,11 @@ impl Dense {
         self.glance.correlation(simd, stroke, &symbol).with(&text).value()
     }
 
-    /// Moves a pose to where the grey levels agree best.
-    pub fn polish(&self, sheet: &Sheet, start: &Pose, limits: &Limits) -> Pose {
+    /// Moves a pose to where the grey levels agree best; `None` once it is clear that they will not agree as well as
+    /// `needed`.
+    pub fn polish(&self, sheet: &Sheet, start: &Pose, limits: &Limits, needed: f32) -> Option<Pose> {
         if self.polish.cloud.len() < MIN_SAMPLES {
-            return *start;
+            return Some(*start);
         }
         let (simd, plane) = (Simd::chosen(), sheet.darkness());
         let mut levels = self.polish.levels(simd, &plane, &start.affine());
@@ -265,34 +271,39 @@ impl Dense {
         // Pixels to the right and down, share of the scale, logarithm of the stretch, radians.
         let mut steps = [0.6, 0.6, 0.02, 0.03, if limits.free_angle { 0.03 } else { 0.01 }];
         let mut direction = [1.0f32; 5];
-        for _ in 0..ROUNDS {
+        for gains in LATER_GAIN {
             // Parameters since the last move: once none of them moves the pose, all are at their best.
             let mut still = 0;
-            for k in (0..SWEEPS).flat_map(|_| 0..steps.len()) {
-                still += 1;
-                for sign in [direction[k], -direction[k]] {
-                    let (mut p, by) = (pose, sign * steps[k]);
-                    match k {
-                        0 | 1 => p.at[k] += by,
-                        2 => p.scale *= 1.0 + by,
-                        3 => p.stretch += by,
-                        _ => p.angle += by,
-                    }
-                    // Sines and exponentials are dear, and a shift changes none.
-                    let at = if k < 2 { Affine { at: p.at, ..placed } } else { p.affine() };
-                    let v = value(&at);
-                    if v > best + 1e-4 {
-                        (best, pose, placed, direction[k], still) = (v, p, at, sign, 0);
+            for gain in gains {
+                for k in 0..steps.len() {
+                    if still == steps.len() {
                         break;
                     }
+                    still += 1;
+                    for sign in [direction[k], -direction[k]] {
+                        let (mut p, by) = (pose, sign * steps[k]);
+                        match k {
+                            0 | 1 => p.at[k] += by,
+                            2 => p.scale *= 1.0 + by,
+                            3 => p.stretch += by,
+                            _ => p.angle += by,
+                        }
+                        // Sines and exponentials are dear, and a shift changes none.
+                        let at = if k < 2 { Affine { at: p.at, ..placed } } else { p.affine() };
+                        let v = value(&at);
+                        if v > best + 1e-4 {
+                            (best, pose, placed, direction[k], still) = (v, p, at, sign, 0);
+                            break;
+                        }
+                    }
                 }
-                if still == steps.len() {
-                    break;
+                if best + gain < needed {
+                    return None;
                 }
             }
             steps = steps.map(|s| 0.5 * s);
         }
-        pose
+        Some(pose)
     }
 
     /// Compares the template at a pose with the drawing.

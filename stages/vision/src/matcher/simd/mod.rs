@@ -355,8 +355,8 @@ compiled_for_each! { samples:
     /// Levels at the placed points, between the four pixels around each; 0 where one of them is outside. `out` is as
     /// long as the padded cloud.
     fn between(plane: &Plane, cloud: &Cloud, pose: &Affine, out: &mut [f32]);
-    /// Levels of the pixels that the placed points lie in; 0 outside.
-    fn nearest(plane: &Plane, cloud: &Cloud, pose: &Affine, out: &mut [f32]);
+    /// Levels of the pixels that the placed points lie in, and what counts outside.
+    fn nearest(plane: &Plane, outside: u8, cloud: &Cloud, pose: &Affine, out: &mut [f32]);
     /// Sums of weight times level, of weight times squared level, and of weighted template times level, over points in
     /// sixteens.
     fn moments(weights: &[f32], weighted: &[f32], levels: &[f32], out: &mut [f32; 3]);

@@ -54,16 +54,16 @@ pub(super) fn between(plane: &Plane, cloud: &Cloud, pose: &Affine, out: &mut [f3
     }
 }
 
-/// In the pixel where a point lies; 0 outside.
+/// In the pixel where a point lies.
 #[inline(always)]
-pub(super) fn nearest(plane: &Plane, cloud: &Cloud, pose: &Affine, out: &mut [f32]) {
+pub(super) fn nearest(plane: &Plane, outside: u8, cloud: &Cloud, pose: &Affine, out: &mut [f32]) {
     plane.check();
-    out.fill(0.0);
+    out.fill(f32::from(outside));
     let end = [plane.width as f32, plane.height as f32];
     if plane.bytes.is_empty() {
         return;
     }
-    let (mut index, mut inside, mut found) = ([0i32; PASS], [0.0f32; PASS], [0u8; PASS]);
+    let (mut index, mut inside, mut found) = ([0i32; PASS], [0u8; PASS], [0u8; PASS]);
     for ((x, y), out) in cloud.x.chunks(PASS).zip(cloud.y.chunks(PASS)).zip(out.chunks_mut(PASS)) {
         let n = x.len();
         let (x, y, out, index) = (&x[..n], &y[..n], &mut out[..n], &mut index[..n]);
@@ -77,14 +77,14 @@ pub(super) fn nearest(plane: &Plane, cloud: &Cloud, pose: &Affine, out: &mut [f3
             // SAFETY: places inside of a plane are small and not negative.
             let (column, row) = unsafe { (u.to_int_unchecked::<i32>(), v.to_int_unchecked::<i32>()) };
             index[k] = row * plane.width as i32 + column;
-            inside[k] = if within { 1.0 } else { 0.0 };
+            inside[k] = u8::from(within);
         }
         for k in 0..n {
             // SAFETY: column and row are inside of a plane whose length was checked.
             found[k] = unsafe { *plane.bytes.get_unchecked(index[k] as usize) };
         }
         for k in 0..n {
-            out[k] = inside[k] * f32::from(found[k]);
+            out[k] = f32::from(if inside[k] == 1 { found[k] } else { outside });
         }
     }
 }

@@ -233,11 +233,11 @@ fn levels_at_points() {
             inside.then(|| f32::from(plane.bytes[v as usize * width + u as usize]))
         };
         let (mut near, mut mixed) = (out.clone(), out.clone());
-        nearest(Simd::Portable, &plane, &cloud, &pose, &mut near);
+        nearest(Simd::Portable, &plane, 7, &cloud, &pose, &mut near);
         between(Simd::Portable, &plane, &cloud, &pose, &mut mixed);
         for (k, [x, y]) in points.iter().enumerate() {
             let [u, v] = [0, 1].map(|i| pose.at[i] + x * pose.x[i] + y * pose.y[i]);
-            assert_eq!(near[k], level(u, v).unwrap_or(0.0), "the nearest to {u} {v}");
+            assert_eq!(near[k], level(u, v).unwrap_or(7.0), "the nearest to {u} {v}");
             let [(l, a), (t, b)] = [u, v].map(|v| ((v - 0.5).floor(), v - 0.5 - (v - 0.5).floor()));
             let four = [level(l, t), level(l + 1.0, t), level(l, t + 1.0), level(l + 1.0, t + 1.0)];
             let wanted = match four {
@@ -256,7 +256,7 @@ fn levels_at_points() {
         assert!((f64::from(sums[0]) - exact).abs() <= 1e-5 * exact);
         for simd in vectors() {
             let mut out = out.clone();
-            nearest(simd, &plane, &cloud, &pose, &mut out);
+            nearest(simd, &plane, 7, &cloud, &pose, &mut out);
             assert_eq!(bits(&out), bits(&near), "{simd:?}");
             between(simd, &plane, &cloud, &pose, &mut out);
             assert_eq!(bits(&out), bits(&mixed), "{simd:?}");
