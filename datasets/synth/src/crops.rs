@@ -197,4 +197,18 @@ mod tests {
             assert_eq!(c.quarters, 0, "{}", c.name);
         }
     }
+
+    #[test]
+    fn what_a_pipe_crosses_is_left_where_there_is_another() {
+        let s = SynthSettings { crossing: 0.5, ..small() };
+        let mut crossed = 0;
+        for c in crops(&s, 1, 1).unwrap() {
+            let sheet = crate::sheet(&s, 1, c.sheet).unwrap();
+            let of_class = || sheet.annotations.annotations.iter().filter(|a| a.class == c.class);
+            let cut = of_class().find(|a| a.bbox.iou(&c.bbox) > 0.5).unwrap();
+            assert_eq!(evidence(cut, "crossed"), 0.0, "{}", c.name);
+            crossed += of_class().filter(|a| evidence(a, "crossed") > 0.0).count();
+        }
+        assert!(crossed > 0, "no pipe crosses anything");
+    }
 }

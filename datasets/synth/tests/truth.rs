@@ -172,6 +172,17 @@ fn bilevel_is_black_and_white() {
 }
 
 #[test]
+fn lines_in_whole_pixels_differ_in_width_and_grey_and_stay_where_they_are() {
+    let plain = sheet(&small(), 2, 0).unwrap();
+    let s = SynthSettings { whole_pixels: true, ink: [0, 0], ..small() };
+    let uneven = sheet(&s, 2, 0).unwrap();
+    assert_eq!(uneven.annotations.annotations, plain.annotations.annotations);
+    let dark = |s: &Sheet, most: u8| s.image.pixels().filter(|p| p.0[0] < most).count() as f64;
+    assert!((dark(&uneven, 128) / dark(&plain, 128) - 1.0).abs() < 0.2, "about as much ink");
+    assert!(dark(&uneven, 250) > 1.3 * dark(&uneven, 60), "greys");
+}
+
+#[test]
 fn colours_are_those_of_the_palette_and_the_truth_stays() {
     let plain = sheet(&small(), 2, 0).unwrap();
     let mean = |s: &Sheet, c: usize| {

@@ -52,7 +52,7 @@ impl ItemStage for Label {
     fn descriptor(&self) -> Descriptor {
         Descriptor {
             name: "label".into(),
-            version: 3,
+            version: 4,
             about: "Finds the ontology's symbols on every image.".into(),
             inputs: vec![
                 Port::new("images", IMAGES),

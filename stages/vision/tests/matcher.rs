@@ -147,6 +147,27 @@ fn turning_mirroring_inverting_and_scaling_move_the_box() {
 }
 
 #[test]
+fn text_tells_which_way_up_a_symmetric_outline_lies() {
+    let letter = |u: i32, v: i32| u % 9 < 2 || v > 9;
+    let balloon = GrayImage::from_fn(160, 120, |x, y| {
+        let (u, v) = (x as i32 - 50, y as i32 - 30);
+        let edge = (0..40).contains(&u) && (0..40).contains(&v) && (u < 2 || v < 2 || u > 37 || v > 37);
+        let text = (7..31).contains(&u) && (6..18).contains(&v) && (u - 7) % 9 < 6 && letter(u - 7, v - 6);
+        Luma([if edge || text { 20 } else { 240 }])
+    });
+    let template = template_of(&balloon, [48, 28, 44, 44]);
+    let m = Matcher::new(&[template], &MatcherConfig::default()).unwrap();
+    for (quarters, drawing) in
+        [balloon.clone(), imageops::rotate90(&balloon), imageops::rotate180(&balloon)].iter().enumerate()
+    {
+        let found = m.find_grey(drawing).matches;
+        assert_eq!(found.len(), 1, "{found:#?}");
+        let off = (found[0].rotation_deg - 90.0 * quarters as f64 + 180.0).rem_euclid(360.0) - 180.0;
+        assert!(off.abs() < 5.0, "{quarters} quarters: {}", found[0].rotation_deg);
+    }
+}
+
+#[test]
 fn colours_keep_their_contrast() {
     let g = small_drawing();
     let yellow = image::RgbImage::from_fn(160, 120, |x, y| {

@@ -440,6 +440,24 @@ mod tests {
     }
 
     #[test]
+    fn a_thin_grey_line_is_ink_and_the_rim_of_a_wide_one_is_not() {
+        let level = |x: u32| match x {
+            6..12 => 10,
+            5 | 12 | 20 | 21 => 170,
+            _ => 240,
+        };
+        for turned in [false, true] {
+            let mut g = GrayImage::from_fn(30, 30, |x, y| image::Luma([level(if turned { y } else { x })]));
+            for _ in 0..2 {
+                let ink = Ink::of_drawing(&g);
+                let lines = |i: usize| matches!(if turned { i / 30 } else { i % 30 }, 6..12 | 20 | 21);
+                assert!((0..900).all(|i| (ink.mask[i] == 1) == lines(i)), "turned {turned}");
+                image::imageops::invert(&mut g);
+            }
+        }
+    }
+
+    #[test]
     fn distance_is_chamfer_and_capped() {
         let mut mask = vec![0; 49];
         mask[3 * 7 + 3] = 1;

@@ -61,7 +61,7 @@ const SIZE_RATIO: f32 = 1.2;
 /// Widest range of sizes that is searched with templates of one size.
 const WIDEST_PART: f32 = 1.6;
 /// Stretch, as a logarithm, that a window of the bank tolerates either way.
-const STRETCH_TOLERANCE: f32 = 0.096;
+const STRETCH_TOLERANCE: f32 = 0.06;
 
 /// What a template's picture is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -18,7 +18,7 @@ use super::score::{Features, Sheet};
 use super::shape::Shape;
 
 /// Cover that a pose must reach after the quick and after the full refinement.
-const MIN_COVER: [f32; 2] = [0.89, 0.93];
+const MIN_COVER: [f32; 2] = [0.86, 0.90];
 /// Two poses of a shape, turned alike, closer than this share of its size and alike in scale, are one.
 const SAME_PLACE: f32 = 0.12;
 /// Ratio of scales up to which two poses are alike.

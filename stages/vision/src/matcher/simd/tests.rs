@@ -53,13 +53,15 @@ fn bytes_and_words() {
         let rgb = bytes(r, 3 * n, 255);
         let at = r.random_range(0..=255);
         for flag in [false, true] {
-            same(&zeros, "threshold", |s, out| threshold(s, &levels, at, flag, out));
             same(&zeros, "extreme_channel", |s, out| extreme_channel(s, &rgb, flag, out));
         }
+        let relief = r.random_range(0..90);
+        let around = || std::array::from_fn(|k| &*rows[k]);
+        same(&zeros, "ink_row", |s, out| ink_row(s, around(), at / 2, at, relief, out));
         same(&zeros, "despeckle", |s, out| despeckle(s, &masks[0], &mask, &masks[1], out));
         same(&vec![0; n.div_ceil(64)], "pack", |s, out| pack(s, &mask, out));
         same(&zeros, "smooth_row", |s, out| smooth_row(s, &levels, out));
-        same(&zeros, "smooth_columns", |s, out| smooth_columns(s, std::array::from_fn(|k| &*rows[k]), out));
+        same(&zeros, "smooth_columns", |s, out| smooth_columns(s, around(), out));
         same(&zeros, "to_distance", |s, out| to_distance(s, &mask, 15, out));
         same(&zeros, "square", |s, out| square(s, &levels, out));
         for cap in [1, 15, 60] {
