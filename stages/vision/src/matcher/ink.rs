@@ -496,8 +496,24 @@ mod tests {
             let (threshold, contrast) = otsu(grey.as_raw());
             let dark = grey.as_raw().iter().filter(|&&v| v <= threshold).count();
             let rarer = |v: u8| contrast >= MIN_CONTRAST && (v <= threshold) == (2 * dark <= grey.len());
-            let split: Vec<u8> = grey.as_raw().iter().map(|&v| u8::from(rarer(v))).collect();
             let (w, h) = (w as usize, h as usize);
+            let Split { faint, relief, dark_ink, .. } = Split::of(grey.as_raw());
+            let level = |x: usize, y: usize| {
+                let v = grey.as_raw()[y.min(h - 1) * w + x.min(w - 1)];
+                if dark_ink { v } else { 255 - v }
+            };
+            let thin = |i: usize| {
+                let (x, y) = (i % w, i / w);
+                let v = level(x, y);
+                let (up, left) = (|by| level(x, y.saturating_sub(by)), |by: usize| level(x - by, y));
+                let beside = |near: u8, far: u8| v <= near && v.saturating_add(relief) <= far;
+                let lies = beside(up(1).min(level(x, y + 1)), up(2).min(level(x, y + 2)));
+                let stands = (2..w.saturating_sub(2)).contains(&x)
+                    && beside(left(1).min(level(x + 1, y)), left(2).min(level(x + 2, y)));
+                contrast >= MIN_CONTRAST && v <= faint && (lies || stands)
+            };
+            let ink_at = |i: usize| rarer(grey.as_raw()[i]) || thin(i);
+            let split: Vec<u8> = (0..w * h).map(|i| u8::from(ink_at(i))).collect();
             for i in 0..w * h {
                 let (x, y) = (i % w, i / w);
                 let inside = x > 0 && y > 0 && x + 1 < w && y + 1 < h;

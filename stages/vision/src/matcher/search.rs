@@ -28,8 +28,10 @@ const MIN_GLANCE: [f32; 2] = [0.4, 0.45];
 /// How much better the grey levels of a pose that turns out right may agree in the end than after the quick and after
 /// the full refinement.
 const LATER_GAIN: [f32; 2] = [0.3, 0.2];
-/// Correlation, text included, by which a copy of a pose turned onto what looks like itself may be behind the best.
-const MAX_TWIN_BEHIND: f32 = 0.04;
+/// How much better, text included, a copy of a pose turned onto what looks like itself must agree to be looked at, and
+/// to be looked at alone: a symbol that is symmetric in all it shows lies as the scan says.
+const MIN_TWIN_GAIN: f32 = 0.005;
+const MAX_TWIN_GAIN: f32 = 0.04;
 /// Side of the cells of the look-up grid, pixels.
 const GRID: f32 = 24.0;
 
@@ -125,17 +127,15 @@ pub(super) fn hypotheses(sheet: &Sheet, query: &Query<'_>) -> Vec<Hypothesis> {
         .collect()
 }
 
-/// The copies of a pose that look alike in cells, as far as grey levels and text do not tell them apart.
+/// A pose and the copy of it that looks alike in cells, as far as grey levels and text do not tell them apart.
 fn best_turned(sheet: &Sheet, shape: &Shape, variant: &Variant, lead: &Lead) -> Vec<Lead> {
-    if variant.twins.is_empty() {
-        return vec![*lead];
-    }
-    let all = std::iter::once(lead.pose).chain(variant.twins.iter().map(|t| lead.pose.turned_by(t)));
-    let mut copies: Vec<(f32, Pose)> = all.map(|p| (shape.dense.glance_with_text(sheet, &p), p)).collect();
-    // Stable: of equally good ones the first.
-    copies.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let least = copies[0].0 - MAX_TWIN_BEHIND;
-    copies.into_iter().take(2).filter(|(value, _)| *value > least).map(|(_, pose)| Lead { pose, ..*lead }).collect()
+    let agreement = |pose: &Pose| shape.dense.glance_with_text(sheet, pose);
+    let copies = variant.twins.iter().map(|t| lead.pose.turned_by(t)).map(|p| (agreement(&p), p));
+    // The first of equally good ones.
+    let Some((value, pose)) = copies.reduce(|a, b| if b.0 > a.0 { b } else { a }) else { return vec![*lead] };
+    let gain = value - agreement(&lead.pose);
+    let copy = (gain > MIN_TWIN_GAIN).then_some(Lead { pose, ..*lead });
+    copy.into_iter().chain((gain < MAX_TWIN_GAIN).then_some(*lead)).collect()
 }
 
 /// A shape of which there are leads, at about the size that it has on the drawing.

@@ -246,7 +246,8 @@ fn parts_of_neighbours_go() {
 fn writing_in_an_outline_is_text() {
     let balloon = || Draw::new(64, 64).circle([31.0, 31.0], 26.0);
     let c = balloon().letter(20.0, 26.0).letter(29.0, 26.0).letter(38.0, 26.0).clean();
-    assert_eq!((c.text[30 * 64 + 21], c.text[20 * 64 + 31], c.text[31 * 64 + 5], c.text[64 + 2]), (1, 1, 0, 0));
+    assert_eq!((c.text[30 * 64 + 21], c.text[24 * 64 + 31], c.text[31 * 64 + 5], c.text[64 + 2]), (1, 1, 0, 0));
+    assert_eq!((c.text[18 * 64 + 31], c.text[46 * 64 + 31]), (0, 0), "paper above and below");
     assert!(c.removed.is_empty() && c.notes == ["writing inside may differ"], "{:?}", c.notes);
     assert!(!balloon().clean().text.contains(&1), "an empty balloon");
     let disc = balloon().fill([25, 25, 39, 39]).clean();

@@ -145,14 +145,10 @@ fn windows_of_strips() {
                 let sum = |f: &dyn Fn(usize) -> u64| (0..WORDS).map(|k| f(k).count_ones()).sum::<u32>() as u16;
                 let missing = sum(&|k| template[k] & !strip.near[column][window + k]);
                 let foreign = sum(&|k| clutter[k] & strip.ink[column][window + k]);
+                let beside = sum(&|k| template[k] & !strip.ink[column][window + k]);
                 if u32::from(missing) <= cells(template) / 10 {
-                    wanted.push(Hit {
-                        window: window as u32,
-                        probe: i as u32,
-                        column: column as u16,
-                        missing,
-                        foreign,
-                    });
+                    let (window, probe, column) = (window as u32, i as u32, column as u16);
+                    wanted.push(Hit { window, probe, column, missing, foreign, beside });
                 }
             }
         }
