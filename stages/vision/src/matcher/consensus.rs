@@ -232,16 +232,26 @@ mod tests {
         assert!(!unknown.is_empty() && unknown.iter().all(|&(_, y)| y < 9), "only the stubs disagree outside");
     }
 
+    /// The outline with a diagonal.
+    fn crossed(shift: u32, role: Role, frame: Option<[f32; 4]>) -> Template {
+        let mut t = Template { role, frame, ..square(shift, 5, 100) };
+        for (x, y, p) in t.image.enumerate_pixels_mut() {
+            let (u, v) = (x.wrapping_sub(7 + shift), y.wrapping_sub(7));
+            let inside = (2..28).contains(&u) && (2..28).contains(&v);
+            if inside {
+                *p = Rgba(if u.abs_diff(v) <= 1 { [20, 20, 20, 255] } else { [235, 235, 235, 255] });
+            }
+        }
+        t
+    }
+
     #[test]
     fn matches_get_the_box_that_was_confirmed() {
-        let grown = |t: Template, by: f32| Template {
-            frame: t.frame.map(|[a, b, c, d]| [a - by, b - by, c + by, d + by]),
-            ..t
-        };
-        let given = Template { role: Role::Given, frame: None, ..square(0, 5, 100) };
-        let lessons = [square(0, 5, 100), square(1, 5, 100), square(2, 5, 100)].map(|t| grown(t, 3.0));
+        let given = crossed(0, Role::Given, None);
+        let lesson = |k: u32| crossed(k, Role::Confirmed, Some([4.0 + k as f32, 4.0, 40.0 + k as f32, 40.0]));
+        let taught = [given.clone(), lesson(0), lesson(1), lesson(2)];
         let mut drawing = image::RgbImage::from_pixel(200, 120, image::Rgb([235; 3]));
-        let shown = image::DynamicImage::from(square(0, 5, 100).image).into_rgb8();
+        let shown = image::DynamicImage::from(given.image.clone()).into_rgb8();
         imageops::replace(&mut drawing, &shown, 60, 30);
         let found = |templates: &[Template]| {
             let matcher = crate::matcher::Matcher::new(templates, &crate::matcher::MatcherConfig::default()).unwrap();
@@ -250,7 +260,7 @@ mod tests {
             [m[0].bbox.x0, m[0].bbox.y0, m[0].bbox.x1, m[0].bbox.y1]
         };
         let near = |a: [f64; 4], b: [f64; 4]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1.0);
-        let [before, after] = [found(std::slice::from_ref(&given)), found(&[&[given], &lessons[..]].concat())];
+        let [before, after] = [found(&taught[..1]), found(&taught)];
         assert!(near(before, [67.0, 37.0, 97.0, 67.0]), "{before:?}");
         assert!(near(after, [64.0, 34.0, 100.0, 70.0]), "{after:?}");
     }
