@@ -72,7 +72,7 @@ fn earlier_runs_are_listed_compared_explained_and_cleaned_up() {
     p.ok(&["run", "--until", "review"]);
     let first = p.record()["id"].as_str().unwrap().to_owned();
     assert!(p.path("runs/latest/report/DECISIONS.json").is_file(), "also where the gate is open");
-    p.ok(&["run", "--until", "review", "--set", "label.nms_iou=0.3"]);
+    p.ok(&["run", "--until", "review", "--set", "label.nms_iou=0.2"]);
     let second = p.record()["id"].as_str().unwrap().to_owned();
     p.ok(&["status"]).says(&[&second]);
     // Work on other files leaves the newest run of the project what it is.

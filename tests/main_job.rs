@@ -236,7 +236,7 @@ fn init_makes_a_project_that_says_what_it_lacks() {
 #[test]
 fn settings_come_from_the_file_the_profile_the_environment_and_the_command_line() {
     let p = Project::new(1);
-    let yaml = format!("{}profiles:\n  fine:\n    stages:\n      label: {{ nms_iou: 0.3 }}\n", support::YAML);
+    let yaml = format!("{}profiles:\n  fine:\n    stages:\n      label: {{ nms_iou: 0.2 }}\n", support::YAML);
     p.write("pipeline.yaml", yaml.as_bytes());
     let nms = |args: &[&str], env: Option<&str>| {
         let args: Vec<&str> = [&["run", "--until", "label", "--json"], args].concat();
@@ -247,8 +247,8 @@ fn settings_come_from_the_file_the_profile_the_environment_and_the_command_line(
         let record = Done::new(&args, command.output().unwrap()).exits(0).json();
         record["stages"]["label"]["config"]["nms_iou"].as_f64().unwrap()
     };
-    assert_eq!(nms(&[], None), 0.5);
-    assert_eq!(nms(&["--profile", "fine"], None), 0.3);
+    assert_eq!(nms(&[], None), 0.3);
+    assert_eq!(nms(&["--profile", "fine"], None), 0.2);
     assert_eq!(nms(&["--profile", "fine"], Some("0.4")), 0.4);
     assert_eq!(nms(&["--profile", "fine", "--set", "label.nms_iou=0.6"], Some("0.4")), 0.6);
     p.call(&["run", "--profile", "fien"]).exits(2).says(&["there is no profile `fien`", "fine"]);

@@ -18,7 +18,7 @@ pub struct Settings {
     /// Scores that boxes must reach.
     pub thresholds: Thresholds,
     /// Of two boxes that overlap by more than this (intersection over union, 0..=1) the weaker is dropped, whatever
-    /// their classes. Default 0.5, the overlap from which two boxes count as the same object everywhere here.
+    /// their classes. Default 0.3: symbols of a drawing hardly overlap.
     pub nms_iou: f64,
     /// Template matching: how symbols are found: `symbol` (the symbol matcher: ink, best poses, choice between classes),
     /// `ncc` (normalised cross-correlation with OpenCV's numbers: `matchTemplate` with `TM_CCOEFF_NORMED` at every turn and
@@ -48,7 +48,7 @@ impl Default for Settings {
         Self {
             labeller: Choice::Auto,
             thresholds: Thresholds::default(),
-            nms_iou: 0.5,
+            nms_iou: 0.3,
             method: Method::Auto,
             rotations: Rotations::Every(90.0),
             mirror: true,
