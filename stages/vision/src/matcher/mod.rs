@@ -269,11 +269,10 @@ impl Matcher {
         if let Some(shape) = resized().get(&(step, template)) {
             return shape.clone();
         }
-        let own = || self.own.shapes[template].clone();
-        let size = SIZE_RATIO.powi(step);
+        let at = |size: f32| Shape::of_symbol(&self.templates[template], &self.symbols[template], size).ok();
+        let made = if step == 0 { None } else { at(SIZE_RATIO.powi(step)) };
         // A template that loses its ink when it is made smaller stays at its own size.
-        let made = Shape::of_symbol(&self.templates[template], &self.symbols[template], size);
-        let made = Arc::new(if step == 0 { own() } else { made.unwrap_or_else(|_| own()) });
+        let made = Arc::new(made.unwrap_or_else(|| self.own.shapes[template].clone()));
         resized().insert((step, template), made.clone());
         made
     }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Role;
+use super::bank::Twin;
 use super::pose::{Limits, Pose};
 use super::score::{Features, Sheet};
 use super::search::Query;
@@ -44,14 +45,12 @@ impl<'a> Negatives<'a> {
 fn fit(sheet: &Sheet, negative: &Shape, shape: &Shape, pose: &Pose, limits: &Limits) -> f64 {
     let size = negative.reduction / shape.reduction;
     let at = middle(shape, pose);
-    let lain = |quarter: u8, mirrored: bool| {
-        let stretch = if quarter % 2 == 0 { pose.stretch } else { -pose.stretch };
-        let angle = pose.angle + f32::from(quarter) * std::f32::consts::FRAC_PI_2;
-        let lain = Pose { at: [0.0; 2], scale: pose.scale * size, angle, mirrored, stretch };
+    let lain = |quarters: u8, mirrored: bool| {
+        let lain = Pose { at: [0.0; 2], scale: pose.scale * size, ..pose.turned_by(&Twin { quarters, mirrored }) };
         let off = middle(negative, &lain);
         Pose { at: [at[0] - off[0], at[1] - off[1]], ..lain }
     };
-    let lies = (0..4).flat_map(|quarter| [pose.mirrored, !pose.mirrored].map(|m| lain(quarter, m)));
+    let lies = (0..4).flat_map(|quarters| [false, true].map(|mirrored| lain(quarters, mirrored)));
     let glanced = lies.map(|lie| (negative.dense.glance(sheet, &lie), lie));
     // The first of equally good ones lies as the shape does.
     let best = glanced.reduce(|a, b| if b.0 > a.0 { b } else { a });
