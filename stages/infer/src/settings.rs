@@ -210,6 +210,7 @@ mod tests {
             input: 640,
             cut,
             scale,
+            licence: None,
         };
         let s = Settings::default();
         let tiles = Cut::Tiles { scale: 1.0, overlap: 96 };

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::letterbox::{Letterbox, Upscale, to_floats};
 use crate::nms::{Candidate, nms};
 use crate::tiles::Cut;
-use crate::yolov8::{self, Backend, Heads, Images, Mode, Native, STRIDES, Size, Spec, State, StateError};
+use crate::yolov8::weights::{self, Weights, WeightsError};
+use crate::yolov8::{self, Backend, Heads, Images, Mode, Native, STRIDES, Spec, State, StateError};
 
 /// A box that was found, in pixels of the picture it was looked for in.
 pub type Detection = Candidate<Pixels>;
@@ -53,6 +54,9 @@ pub struct DetectorInfo {
     pub cut: Cut,
     /// Pixels of the input per pixel of the pictures that it was trained on, when the model file tells.
     pub scale: Option<f64>,
+    /// Licence that binds whoever uses the weights, as far as the model file tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub licence: Option<String>,
 }
 
 /// Below this share of the scale that a network was trained at, pictures are cut into tiles although training did not.
@@ -77,7 +81,10 @@ impl DetectorInfo {
 pub enum DetectError {
     /// The weights cannot be used.
     #[error(transparent)]
-    Weights(#[from] StateError),
+    Weights(#[from] WeightsError),
+    /// The weights do not fit the network.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// What the model file says about itself cannot be used.
     #[error("the model file's entry `{key}` cannot be used ({cause}): train it again, or convert it with its metadata")]
     Metadata {
@@ -124,14 +131,16 @@ pub struct Prepared {
 }
 
 impl YoloV8 {
-    /// The detector of a weights file (safetensors) whose BLAKE3 is `digest`. Files without metadata are taken for
-    /// public checkpoints: the size and the number of classes are read off the tensors.
+    /// The detector of a weights file (safetensors, PyTorch's `.pt` or ONNX) whose BLAKE3 is `digest`. The size and the
+    /// number of classes are read off the tensors.
     pub fn from_bytes(bytes: &[u8], digest: impl Into<String>) -> Result<Self, DetectError> {
-        let state = State::from_bytes(bytes)?;
-        let spec = match entry::<Spec>(&state, "spec")? {
-            Some(spec) => spec,
-            None => guessed(&state)?,
-        };
+        let Weights { state, spec, licence, .. } = weights::read(bytes)?;
+        if let Some(said) = entry::<Spec>(&state, "spec")?
+            && said != spec
+        {
+            let cause = format!("it says {said:?}, and the tensors are those of {spec:?}");
+            return Err(DetectError::Metadata { key: "spec", cause });
+        }
         let classes = match (entry::<Vec<ClassInfo>>(&state, "class_info")?, entry::<Vec<String>>(&state, "classes")?) {
             (Some(infos), _) => infos,
             (None, Some(names)) => names.into_iter().map(class).collect(),
@@ -155,6 +164,7 @@ impl YoloV8 {
             input,
             cut: entry(&state, "cut")?.unwrap_or(Cut::Whole),
             scale: entry(&state, "scale")?,
+            licence,
         };
         Ok(Self { network: Mutex::new(Native::from_state(spec, &state)?), classes, info })
     }
@@ -238,27 +248,9 @@ fn entry<T: DeserializeOwned>(state: &State, key: &'static str) -> Result<Option
     state.metadata.get(key).map(|text| serde_json::from_str(text).map_err(bad)).transpose()
 }
 
-/// The network by the shapes of its first and last convolutions.
-fn guessed(state: &State) -> Result<Spec, DetectError> {
-    let first = |key: &str| state.tensors.get(key).and_then(|t| t.shape.first().copied());
-    let size = match first("model.0.conv.weight") {
-        Some(16) => Size::N,
-        Some(32) => Size::S,
-        Some(48) => Size::M,
-        Some(64) => Size::L,
-        Some(80) => Size::X,
-        _ => return Err(unknown()),
-    };
-    let classes = first("model.22.cv3.0.2.bias").ok_or_else(unknown)?;
-    Ok(Spec { size, classes })
-}
-
-fn unknown() -> DetectError {
-    DetectError::Metadata { key: "spec", cause: "it is missing, and the tensors are not YOLOv8's".into() }
-}
-
 #[cfg(test)]
 mod tests {
+    use crate::yolov8::Size;
     use image::Rgb;
 
     use super::*;

@@ -8,9 +8,12 @@
 //! optimizers, data loading, non-maximum suppression and drawing.
 
 pub mod decode;
+pub mod export;
 pub mod native;
+pub mod onnx;
 pub mod spec;
 pub mod state;
+pub mod weights;
 
 pub use decode::{Anchor, Decoded, anchors, decode};
 pub use native::Native;

@@ -1,4 +1,5 @@
-//! Named tensors and their file (safetensors, f32). Owns names, shapes and the file; refuses to know what a tensor means.
+//! Named tensors and their file: safetensors, written as 32-bit floats, read as 16, 32 or 64-bit ones. Owns names, shapes
+//! and the file; refuses to know what a tensor means.
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use std::{
@@ -23,7 +24,7 @@ pub enum StateError {
     )]
     Format(#[from] safetensors::SafeTensorError),
     /// Numbers of another kind.
-    #[error("tensor `{name}` holds {found}, only F32 is supported: convert the file to 32-bit floats")]
+    #[error("tensor `{name}` holds {found}; 16, 32 and 64-bit floats are read: convert the file")]
     NumberType {
         /// Key.
         name: String,
@@ -46,6 +47,30 @@ fn list(missing: &[String], unused: &[String], shapes: &[String]) -> String {
     let groups = [("missing", missing), ("not used", unused), ("of another shape", shapes)];
     let texts = groups.iter().filter(|(_, keys)| !keys.is_empty());
     texts.map(|(what, keys)| format!("{} {what}: {}", keys.len(), keys.join(", "))).collect::<Vec<_>>().join("; ")
+}
+
+/// How a number lies in a file, low byte first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Number {
+    F32,
+    F16,
+    Bf16,
+    F64,
+    /// Counters, which public checkpoints have beside the weights.
+    I64,
+}
+
+impl Number {
+    /// The numbers in these bytes as 32-bit floats; bytes left over at the end are no number.
+    pub(crate) fn read(self, bytes: &[u8]) -> Vec<f32> {
+        match self {
+            Self::F32 => bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
+            Self::F16 => bytes.as_chunks().0.iter().map(|&b| half::f16::from_le_bytes(b).to_f32()).collect(),
+            Self::Bf16 => bytes.as_chunks().0.iter().map(|&b| half::bf16::from_le_bytes(b).to_f32()).collect(),
+            Self::F64 => bytes.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b) as f32).collect(),
+            Self::I64 => bytes.as_chunks().0.iter().map(|&b| i64::from_le_bytes(b) as f32).collect(),
+        }
+    }
 }
 
 /// Numbers with a shape, row-major.
@@ -93,10 +118,17 @@ impl State {
         }
         let mut tensors = BTreeMap::new();
         for (name, view) in SafeTensors::deserialize(bytes)?.iter() {
-            if view.dtype() != Dtype::F32 {
-                return Err(StateError::NumberType { name: name.to_owned(), found: format!("{:?}", view.dtype()) });
-            }
-            let data = view.data().as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+            let number = match view.dtype() {
+                Dtype::F32 => Number::F32,
+                Dtype::F16 => Number::F16,
+                Dtype::BF16 => Number::Bf16,
+                Dtype::F64 => Number::F64,
+                Dtype::I64 => Number::I64,
+                other => {
+                    return Err(StateError::NumberType { name: name.to_owned(), found: format!("{other:?}") });
+                }
+            };
+            let data = number.read(view.data());
             tensors.insert(name.to_owned(), Tensor { shape: view.shape().to_vec(), data });
         }
         Ok(Self { tensors, metadata })
