@@ -26,6 +26,11 @@ const PICTURE_INPUTS: [&str; 3] = ["images", "heldout", "new_images"];
 /// Extensions of label files. Pictures that lie beside them are not labels.
 pub const LABEL_EXTENSIONS: [&str; 5] = ["txt", "yaml", "yml", "json", "xml"];
 
+/// Extensions of weights files.
+pub const WEIGHTS_EXTENSIONS: [&str; 4] = ["safetensors", "pt", "pth", "onnx"];
+/// The setting and the input of a training's starting weights.
+pub const WEIGHTS: &str = "weights";
+
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq)]
 enum Origin {
@@ -493,6 +498,9 @@ fn spec(source: &Source, tree: &Tree, dir: &Path, registry: &Registry) -> Result
         if !own && name == "infer" && inputs.iter().any(|i| i.name == "heldout") {
             node.connect.entry("images".into()).or_insert_with(|| "inputs.heldout".into());
         }
+        if node.uses == "train" {
+            starting_weights(source, &settings, &mut node, &mut inputs, dir)?;
+        }
         nodes.push(node);
     }
     check_executors(source, tree)?;
@@ -501,6 +509,35 @@ fn spec(source: &Source, tree: &Tree, dir: &Path, registry: &Registry) -> Result
             .map_err(|(message, help)| source.error(at, format!("inputs.{name}: {message}"), Some(help)))?;
     }
     Ok(PipelineSpec { inputs, nodes })
+}
+
+/// `train.weights: PATH` stands for an input: its content is hashed, and its path does not count for the result.
+fn starting_weights(
+    source: &Source,
+    settings: &Tree,
+    node: &mut NodeSpec,
+    inputs: &mut Vec<InputSpec>,
+    dir: &Path,
+) -> Result<(), SettingsError> {
+    let Some(value) = settings.get(WEIGHTS).filter(|v| v.json() != Value::Null) else { return Ok(()) };
+    let what = format!("{}.{WEIGHTS}", node.name);
+    let path = string(source, value, &what)?;
+    if inputs.iter().any(|i| i.name == WEIGHTS) || node.connect.contains_key(WEIGHTS) {
+        let help = Some("keep one of the two".into());
+        return Err(source.error(&value.origin, format!("{what}: the input `{WEIGHTS}` is given as well"), help));
+    }
+    let name = if node.name == "train" { WEIGHTS.to_owned() } else { format!("{WEIGHTS}-{}", node.name) };
+    node.config[WEIGHTS] = Value::Null;
+    node.connect.insert(WEIGHTS.into(), format!("inputs.{name}"));
+    let extensions = Some(WEIGHTS_EXTENSIONS.map(str::to_owned).to_vec());
+    inputs.push(InputSpec {
+        name,
+        kind: artifacts::WEIGHTS.into(),
+        path: dir.join(path),
+        extensions,
+        recursive: false,
+    });
+    Ok(())
 }
 
 /// An input that nothing reads is a slip of the pen.
@@ -529,7 +566,9 @@ fn check_is_read(
                 other_kind = Some((node.name.clone(), port.kind.clone()));
             }
             // What only stages write is not offered.
-            if [artifacts::FILES, artifacts::IMAGES].contains(&port.kind.as_str()) && !known.contains(&port.name) {
+            if [artifacts::FILES, artifacts::IMAGES, artifacts::WEIGHTS].contains(&port.kind.as_str())
+                && !known.contains(&port.name)
+            {
                 known.push(port.name);
             }
         }
@@ -585,12 +624,14 @@ fn input(source: &Source, name: &str, at: &Origin, value: &Tree, dir: &Path) -> 
     let kind = match kind {
         Some(k) => k,
         None if PICTURE_INPUTS.contains(&name) => artifacts::IMAGES.into(),
+        None if name == WEIGHTS => artifacts::WEIGHTS.into(),
         None => artifacts::FILES.into(),
     };
     let list = |all: &[&str]| Some(all.iter().map(|e| (*e).to_owned()).collect());
     let extensions = match name {
         _ if kind == artifacts::IMAGES => list(&datasets::picture::IMAGE_EXTENSIONS),
         "labels" => list(&LABEL_EXTENSIONS),
+        _ if kind == artifacts::WEIGHTS => list(&WEIGHTS_EXTENSIONS),
         _ => None,
     };
     Ok(InputSpec { name: name.to_owned(), kind, path: dir.join(path), extensions, recursive })

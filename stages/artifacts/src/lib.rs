@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | `images` | the scan of an input folder | every picture, by its path below the folder |
 //! | `files` | the scan of an input folder | every file (templates, label files), by its path |
+//! | `weights` | the scan of a file | starting weights of a training, as another program or training wrote them |
 //! | `machine` | setup | `machine.json` |
 //! | `ontology` | ontology | `ontology.json`, `templates/<file>` |
 //! | `annotations` | label, review | `annotations.jsonl`: one image a line |
@@ -40,6 +41,9 @@ pub use standing::{SAME_IOU, Standing, standing};
 pub const IMAGES: &str = "images";
 /// Kind of the files of any other input folder.
 pub const FILES: &str = "files";
+
+/// Kind of a file of starting weights (`.safetensors`, `.pt`, `.onnx`), or of a folder with one.
+pub const WEIGHTS: &str = "weights";
 
 /// Named bytes.
 pub type Files = BTreeMap<String, Vec<u8>>;

@@ -57,6 +57,9 @@ struct Looked {
     annotated: Option<(Digest, u64)>,
 }
 
+/// Endings of weights files.
+const WEIGHTS: [&str; 4] = [".safetensors", ".pt", ".pth", ".onnx"];
+
 /// What loading the model gives: classes and what ran. Also made when every picture is there already.
 fn load(config: &Settings, ctx: &Context) -> Result<YoloV8, StageError> {
     let model = ctx.open("model")?;
@@ -65,7 +68,7 @@ fn load(config: &Settings, ctx: &Context) -> Result<YoloV8, StageError> {
         Weights::Last => "last.safetensors",
     };
     // A model that training did not write has one file of weights, under a name of its own.
-    let mut weights = model.manifest.blobs.iter().filter(|b| b.name.ends_with(".safetensors"));
+    let mut weights = model.manifest.blobs.iter().filter(|b| WEIGHTS.iter().any(|e| b.name.ends_with(e)));
     let only = match (weights.next(), weights.next()) {
         (Some(b), None) if !["best.safetensors", "last.safetensors"].contains(&b.name.as_str()) => Some(b),
         _ => None,
@@ -75,7 +78,7 @@ fn load(config: &Settings, ctx: &Context) -> Result<YoloV8, StageError> {
         let names: Vec<&str> = model.manifest.blobs.iter().map(|b| b.name.as_str()).collect();
         return Err(StageError::input(
             format!("the model has no `{wanted}`; it has {}", names.join(", ")),
-            "train the model again, or import its weights as safetensors",
+            "train the model again, or name one file of weights (.safetensors, .pt or .onnx)",
         ));
     };
     YoloV8::from_bytes(&ctx.bytes(blob)?, blob.digest.to_string())
@@ -125,6 +128,12 @@ impl ItemStage for Infer {
     fn prepare(&self, config: &Settings, ctx: &Context) -> Result<Worker, StageError> {
         let detector = load(config, ctx)?;
         ctx.device(device(detector.describe()));
+        if let Some(licence) = &detector.describe().licence {
+            ctx.message(
+                Level::Warn,
+                format!("the model is under {licence}: what you do with it is bound by that licence"),
+            );
+        }
         let limits = Limits { max_pixels: config.max_pixels, ..Limits::default() };
         let lowest = if ctx.has("truth") { config.eval_conf.min(config.conf) } else { config.conf };
         Ok(Worker { detector: Box::new(detector), limits, lowest })

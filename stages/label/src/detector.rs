@@ -33,10 +33,12 @@ struct DetectorLabeller {
 /// Loads the model at the input `model`.
 pub fn build(parts: &Parts<'_>) -> Result<Box<dyn Labeller>, StageError> {
     let model = parts.ctx.open("model")?;
-    let blob = model.manifest.blob(WEIGHTS).ok_or_else(|| {
+    // A model that training did not write has one file of weights, under a name of its own.
+    let only = if let [only] = &model.manifest.blobs[..] { Some(only) } else { None };
+    let blob = model.manifest.blob(WEIGHTS).or(only).ok_or_else(|| {
         StageError::input(
             format!("the {} at the input `model` has no `{WEIGHTS}`", Model::NAME),
-            "train it again, or import its weights as safetensors under that name",
+            "train it again, or name one file of weights (.safetensors, .pt or .onnx)",
         )
     })?;
     let detector = YoloV8::from_bytes(&parts.ctx.bytes(blob)?, blob.digest.to_string())
@@ -99,8 +101,10 @@ impl Labeller for DetectorLabeller {
 
     fn notes(&self) -> Vec<String> {
         let strange = self.detector.classes().iter().filter(|c| !self.wanted.contains(&c.name));
+        let licence = self.detector.describe().licence.iter();
         strange
             .map(|c| format!("the model's class `{}` is not in the ontology; its boxes are left out", c.name))
+            .chain(licence.map(|l| format!("the model is under {l}: what you do with it is bound by that licence")))
             .collect()
     }
 

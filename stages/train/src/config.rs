@@ -86,6 +86,13 @@ pub struct Config {
     pub model: Model,
     /// The published behaviour that is followed. Default yolov8@8.2.103, the only one.
     pub recipe: Recipe,
+    /// Weights to start from: a file of this program (`.safetensors`), of PyTorch (`.pt`) or ONNX, relative to the project
+    /// file; null starts from random ones. Default null. Its content, not its path, counts for the result: the file
+    /// becomes the input `weights`.
+    pub weights: Option<String>,
+    /// The first so many modules of the network keep their starting weights and statistics, 0 to 22. Default 0; 10 keeps
+    /// the backbone.
+    pub freeze: usize,
     /// Passes over the training set, at least 1. Default 50 (the recipe's 100 is for hundreds of thousands of photographs).
     pub epochs: usize,
     /// Stops after the epoch in which this many seconds of training are over; null for no limit. Default null: a limit
@@ -163,6 +170,8 @@ impl Default for Config {
         Self {
             model: Model::default(),
             recipe: Recipe::default(),
+            weights: None,
+            freeze: 0,
             epochs: 50,
             time_s: None,
             patience: 100,
@@ -205,7 +214,8 @@ impl Config {
         let below_one = |x: f64| (0.0..1.0).contains(&x);
         let positive = |x: f64| x > 0.0 && x.is_finite();
         let least = |x: f64| x >= 0.0 && x.is_finite();
-        let rules: [(&str, bool, &str); 22] = [
+        let rules: [(&str, bool, &str); 23] = [
+            ("freeze", self.freeze <= 22, "0 to 22: the head, module 22, always learns"),
             ("epochs", self.epochs >= 1, "at least 1"),
             ("time_s", self.time_s.is_none_or(positive), "above 0, or null"),
             ("imgsz", self.imgsz >= 32 && self.imgsz.is_multiple_of(32), "a multiple of 32"),

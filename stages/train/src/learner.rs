@@ -31,6 +31,10 @@ pub struct Learner {
     pub carried: Vec<Vec<f32>>,
     gains: Gains,
     head_gradient: Heads,
+    /// The first so many modules do not learn.
+    freeze: usize,
+    /// Their statistics.
+    frozen: Vec<Vec<f32>>,
 }
 
 /// All arrays of a network: parameters, then buffers.
@@ -48,8 +52,14 @@ pub fn set_arrays(net: &mut dyn Backend, values: &[Vec<f32>]) {
     net.buffers().into_iter().for_each(|b| next(b.data));
 }
 
-fn group(kind: ParameterKind) -> Group {
+/// Whether an array belongs to the first `freeze` modules.
+fn is_frozen(name: &str, freeze: usize) -> bool {
+    name.split('.').nth(1).and_then(|n| n.parse::<usize>().ok()).is_some_and(|module| module < freeze)
+}
+
+fn group(name: &str, kind: ParameterKind, freeze: usize) -> Group {
     match kind {
+        _ if is_frozen(name, freeze) => Group::Frozen,
         ParameterKind::Weight => Group::Weight,
         ParameterKind::NormWeight => Group::Norm,
         ParameterKind::Bias | ParameterKind::NormBias => Group::Bias,
@@ -65,6 +75,9 @@ impl Learner {
         let optimizer = Optimizer::new(settled.rule(), schedule.weight_decay(config.weight_decay), &lengths);
         let ema = Ema::new(arrays(net.as_mut()), config.ema_decay, config.ema_tau);
         net.zero_gradients();
+        let freeze = config.freeze;
+        let buffers = net.buffers();
+        let frozen = buffers.iter().filter(|b| is_frozen(b.name, freeze)).map(|b| b.data.to_vec()).collect();
         Self {
             net,
             ema,
@@ -75,6 +88,8 @@ impl Learner {
             carried: Vec::new(),
             gains: config.gains(),
             head_gradient: Heads::default(),
+            freeze,
+            frozen,
         }
     }
 
@@ -92,6 +107,7 @@ impl Learner {
             return Ok(terms);
         }
         self.net.backward(&self.head_gradient)?;
+        self.restore_frozen();
         let due = self.last_update.map_or(0, |u| u + 1);
         if self.step + 1 - due >= rates.accumulate {
             self.update(&rates);
@@ -99,6 +115,14 @@ impl Learner {
         }
         self.step += 1;
         Ok(terms)
+    }
+
+    /// A training pass moves the running statistics of all modules.
+    fn restore_frozen(&mut self) {
+        let freeze = self.freeze;
+        let buffers = self.net.buffers();
+        let frozen = buffers.into_iter().filter(|b| is_frozen(b.name, freeze));
+        frozen.zip(&self.frozen).for_each(|(b, kept)| b.data.copy_from_slice(kept));
     }
 
     fn update(&mut self, rates: &Rates) {
@@ -113,7 +137,7 @@ impl Learner {
             .iter_mut()
             .enumerate()
             .map(|(i, p)| Parameter {
-                group: group(p.kind),
+                group: group(p.name, p.kind, self.freeze),
                 value: p.data,
                 grad: sums.get(i).map_or(p.gradient, Vec::as_slice),
             })
@@ -141,5 +165,41 @@ impl Learner {
             }
         }
         self.net.zero_gradients();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::optimizer::Choice;
+    use vision::yolov8::{Native, Size, Spec};
+
+    #[test]
+    fn frozen_modules_stay_to_the_bit_and_the_others_learn() {
+        let config = Config {
+            freeze: 10,
+            optimizer: Choice::AdamW,
+            warmup_epochs: 0.0,
+            batch: 1,
+            nominal_batch: 1,
+            ..Config::default()
+        };
+        let net = Native::new(Spec { size: Size::N, classes: 2 }, 3);
+        let before = net.state();
+        let mut learner = Learner::new(Box::new(net), &config, 4);
+        let data: Vec<f32> = (0..64 * 64 * 3).map(|i| (i % 37) as f32 / 37.0).collect();
+        let truth = vec![vec![Truth { class: 1, bbox: [8.0, 8.0, 40.0, 40.0] }]];
+        for _ in 0..2 {
+            learner.learn(0, Images { data: &data, batch: 1, height: 64, width: 64 }, &truth).unwrap();
+        }
+        let mut averaged = Native::new(Spec { size: Size::N, classes: 2 }, 0);
+        set_arrays(&mut averaged, &learner.ema.values);
+        for (key, tensor) in learner.net.state().tensors.iter().filter(|(key, _)| !key.contains("dfl")) {
+            let same = tensor == &before.tensors[key];
+            // Levels without an object have nothing to learn for their boxes.
+            assert!(same || !is_frozen(key, 10), "{key}");
+            assert!(!same || is_frozen(key, 10) || key.starts_with("model.22.cv2"), "{key}");
+            assert!(!is_frozen(key, 10) || averaged.state().tensors[key] == before.tensors[key], "{key}");
+        }
     }
 }

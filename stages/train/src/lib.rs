@@ -20,6 +20,7 @@ pub mod pictures;
 pub mod results;
 pub mod schedule;
 pub mod stage;
+pub mod start;
 pub mod trainer;
 pub mod validate;
 

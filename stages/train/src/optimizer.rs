@@ -77,6 +77,8 @@ pub enum Group {
     Norm,
     /// Biases (also of normalisations): not decayed, own rate in the warm-up.
     Bias,
+    /// Left as it is; its gradient does not count.
+    Frozen,
 }
 
 /// One parameter array with its gradient.
@@ -118,13 +120,25 @@ impl Optimizer {
     pub fn step(&mut self, parameters: &mut [Parameter], rates: &Rates) -> f64 {
         // Summed in parameter order: threads do not change a bit.
         let squares: Vec<f64> =
-            parameters.par_iter().map(|p| p.grad.iter().map(|&g| f64::from(g) * f64::from(g)).sum()).collect();
+            parameters
+                .par_iter()
+                .map(|p| {
+                    if p.group == Group::Frozen {
+                        0.0
+                    } else {
+                        p.grad.iter().map(|&g| f64::from(g) * f64::from(g)).sum()
+                    }
+                })
+                .collect();
         let norm = squares.iter().sum::<f64>().sqrt();
         let shrink = (MAX_GRADIENT_NORM / (norm + 1e-6)).min(1.0) as f32;
         self.steps += 1;
         let (rule, steps) = (self.rule, self.steps as f64);
         let decayed = self.weight_decay;
         parameters.par_iter_mut().zip(&mut self.first).zip(&mut self.second).for_each(|((p, first), second)| {
+            if p.group == Group::Frozen {
+                return;
+            }
             let lr = if p.group == Group::Bias { rates.bias_lr } else { rates.lr };
             let decay = if p.group == Group::Weight { decayed } else { 0.0 };
             match rule {

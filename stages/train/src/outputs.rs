@@ -25,6 +25,7 @@ use crate::{
     pictures::Sample,
     results::{self, Row},
     stage::UNMEASURED,
+    start::Start,
 };
 
 /// Everything that the outputs are made of.
@@ -43,6 +44,8 @@ pub struct Outcome<'a> {
     pub rows: &'a [Row],
     /// Number of the best epoch, from 1.
     pub best_epoch: usize,
+    /// Where the weights came from; absent for random ones.
+    pub start: Option<&'a Start>,
     /// The best weights measured on the drawings held back; absent when none are.
     pub evaluation: Option<&'a Evaluation>,
     /// Left out.
@@ -118,6 +121,9 @@ impl Outcome<'_> {
         for (name, sample) in &self.samples {
             put(name, sample.picture.bytes.clone());
         }
+        if let Some(start) = self.start {
+            start.file(&mut files);
+        }
         Ok(files)
     }
 
@@ -143,6 +149,12 @@ impl Outcome<'_> {
             ("held back", format!("{held_back} drawings")),
         ]));
         section.push(report::html::list(self.notes.iter().map(Html::from)));
+        if let Some(start) = self.start {
+            section.push(h3("Start"));
+            for part in start.section() {
+                section.push(part);
+            }
+        }
         let [loss, metrics] = results::plots(self.rows);
         section.push(h3("Course")).push(metrics).push(loss);
         if let Some(e) = self.evaluation {

@@ -2,7 +2,7 @@
 //!
 //! Owns the join of the parts of this crate with the engine. Refuses to own any of the parts.
 
-use artifacts::{Annotations, IMAGES, Model, OntologyKind, Report};
+use artifacts::{Annotations, IMAGES, Model, OntologyKind, Report, WEIGHTS};
 use datasets::{
     AnnotationSet, ClassInfo,
     eval::{EvalSettings, Evaluation, evaluate},
@@ -25,6 +25,7 @@ use crate::{
     outputs::{self, describe},
     pictures::{Sample, grid, truth_boxes},
     results::Row,
+    start::{self, Start},
     trainer::{Finished, Job, Observer, Tick},
     validate::{HeldBack, to_input},
 };
@@ -108,6 +109,7 @@ impl Stage for Train {
                 Port::new("images", IMAGES),
                 Port::new("annotations", Annotations::NAME),
                 Port::new("ontology", OntologyKind::NAME),
+                Port::optional(start::PORT, WEIGHTS),
             ],
             outputs: vec![Port::new("model", Model::NAME), Port::new("report", Report::NAME)],
             items: None,
@@ -116,6 +118,11 @@ impl Stage for Train {
 
     fn resolve(&self, config: Config, _facts: &Facts) -> Result<(Config, Vec<String>), StageError> {
         config.check()?;
+        if config.weights.is_some() {
+            let message =
+                format!("connect the file to the input `{}`; settings files do that by themselves", start::PORT);
+            return Err(StageError::Config { key: "weights".into(), message });
+        }
         let mut notes = Vec::new();
         if config.time_s.is_some() {
             notes.push("time_s: the result will depend on the speed of this machine; epochs do not".into());
@@ -150,19 +157,28 @@ impl Stage for Train {
             why: "the native engine needs no libraries".into(),
         });
         let names: Vec<String> = classes.iter().map(|c| c.name.clone()).collect();
+        let start = Start::read(config, ctx, &names, || Native::new(spec, config.seed).state())?;
+        let network = || {
+            let new = match &start {
+                Some(start) => Native::from_state(spec, &start.state),
+                None => Ok(Native::new(spec, config.seed)),
+            };
+            let new = new.map_err(|e| StageError::failed("using the starting weights", e))?;
+            Ok(Box::new(new) as Box<dyn Backend>)
+        };
         let check = || ctx.check();
         let held_back = HeldBack { images: &data.val, views: &data.val_views, classes: &names, config, check: &check };
         let job = Job {
             config,
             source: &data.train_views,
             measure: &held_back,
-            network: &|| Ok(Box::new(Native::new(spec, config.seed)) as Box<dyn Backend>),
+            network: &network,
             store: ctx.store(),
             scratch: ctx.scratch()?,
             workers: (ctx.threads() / 4).max(1),
         };
         let finished = job.run(&Display(ctx, config.epochs))?;
-        write(config, ctx, &classes, spec, &data, &held_back, finished)?;
+        write(config, ctx, &classes, spec, &data, &held_back, finished, start.as_ref())?;
         Ok(Outcome::Done)
     }
 }
@@ -259,6 +275,7 @@ fn write(
     data: &Data,
     held_back: &HeldBack,
     finished: Finished,
+    start: Option<&Start>,
 ) -> Result<(), StageError> {
     let Finished { rows, mut best, mut last, best_epoch } = finished;
     let mut samples = vec![("train_batch0.jpg", train_sample(config, data, classes)?)];
@@ -276,6 +293,10 @@ fn write(
     let how = (data.cut, scales[scales.len() / 2]);
     describe(&mut best, config, spec, classes, how, best_epoch);
     describe(&mut last, config, spec, classes, how, rows.len());
+    if let Some(start) = start {
+        start.describe(&mut best);
+        start.describe(&mut last);
+    }
     if let Some(e) = &evaluation {
         let metrics =
             [("mAP50", e.curves.map50), ("mAP50-95", e.curves.map), ("COCO_AP", e.coco.ap), ("COCO_AP50", e.coco.ap50)];
@@ -295,6 +316,7 @@ fn write(
         cut: data.cut,
         rows: &rows,
         best_epoch,
+        start,
         evaluation: evaluation.as_ref(),
         ignored: &data.ignored,
         counts: [data.train.len(), data.train_views.count(), objects, data.val.len()],

@@ -28,7 +28,7 @@ use crate::{
     command::run::perform,
     exit::{Exit, Usage},
     project::Project,
-    settings::LABEL_EXTENSIONS,
+    settings::{LABEL_EXTENSIONS, WEIGHTS, WEIGHTS_EXTENSIONS},
     terminal::data,
 };
 
@@ -52,7 +52,7 @@ pub struct Label {
 /// `pipeline train`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  pipeline train dataset/ --epochs 100 --out model\n  pipeline train dataset/ --set train.imgsz=320 --set train.batch=8\n\nThe folder holds images and labels (YOLO, COCO, VOC, CVAT, Label Studio or LabelMe). --out gets best.safetensors with tables and plots."
+    after_help = "Examples:\n  pipeline train dataset/ --epochs 100 --out model\n  pipeline train dataset/ --weights best.pt --set train.freeze=10\n  pipeline train dataset/ --set train.imgsz=320 --set train.batch=8\n\nThe folder holds images and labels (YOLO, COCO, VOC, CVAT, Label Studio or LabelMe). --out gets best.safetensors with tables and plots."
 )]
 pub struct Train {
     /// A labelled data set.
@@ -66,6 +66,9 @@ pub struct Train {
     /// Network: yolov8n, yolov8s, ...
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
+    /// Weights to start from (.safetensors, .pt, .onnx).
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
     /// Folder for the model.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -74,13 +77,13 @@ pub struct Train {
 /// `pipeline infer`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  pipeline infer drawing.png --out found\n  pipeline infer drawings/ --model best.safetensors --conf 0.4 --out found\n\n--out gets predictions.json (COCO), predictions.csv, labels/ (YOLO) and annotated pictures."
+    after_help = "Examples:\n  pipeline infer drawing.png --out found\n  pipeline infer drawings/ --model best.safetensors --conf 0.4 --out found\n  pipeline infer drawings/ --model yolov8n.pt --out found\n\n--out gets predictions.json (COCO), predictions.csv, labels/ (YOLO) and annotated pictures."
 )]
 pub struct Infer {
     /// Drawings, or folders of them.
     #[arg(required = true)]
     paths: Vec<PathBuf>,
-    /// Weights (.safetensors), or `latest` for the project's newest model.
+    /// Weights (.safetensors, .pt, .onnx), or `latest` for the project's newest model.
     #[arg(long, value_name = "FILE", default_value = "latest")]
     model: String,
     /// Lowest confidence of a box, 0 to 1.
@@ -264,7 +267,11 @@ pub fn train(global: &Global, args: &Train) -> Result<Exit> {
         return Err(Usage::new(message, "name the folder that holds the images; --labels names label files elsewhere"));
     }
     alone.input("images", IMAGES, &args.dataset, Some(&IMAGE_EXTENSIONS))?;
+    let starting = alone.project.input(WEIGHTS).map(Path::to_owned);
     alone.input("labels", FILES, args.labels.as_ref().unwrap_or(&args.dataset), Some(&LABEL_EXTENSIONS))?;
+    if let Some(weights) = args.weights.as_deref().or(starting.as_deref()) {
+        alone.input(WEIGHTS, artifacts::WEIGHTS, weights, Some(&WEIGHTS_EXTENSIONS))?;
+    }
     alone.stage("import", &[]);
     let model = args.model.clone().map(Value::from);
     alone.stage("train", &[("epochs", args.epochs.map(Value::from)), ("model", model)]);
@@ -277,7 +284,7 @@ pub fn infer(global: &Global, args: &Infer) -> Result<Exit> {
     let model = if args.model == "latest" { latest_model(&alone.project)? } else { PathBuf::from(&args.model) };
     let paths = together(&args.paths, &alone.project)?;
     alone.input("images", IMAGES, &paths, Some(&IMAGE_EXTENSIONS))?;
-    alone.input("model", Model::NAME, &model, Some(&["safetensors"]))?;
+    alone.input("model", Model::NAME, &model, Some(&WEIGHTS_EXTENSIONS))?;
     if let Some(truth) = &args.truth {
         alone.input("truth", FILES, truth, None)?;
     }

@@ -14,6 +14,7 @@ pub mod onnx;
 pub mod spec;
 pub mod state;
 pub mod weights;
+mod wiring;
 
 pub use decode::{Anchor, Decoded, anchors, decode};
 pub use native::Native;

@@ -8,6 +8,7 @@ use crate::yolov8::{
     BINS, BOX_CHANNELS, STRIDES, Spec, State, Tensor,
     onnx::{Graph, Model, Node, TensorProto},
     spec::{self, Op, Tail, View},
+    wiring::{Atom, Segment, joined, origin, part, width},
 };
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,54 +40,6 @@ pub struct Imported {
     pub spec: Spec,
     /// What the file says about itself.
     pub metadata: BTreeMap<String, String>,
-}
-
-/// Where channels come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Atom {
-    /// The picture.
-    Input,
-    /// The result of an operation, by its number.
-    Op(usize),
-}
-
-/// Channels `from..to` of what an operation makes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Segment {
-    atom: Atom,
-    from: usize,
-    to: usize,
-}
-
-/// Channels `from..to` of joined segments.
-fn part(segments: &[Segment], from: usize, to: usize) -> Vec<Segment> {
-    let mut start = 0;
-    let mut found = Vec::new();
-    for s in segments {
-        let len = s.to - s.from;
-        let (a, b) = (from.clamp(start, start + len) - start, to.clamp(start, start + len) - start);
-        if a < b {
-            found.push(Segment { atom: s.atom, from: s.from + a, to: s.from + b });
-        }
-        start += len;
-    }
-    found
-}
-
-/// Neighbouring parts of one result as one.
-fn joined(segments: Vec<Segment>) -> Vec<Segment> {
-    let mut joined: Vec<Segment> = Vec::with_capacity(segments.len());
-    for s in segments {
-        match joined.last_mut() {
-            Some(last) if last.atom == s.atom && last.to == s.from => last.to = s.to,
-            _ => joined.push(s),
-        }
-    }
-    joined
-}
-
-fn width(segments: &[Segment]) -> usize {
-    segments.iter().map(|s| s.to - s.from).sum()
 }
 
 /// Operations through which channels pass as they are.
@@ -331,27 +284,6 @@ impl<'a> File<'a> {
         }
         other(format!("`{}` adds other things than a shortcut", node.name))
     }
-}
-
-/// Where the channels of a view come from, in the description.
-fn origin(graph: &spec::Graph, view: View) -> Vec<Segment> {
-    if view.buffer == 0 {
-        return vec![Segment { atom: Atom::Input, from: view.offset, to: view.offset + view.channels }];
-    }
-    let mut found: Vec<(usize, Segment)> = Vec::new();
-    for (i, op) in graph.ops.iter().enumerate() {
-        let to = match op {
-            Op::Conv(conv) => conv.output,
-            Op::Upsample(_, to) | Op::MaxPool(_, to) => *to,
-        };
-        let start = view.offset.max(to.offset);
-        let end = (view.offset + view.channels).min(to.offset + to.channels);
-        if to.buffer == view.buffer && start < end {
-            found.push((start, Segment { atom: Atom::Op(i), from: start - to.offset, to: end - to.offset }));
-        }
-    }
-    found.sort_by_key(|(start, _)| *start);
-    joined(found.into_iter().map(|(_, s)| s).collect())
 }
 
 /// The node of every convolution of the description.
