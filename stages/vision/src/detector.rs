@@ -130,6 +130,22 @@ pub struct Prepared {
     pub fits: Vec<Letterbox>,
 }
 
+/// Fits pictures into an input of this size (width, height).
+pub fn prepare(images: &[RgbImage], size: (u32, u32)) -> Prepared {
+    let mut data = Vec::with_capacity(images.len() * size.0 as usize * size.1 as usize * 3);
+    let fit = |image: &RgbImage| {
+        let fit = Letterbox::new(image.dimensions(), size, Upscale::Yes);
+        if image.dimensions() == size {
+            to_floats(image, &mut data);
+        } else {
+            to_floats(&fit.apply(image), &mut data);
+        }
+        fit
+    };
+    let fits = images.iter().map(fit).collect();
+    Prepared { data, fits }
+}
+
 impl YoloV8 {
     /// The detector of a weights file (safetensors, PyTorch's `.pt` or ONNX) whose BLAKE3 is `digest`. The size and the
     /// number of classes are read off the tensors.
@@ -171,19 +187,7 @@ impl YoloV8 {
 
     /// Fits pictures into the network's input.
     pub fn preprocess(&self, images: &[RgbImage]) -> Prepared {
-        let side = self.info.input;
-        let mut data = Vec::with_capacity(images.len() * side as usize * side as usize * 3);
-        let fit = |image: &RgbImage| {
-            let fit = Letterbox::new(image.dimensions(), (side, side), Upscale::Yes);
-            if image.dimensions() == (side, side) {
-                to_floats(image, &mut data);
-            } else {
-                to_floats(&fit.apply(image), &mut data);
-            }
-            fit
-        };
-        let fits = images.iter().map(fit).collect();
-        Prepared { data, fits }
+        prepare(images, (self.info.input, self.info.input))
     }
 
     /// Runs the network.

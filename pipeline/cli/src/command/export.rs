@@ -26,7 +26,7 @@ use serde_json::json;
 
 use crate::{
     args::Global,
-    command::bundle,
+    command::{bundle, export_model},
     exit::{Exit, Usage},
     project::Project,
     terminal::data,
@@ -35,7 +35,7 @@ use crate::{
 /// `pipeline export`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  pipeline export labels --format coco --out labels.json\n  pipeline export dataset --format yolo --out dataset\n  pipeline export model --out best.safetensors\n  pipeline export predictions --format csv --out found.csv\n  pipeline export --until label --out work.bundle     label here, then on the other machine:\n                                                      pipeline import work.bundle && pipeline run"
+    after_help = "Examples:\n  pipeline export labels --format coco --out labels.json\n  pipeline export dataset --format yolo --out dataset\n  pipeline export model --out best.safetensors\n  pipeline export model --format onnx --out best.onnx\n  pipeline export model --format onnx --imgsz 1280 --head nms --conf 0.4 --out found.onnx\n  pipeline export model --format onnx --int8 --calibrate drawings/ --out small.onnx\n  pipeline export predictions --format csv --out found.csv\n  pipeline export --until label --out work.bundle     label here, then on the other machine:\n                                                      pipeline import work.bundle && pipeline run"
 )]
 pub struct Export {
     /// What to export.
@@ -50,6 +50,8 @@ pub struct Export {
     /// File or folder to write.
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
+    #[command(flatten)]
+    network: export_model::Network,
 }
 
 /// What can be exported.
@@ -84,6 +86,8 @@ pub enum As {
     Csv,
     /// Weights as trained (models).
     Safetensors,
+    /// ONNX, for other runtimes (models).
+    Onnx,
 }
 
 impl As {
@@ -96,7 +100,7 @@ impl As {
             Self::Cvat => Format::Cvat,
             Self::LabelStudio => Format::LabelStudio,
             Self::Labelme => Format::LabelMe,
-            Self::Csv | Self::Safetensors => return None,
+            Self::Csv | Self::Safetensors | Self::Onnx => return None,
         })
     }
 }
@@ -109,7 +113,14 @@ const LABEL_FORMATS: &str = "coco, yolo, voc, cvat, label-studio, labelme";
 
 /// Exports.
 pub fn export(global: &Global, args: &Export) -> Result<Exit> {
-    let project = Project::open(global)?;
+    if args.what != Some(What::Model) {
+        args.network.refuse()?;
+    }
+    // A file of weights needs no project.
+    let project = match args.network.file() {
+        Some(_) => Project::found_or_empty(global)?,
+        None => Project::open(global)?,
+    };
     let out = &args.out;
     let Some(what) = args.what else {
         let until = args.until.as_deref().expect("clap asks for one of both");
@@ -142,14 +153,15 @@ pub fn export(global: &Global, args: &Export) -> Result<Exit> {
             tell(global, &doc, &format!("{account}from {from}\nwritten to {}", out.display()))
         }
         What::Model => match args.format.unwrap_or(As::Safetensors) {
-            As::Safetensors => model(global, &project, out),
-            _ => Err(no_such("a model", "safetensors")),
+            As::Safetensors => export_model::safetensors(global, &project, &args.network, out),
+            As::Onnx => export_model::onnx(global, &project, &args.network, out),
+            _ => Err(no_such("a model", "safetensors, onnx")),
         },
         What::Predictions => predictions(global, &project, args.format.unwrap_or(As::Coco), out),
     }
 }
 
-fn tell(global: &Global, doc: &impl serde::Serialize, text: &str) -> Result<Exit> {
+pub fn tell(global: &Global, doc: &impl serde::Serialize, text: &str) -> Result<Exit> {
     if global.json {
         data(serde_json::to_string_pretty(doc).into_diagnostic()?);
     } else {
@@ -165,7 +177,7 @@ fn newest(project: &Project, stage: &str, port: &str) -> Option<(StageResult, Di
     Some((result, artifact))
 }
 
-fn needed(project: &Project, stage: &str, port: &str) -> Result<(StageResult, Digest)> {
+pub fn needed(project: &Project, stage: &str, port: &str) -> Result<(StageResult, Digest)> {
     newest(project, stage, port).ok_or_else(|| {
         Usage::new(format!("`{stage}` has no result yet"), format!("`pipeline run --until {stage}` makes it"))
     })
@@ -224,26 +236,15 @@ fn split_settings(project: &Project) -> SplitSettings {
 }
 
 /// Where a single file goes: into `out` when that is a folder or ends in `/`.
-fn target(out: &Path, name: &str) -> PathBuf {
+pub fn target(out: &Path, name: &str) -> PathBuf {
     if out.is_dir() || out.to_string_lossy().ends_with('/') { out.join(name) } else { out.to_owned() }
 }
 
-fn put(project: &Project, to: &Path, bytes: &[u8]) -> Result<()> {
+pub fn put(project: &Project, to: &Path, bytes: &[u8]) -> Result<()> {
     fs::create_dir_all(to.parent().unwrap_or(Path::new(".")))
         .into_diagnostic()
         .wrap_err_with(|| format!("creating the folder of `{}`", to.display()))?;
     project.store.write_file(to, bytes).map_err(Report::from_err)
-}
-
-fn model(global: &Global, project: &Project, out: &Path) -> Result<Exit> {
-    let (result, artifact) = needed(project, "train", "model")?;
-    let reader = ArtifactReader::open(&project.store, artifact).map_err(Report::from_err)?;
-    let bytes = reader.get("best.safetensors").map_err(Report::from_err)?;
-    let to = target(out, "best.safetensors");
-    put(project, &to, &bytes)?;
-    let digest = Digest::of(&bytes);
-    let doc = json!({ "out": to, "run": result.run, "blake3": digest.to_string(), "metrics": result.notes.metrics });
-    tell(global, &doc, &format!("best weights of run {} ({}) written to {}", result.run, digest.short(), to.display()))
 }
 
 fn predictions(global: &Global, project: &Project, format: As, out: &Path) -> Result<Exit> {
@@ -266,7 +267,7 @@ fn predictions(global: &Global, project: &Project, format: As, out: &Path) -> Re
                 put(project, &out.join(&blob.name), &reader.get(&blob.name).map_err(Report::from_err)?)?;
             }
         }
-        As::Safetensors => {
+        As::Safetensors | As::Onnx => {
             return Err(no_such("predictions", "coco, csv, yolo, voc, cvat, label-studio, labelme"));
         }
         other => {

@@ -14,6 +14,7 @@ pub mod completions;
 pub mod doctor;
 pub mod eval;
 pub mod export;
+pub mod export_model;
 pub mod gc;
 pub mod import;
 pub mod init;
