@@ -296,6 +296,26 @@ pub fn export(
     Ok(Exported { bytes: model.encode_to_vec(), closeness, operations })
 }
 
+/// Runs the network in its plain form on pictures `[batch, 3, height, width]` and shows what every convolution makes
+/// (behind normalisation and activation, before a shortcut), as `[batch, channels, height, width]` by key.
+pub fn layers(
+    spec: Spec,
+    state: &State,
+    pictures: &Array,
+    show: &mut dyn FnMut(&str, &[f32]),
+) -> Result<(), ExportError> {
+    let mut graph = graph::network(spec, state, &Options::default())?.finish("yolov8");
+    let options = Options { head: Head::Raw, dynamic: true, ..Options::default() };
+    options.interface(&mut graph, spec.classes);
+    evaluate::run(&graph, pictures, &mut |name, value| {
+        let layer = name.strip_suffix("/Mul").or_else(|| name.strip_suffix(".2/Conv").map(|_| &name[..name.len() - 5]));
+        if let (Some(layer), Ok(data)) = (layer, value.f()) {
+            show(layer, data);
+        }
+    })?;
+    Ok(())
+}
+
 /// Every value is made once, before it is read; every constant and every result is used.
 fn structure(graph: &Graph) -> Result<(), ExportError> {
     let bad = |text: String| Err(ExportError::Check(text));
