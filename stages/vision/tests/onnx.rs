@@ -16,7 +16,7 @@ use vision::{
     detector::{DetectSettings, YoloV8},
     letterbox::{Letterbox, Upscale},
     yolov8::{
-        Backend, Heads, Images, Mode, Native, Size, Spec, decode,
+        Backend, Heads, Images, Mode, Native, Size, Spec, State, decode,
         export::{self, About, Head, Options, Precision, to_planes},
     },
 };
@@ -41,6 +41,17 @@ fn python() -> Result<PathBuf, String> {
         _ if named.is_some() => panic!("PIPELINE_TEST_PYTHON={} has no onnxruntime and numpy", python.display()),
         _ => Err("python3 has no onnxruntime and numpy; set PIPELINE_TEST_PYTHON to one that has".into()),
     }
+}
+
+/// A lively network whose last convolutions give numbers of the usual size: formula weights alone give logits of some
+/// hundreds, and sharp boxes that jump by cells for a rounding error.
+fn state() -> State {
+    let mut state = formula::state(SPEC);
+    for (key, tensor) in state.tensors.iter_mut().filter(|(key, _)| key.ends_with(".2.weight")) {
+        let factor = if key.starts_with("model.22.cv3.") { 0.02 } else { 0.1 };
+        tensor.data.iter_mut().for_each(|w| *w *= factor);
+    }
+    state
 }
 
 struct Case {
@@ -135,7 +146,7 @@ fn every_form_gives_in_onnx_runtime_what_the_network_gives() {
         Err(why) => return tell(&format!("SKIPPED: exports in ONNX Runtime: {why}")),
     };
     let plain = Options { height: HEIGHT, width: WIDTH, ..Options::default() };
-    let found = DetectSettings { conf: 0.5, iou: 0.5, max_det: 40 };
+    let found = DetectSettings { conf: 0.6, iou: 0.5, max_det: 200 };
     let case = |name, options: Options, compare, tolerance| Case {
         name,
         batch: options.batch,
@@ -148,21 +159,21 @@ fn every_form_gives_in_onnx_runtime_what_the_network_gives() {
     let other = |c: Case| Case { batch: 3, height: 64, width: 96, ..c };
     let o = || plain.clone();
     let mut cases = vec![
-        // Pixels and scores; boxes are up to some hundred pixels.
-        case("static", o(), "largest", 2e-3),
-        case("batch of 2", Options { batch: 2, ..o() }, "largest", 2e-3),
-        case("dynamic", Options { dynamic: true, ..o() }, "largest", 2e-3),
-        other(case("dynamic, another size", Options { dynamic: true, ..o() }, "largest", 2e-3)),
-        case("raw", Options { head: Head::Raw, ..o() }, "largest", 1e-3),
-        other(case("raw, dynamic", Options { head: Head::Raw, dynamic: true, ..o() }, "largest", 1e-3)),
-        case("nms", Options { head: Head::Nms, found, ..o() }, "objects", 2e-3),
+        // Of the largest number: boxes are up to 500 pixels, raw numbers up to some tens.
+        case("static", o(), "largest", 1e-4),
+        case("batch of 2", Options { batch: 2, ..o() }, "largest", 1e-4),
+        case("dynamic", Options { dynamic: true, ..o() }, "largest", 1e-4),
+        other(case("dynamic, another size", Options { dynamic: true, ..o() }, "largest", 1e-4)),
+        case("raw", Options { head: Head::Raw, ..o() }, "largest", 1e-4),
+        other(case("raw, dynamic", Options { head: Head::Raw, dynamic: true, ..o() }, "largest", 1e-4)),
+        case("nms", Options { head: Head::Nms, found, ..o() }, "objects", 1e-2),
         case(
             "nms, nothing found",
             Options { head: Head::Nms, found: DetectSettings { conf: 0.999_999, ..found }, ..o() },
             "objects",
             2e-3,
         ),
-        other(case("nms, dynamic", Options { head: Head::Nms, found, dynamic: true, ..o() }, "objects", 2e-3)),
+        other(case("nms, dynamic", Options { head: Head::Nms, found, dynamic: true, ..o() }, "objects", 1e-2)),
         case("half", Options { head: Head::Raw, precision: Precision::Half, ..o() }, "rms", 5e-3),
         case("half, decoded", Options { precision: Precision::Half, ..o() }, "rms", 5e-3),
         case("int8", Options { head: Head::Raw, precision: Precision::Int8, ..o() }, "rms", 0.1),
@@ -170,9 +181,9 @@ fn every_form_gives_in_onnx_runtime_what_the_network_gives() {
     ];
     for opset in 18..=21 {
         let name = ["opset 18", "opset 19", "opset 20", "opset 21"][opset as usize - 18];
-        cases.push(case(name, Options { opset, ..o() }, "largest", 2e-3));
+        cases.push(case(name, Options { opset, ..o() }, "largest", 1e-4));
     }
-    let state = formula::state(SPEC);
+    let state = state();
     let mut network = Native::from_state(SPEC, &state).expect("the weights fit");
     let names = ["gate valve", "pump's", "a \"b\""].map(str::to_owned).to_vec();
     let about = About { names, version: "1".into(), licence: None };
@@ -192,9 +203,9 @@ fn every_form_gives_in_onnx_runtime_what_the_network_gives() {
         let planes = to_planes(&picture, c.batch, c.height, c.width);
         let input = write(folder.path(), &format!("{i}.in"), &planes.shape, planes.f().expect("floats"));
         let outputs = expected(folder.path(), &i.to_string(), &heads, &c.options);
-        if c.options.head == Head::Nms && c.options.found.conf < 0.9 {
+        if c.options.head == Head::Nms && c.options.found.conf < 0.999 {
             let count = objects(&heads, 0, &c.options.found).len();
-            assert!((5..40).contains(&count), "{count} objects make no test");
+            assert!((5..200).contains(&count), "{count} objects make no test");
         }
         let (name, compare, tolerance) = (c.name, c.compare, c.tolerance);
         list.push(json!({
@@ -212,12 +223,12 @@ fn every_form_gives_in_onnx_runtime_what_the_network_gives() {
 
 #[test]
 fn suppression_in_the_graph_is_that_of_the_detector() {
-    let state = formula::state(SPEC);
+    let state = state();
     let mut network = Native::from_state(SPEC, &state).expect("the weights fit");
     let picture = formula::picture("picture 0", HEIGHT, WIDTH);
     let images = Images { data: &picture, batch: 1, height: HEIGHT, width: WIDTH };
     let heads = network.forward(images, Mode::Eval).expect("it runs").clone();
-    let found = DetectSettings { conf: 0.5, iou: 0.5, max_det: 40 };
+    let found = DetectSettings { conf: 0.6, iou: 0.5, max_det: 200 };
     let fit = Letterbox::new((WIDTH as u32, HEIGHT as u32), (WIDTH as u32, HEIGHT as u32), Upscale::Yes);
     let detected = YoloV8::decode(&heads, &[fit], &found).remove(0);
     let scores: Vec<f32> = objects(&heads, 0, &found).iter().map(|o| o[4]).collect();

@@ -50,7 +50,7 @@ def main(folder):
             square = sum(float(((a - b).astype(np.float64) ** 2).sum()) for a, b in zip(found, expected))
             off = (square / sum(float((b.astype(np.float64) ** 2).sum()) for b in expected)) ** 0.5
         else:
-            off = max(float(np.abs(a - b).max()) for a, b in zip(found, expected))
+            off = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(found, expected))
         good = off <= case["tolerance"] and not missing
         failed |= not good
         shapes = [list(a.shape) for a in found]
