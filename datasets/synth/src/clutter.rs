@@ -196,7 +196,7 @@ impl Draft<'_> {
             }
             for (n, text) in texts.iter().enumerate() {
                 let row = y - h / 2.0 + 1.7 * size * (n as f64 + 0.5);
-                let pen = (size * 0.1).clamp(0.8, self.pen);
+                let pen = (size * 0.1).clamp(0.8, self.pen.max(0.8));
                 self.canvas.text(text, [x, row], size, 0.0, pen);
             }
             self.solid.push(place);

@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::settings::{SettingsError, SynthSettings};
-use crate::sheet::draw;
+use crate::sheet::Drawer;
 use crate::symbol::{self, Symbol};
 
 /// Index of the first sheet that templates are cut from: no data set draws that many.
@@ -85,11 +85,12 @@ pub(crate) fn cut_all(settings: &SynthSettings, symbols: &[Symbol], seed: u64, h
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(STREAM);
     let mut out: BTreeMap<&str, Vec<Crop>> = symbols.iter().map(|s| (s.name.as_str(), Vec::new())).collect();
+    let drawer = Drawer::new(settings, symbols);
     for index in CROPS_FROM..CROPS_FROM + MOST_SHEETS {
         if out.values().all(|crops| crops.len() >= how.exemplars) {
             break;
         }
-        let sheet = draw(settings, symbols, seed, index);
+        let sheet = drawer.sheet(seed, index);
         for s in symbols {
             let crops = out.get_mut(s.name.as_str()).expect("every class has its list");
             let mut instances: Vec<&Annotation> =

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::crops::{self, CropSettings};
 use crate::scan;
 use crate::settings::{SettingsError, SynthSettings};
-use crate::sheet::draw;
+use crate::sheet::Drawer;
 use crate::symbol;
 use crate::tiled;
 
@@ -145,9 +145,10 @@ pub fn write(out: &Path, spec: &DatasetSpec, progress: &(dyn Fn(u64) + Sync)) ->
     }
     let done = AtomicU64::new(0);
     let finish = || progress(done.fetch_add(1, Ordering::Relaxed) + 1);
+    let drawer = Drawer::new(settings, &symbols);
     let images = if *tiles == one_tile() {
         let one = |index| {
-            let sheet = draw(settings, &symbols, seed, index);
+            let sheet = drawer.sheet(seed, index);
             put(&drawings.join(&sheet.annotations.image), |file| file.write_all(&sheet.file))?;
             finish();
             Ok(sheet.annotations)
@@ -160,7 +161,7 @@ pub fn write(out: &Path, spec: &DatasetSpec, progress: &(dyn Fn(u64) + Sync)) ->
             let first = index * u64::from(tiles[0]) * u64::from(tiles[1]);
             let join = |file: &mut File| {
                 let out = BufWriter::new(file);
-                tiled::join(settings, &symbols, seed, first, *tiles, out).map_err(io::Error::other)
+                tiled::join(&drawer, seed, first, *tiles, out).map_err(io::Error::other)
             };
             let annotations = put(&drawings.join(&name), join)?;
             finish();

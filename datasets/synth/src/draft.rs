@@ -48,7 +48,7 @@ pub(crate) struct Draft<'a> {
     pub placed: Vec<Placed>,
     pub truth: Vec<Annotation>,
     /// Names of unlisted symbols that are listed under another name here.
-    pub alike: Vec<String>,
+    pub alike: &'a [String],
     /// True when dashed leads would be instances of a listed class.
     pub dashes_are_listed: bool,
 }
@@ -183,7 +183,7 @@ impl Draft<'_> {
 
     /// Writes text about a centre and keeps its place free.
     pub fn write(&mut self, text: &str, center: Point, height: f64, degrees: f64) {
-        let pen = (height * 0.1).clamp(0.8, self.pen);
+        let pen = (height * 0.1).clamp(0.8, self.pen.max(0.8));
         self.canvas.text(text, center, height, degrees, pen);
         self.solid.push(Self::text_box(text, center, height, degrees));
     }

@@ -32,5 +32,5 @@ pub use crops::{Crop, CropSettings, crops};
 pub use dataset::{DatasetError, DatasetSpec, Templates, write_dataset};
 pub use sets::Set;
 pub use settings::{Palette, Rotation, SettingsError, SynthSettings, Trade};
-pub use sheet::{Sheet, sheet};
+pub use sheet::{Drawer, Sheet, sheet};
 pub use tiled::{TiledError, tiled};

@@ -207,7 +207,7 @@ impl Draft<'_> {
                 let text = line.text(&mut self.rng);
                 let (y, height) = (line.y * at.scale, line.height * at.scale * grow);
                 let center = [at.center[0] - y * sin, at.center[1] + y * cos];
-                let pen = (self.pen * 0.6).clamp(0.9, height * 0.12 + 0.5);
+                let pen = (self.pen * 0.6).clamp(0.9, (height * 0.12 + 0.5).max(0.9));
                 self.canvas.text(&text, center, height, turn, pen);
             }
             return;

@@ -15,7 +15,7 @@ use datasets::formats::{Format, FormatError, WriteOptions};
 use datasets::{AnnotationSet, ImageAnnotations};
 
 use crate::settings::SynthSettings;
-use crate::sheet::draw;
+use crate::sheet::Drawer;
 use crate::symbol::{self, Symbol};
 
 /// Seed of all sheets of the sample.
@@ -82,7 +82,7 @@ pub fn make() -> Result<Vec<(String, Vec<u8>)>, FormatError> {
 
 /// Draws one sheet of the sample.
 pub fn make_sheet(symbols: &[Symbol], index: u64) -> (ImageAnnotations, Vec<u8>) {
-    let sheet = draw(&settings(), symbols, SEED, index);
+    let sheet = Drawer::new(&settings(), symbols).sheet(SEED, index);
     (sheet.annotations, sheet.file)
 }
 

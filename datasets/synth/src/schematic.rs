@@ -269,7 +269,7 @@ impl Draft<'_> {
             let middle = if both { f64::midpoint(top[1], low[1]) } else { top[1] };
             let place = Bounds::from_center(top[0], middle, w, rows + size);
             if self.is_free(place, 0.02 * u) {
-                let pen = (size * 0.1).clamp(0.8, self.pen);
+                let pen = (size * 0.1).clamp(0.8, self.pen.max(0.8));
                 self.canvas.text(&name, top, size, 0.0, pen);
                 if both {
                     self.canvas.text(value, low, size, 0.0, pen);

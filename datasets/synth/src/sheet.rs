@@ -30,22 +30,86 @@ pub struct Sheet {
 /// Draws sheet `index` of `seed`. The same arguments give the same bytes, whatever else is drawn before or beside.
 pub fn sheet(settings: &SynthSettings, seed: u64, index: u64) -> Result<Sheet, SettingsError> {
     settings.check()?;
-    Ok(draw(settings, &symbols(settings, seed)?, seed, index))
+    Ok(Drawer::new(settings, &symbols(settings, seed)?).sheet(seed, index))
 }
 
-pub(crate) fn draw(s: &SynthSettings, symbols: &[Symbol], seed: u64, index: u64) -> Sheet {
-    let Drawn { picture, quality, truth } = drawn(s, symbols, seed, index);
-    let file = scan::encode(&picture, quality);
-    let image = if quality.is_some() { scan::decode(&file) } else { picture };
-    let extension = if quality.is_some() { "jpg" } else { "png" };
-    let annotations = ImageAnnotations {
-        image: format!("sheet_{index:04}.{extension}"),
-        digest: blake3::hash(&file).to_hex().to_string(),
-        width: s.width,
-        height: s.height,
-        annotations: truth,
-    };
-    Sheet { image: image.into_rgb8(), file, annotations }
+/// Draws sheets of the same symbols.
+pub struct Drawer<'a> {
+    pub(crate) settings: &'a SynthSettings,
+    symbols: &'a [Symbol],
+    /// Names of the unlisted symbols that look like a listed one.
+    alike: Vec<String>,
+}
+
+impl<'a> Drawer<'a> {
+    /// For settings that were [checked](SynthSettings::check).
+    pub fn new(settings: &'a SynthSettings, symbols: &'a [Symbol]) -> Self {
+        Self { settings, symbols, alike: if settings.clutter > 0.0 { alike(symbols) } else { Vec::new() } }
+    }
+
+    /// Sheet `index` of `seed`.
+    pub fn sheet(&self, seed: u64, index: u64) -> Sheet {
+        let s = self.settings;
+        let Drawn { picture, quality, truth } = self.drawn(seed, index);
+        let file = scan::encode(&picture, quality);
+        let image = if quality.is_some() { scan::decode(&file) } else { picture };
+        let extension = if quality.is_some() { "jpg" } else { "png" };
+        let annotations = ImageAnnotations {
+            image: format!("sheet_{index:04}.{extension}"),
+            digest: blake3::hash(&file).to_hex().to_string(),
+            width: s.width,
+            height: s.height,
+            annotations: truth,
+        };
+        Sheet { image: image.into_rgb8(), file, annotations }
+    }
+
+    /// Its picture and what is on it, without a file.
+    pub fn picture(&self, seed: u64, index: u64) -> (RgbImage, Vec<Annotation>) {
+        let Drawn { picture, quality, truth } = self.drawn(seed, index);
+        let picture = if quality.is_some() { scan::decode(&scan::encode(&picture, quality)) } else { picture };
+        (picture.into_rgb8(), truth)
+    }
+
+    pub(crate) fn drawn(&self, seed: u64, index: u64) -> Drawn {
+        let (s, symbols) = (&*self.settings.of_sheet(index), self.symbols);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(index);
+        let degrees = if s.skew > 0.0 { rng.random_range(-s.skew..=s.skew) } else { 0.0 };
+        let pen = rng.random_range(s.stroke[0]..=s.stroke[1]);
+        let [small, large] = s.sheet_scale;
+        let size = if large > small { rng.random_range(small..large) } else { small };
+        let u = s.symbol_px * size;
+        let edge = 0.75 * u;
+        let canvas = Canvas::new(s.width, s.height, degrees);
+        let mut d = Draft {
+            s,
+            rng,
+            canvas: if s.palette == Palette::Coloured { canvas.with_inks() } else { canvas },
+            u,
+            pen: pen * size,
+            inner: BBox::new(edge, edge, f64::from(s.width) - edge, f64::from(s.height) - edge),
+            solid: Vec::new(),
+            runs: Vec::new(),
+            placed: Vec::new(),
+            truth: Vec::new(),
+            alike: &self.alike,
+            dashes_are_listed: symbols.iter().any(|s| s.name.contains("electrical")),
+        };
+        let wanted = wanted(&mut d, symbols);
+        d.frame();
+        let clutter = (wanted.len() as f64 * s.clutter).round() as usize;
+        match s.trade {
+            Trade::Piping => d.piping(symbols, &wanted, clutter),
+            Trade::Electrical => d.schematic(symbols, &wanted),
+        }
+        d.canvas.ink(7);
+        d.clutter(clutter);
+
+        let Draft { canvas, truth, mut rng, .. } = d;
+        let (coverage, inks) = canvas.into_coverage();
+        Drawn { picture: scan::develop(coverage, &inks, s, &mut rng), quality: s.jpeg_quality, truth }
+    }
 }
 
 /// A sheet before it is a file.
@@ -55,46 +119,6 @@ pub(crate) struct Drawn {
     /// The quality that it is to be written with.
     pub quality: Option<u8>,
     pub truth: Vec<Annotation>,
-}
-
-pub(crate) fn drawn(s: &SynthSettings, symbols: &[Symbol], seed: u64, index: u64) -> Drawn {
-    let s = &*s.of_sheet(index);
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    rng.set_stream(index);
-    let degrees = if s.skew > 0.0 { rng.random_range(-s.skew..=s.skew) } else { 0.0 };
-    let pen = rng.random_range(s.stroke[0]..=s.stroke[1]);
-    let [small, large] = s.sheet_scale;
-    let size = if large > small { rng.random_range(small..large) } else { small };
-    let u = s.symbol_px * size;
-    let edge = 0.75 * u;
-    let canvas = Canvas::new(s.width, s.height, degrees);
-    let mut d = Draft {
-        s,
-        rng,
-        canvas: if s.palette == Palette::Coloured { canvas.with_inks() } else { canvas },
-        u,
-        pen: pen * size,
-        inner: BBox::new(edge, edge, f64::from(s.width) - edge, f64::from(s.height) - edge),
-        solid: Vec::new(),
-        runs: Vec::new(),
-        placed: Vec::new(),
-        truth: Vec::new(),
-        alike: if s.clutter > 0.0 { alike(symbols) } else { Vec::new() },
-        dashes_are_listed: symbols.iter().any(|s| s.name.contains("electrical")),
-    };
-    let wanted = wanted(&mut d, symbols);
-    d.frame();
-    let clutter = (wanted.len() as f64 * s.clutter).round() as usize;
-    match s.trade {
-        Trade::Piping => d.piping(symbols, &wanted, clutter),
-        Trade::Electrical => d.schematic(symbols, &wanted),
-    }
-    d.canvas.ink(7);
-    d.clutter(clutter);
-
-    let Draft { canvas, truth, mut rng, .. } = d;
-    let (coverage, inks) = canvas.into_coverage();
-    Drawn { picture: scan::develop(coverage, &inks, s, &mut rng), quality: s.jpeg_quality, truth }
 }
 
 /// The unlisted symbols that an invented class happens to be. The library's and wild ones are made to differ.

@@ -10,8 +10,8 @@ use rayon::prelude::*;
 
 use crate::scan;
 use crate::settings::{SettingsError, SynthSettings};
-use crate::sheet::{Drawn, drawn};
-use crate::symbol::{self, Symbol};
+use crate::sheet::{Drawer, Drawn};
+use crate::symbol;
 
 /// Sheets in a row or a column at most.
 const MOST_TILES: u32 = 64;
@@ -41,7 +41,8 @@ pub fn tiled(
 ) -> Result<ImageAnnotations, TiledError> {
     settings.check()?;
     check(tiles)?;
-    join(settings, &symbol::symbols(settings, seed)?, seed, first, tiles, out)
+    let symbols = symbol::symbols(settings, seed)?;
+    join(&Drawer::new(settings, &symbols), seed, first, tiles, out)
 }
 
 /// Refuses numbers of columns and rows that are not 1 to 64.
@@ -53,13 +54,13 @@ pub(crate) fn check(tiles: [u32; 2]) -> Result<(), SettingsError> {
 }
 
 pub(crate) fn join(
-    s: &SynthSettings,
-    symbols: &[Symbol],
+    drawer: &Drawer<'_>,
     seed: u64,
     first: u64,
     [columns, rows]: [u32; 2],
     out: impl Write,
 ) -> Result<ImageAnnotations, TiledError> {
+    let s = drawer.settings;
     let (width, height) = (s.width * columns, s.height * rows);
     let mut hashed = Hashed { out, hasher: blake3::Hasher::new() };
     let mut truth: Vec<Annotation> = Vec::new();
@@ -71,7 +72,7 @@ pub(crate) fn join(
     for row in 0..rows {
         let band: Vec<Drawn> = (0..columns)
             .into_par_iter()
-            .map(|column| drawn(s, symbols, seed, first + u64::from(row * columns + column)))
+            .map(|column| drawer.drawn(seed, first + u64::from(row * columns + column)))
             .collect();
         let mut pictures = Vec::new();
         for (column, sheet) in (0..columns).zip(band) {

@@ -119,6 +119,28 @@ pub trait Source: Sync {
     fn count(&self) -> usize;
     /// One picture; the same at every call.
     fn view(&self, index: usize) -> View;
+    /// A picture as it is in an epoch, for sources that have new ones in each; the same at every call.
+    fn view_in(&self, _epoch: usize, index: usize) -> View {
+        self.view(index)
+    }
+}
+
+/// A source in an epoch.
+pub struct InEpoch<'a> {
+    /// The source.
+    pub source: &'a dyn Source,
+    /// Number of the epoch, from 0.
+    pub epoch: usize,
+}
+
+impl Source for InEpoch<'_> {
+    fn count(&self) -> usize {
+        self.source.count()
+    }
+
+    fn view(&self, index: usize) -> View {
+        self.source.view_in(self.epoch, index)
+    }
 }
 
 /// Sample `index` as it looks in an epoch: a square picture of side `size`. `mosaic` says whether mosaics are still

@@ -9,7 +9,7 @@ use rand::seq::SliceRandom as _;
 
 use crate::{
     assigner::Truth,
-    augment::{Augment, Source, View, augmented, random},
+    augment::{Augment, InEpoch, Source, View, augmented, random},
 };
 
 /// Batches that a thread makes ahead.
@@ -59,9 +59,10 @@ impl Epoch<'_> {
 
     /// Samples as they look in this epoch.
     pub fn views(&self, samples: &[usize]) -> Vec<View> {
+        let source = InEpoch { source: self.source, epoch: self.number };
         let view = |&i: &usize| {
             let mut rng = random(self.seed, self.number as u64, i as u64, Purpose::View as u64);
-            augmented(self.source, i, self.size, self.augment, self.mosaic, &mut rng)
+            augmented(&source, i, self.size, self.augment, self.mosaic, &mut rng)
         };
         samples.iter().map(view).collect()
     }

@@ -11,6 +11,7 @@
 //! Memory beside the drawing's own pixels: about 8 bytes a pixel of a drawing up to 48 megapixels, and about
 //! 150 MB for a larger one, which is searched tile by tile ([`tiles`]). A colour drawing needs a byte a pixel more.
 
+mod align;
 mod bank;
 mod config;
 mod consensus;
@@ -18,6 +19,7 @@ mod hull;
 mod hygiene;
 mod ink;
 mod negatives;
+mod patch;
 mod pose;
 mod quality;
 mod scale;
@@ -54,7 +56,7 @@ use suppress::Winner;
 use tiles::View;
 
 /// Version of the matcher; raised when the same templates, settings and drawing may give other matches.
-pub const VERSION: &str = "3";
+pub const VERSION: &str = "4";
 
 /// Ratio of the sizes at which templates are prepared.
 const SIZE_RATIO: f32 = 1.2;

@@ -56,9 +56,9 @@ fn fit(sheet: &Sheet, negative: &Shape, shape: &Shape, pose: &Pose, limits: &Lim
     let best = glanced.reduce(|a, b| if b.0 > a.0 { b } else { a });
     let Some((_, lie)) = best else { return f64::NEG_INFINITY };
     let limits = Limits { usual: limits.usual.map(|u| u * size), ..*limits };
-    let polished = negative.dense.polish(sheet, &lie, &limits, f32::NEG_INFINITY).unwrap_or(lie);
-    let likeness = negative.dense.compare(sheet, &polished);
-    sheet.features(negative, &polished, limits.usual, likeness).log_odds(1.0)
+    let aligned = negative.dense.align(sheet, &lie, &limits, f32::NEG_INFINITY).unwrap_or(lie);
+    let likeness = negative.dense.compare(sheet, &aligned);
+    sheet.features(negative, &aligned, limits.usual, likeness).log_odds(1.0)
 }
 
 /// Where the middle of a shape's frame lies on the drawing.

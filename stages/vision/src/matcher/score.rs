@@ -257,9 +257,9 @@ impl Features {
     pub fn at_best(likeness: Likeness, shape: &Shape, pose: &Pose, usual: Option<f32>) -> Self {
         /// The length on the drawing by the template's: strokes may be wider than usual, and others touch.
         const LONGER: f32 = 1.4;
-        /// What polishing may still change of a logarithm of the size or the stretch.
-        const POLISHED: f32 = 0.08;
-        let off = |logarithm: f32| (logarithm.abs() - POLISHED).max(0.0);
+        /// What alignment may still change of a logarithm of the size or the stretch.
+        const ALIGNED: f32 = 0.08;
+        let off = |logarithm: f32| (logarithm.abs() - ALIGNED).max(0.0);
         Self {
             coverage: 1.0,
             oriented: 1.0,

@@ -1,7 +1,7 @@
 //! From a sheet and a bank to hypotheses: poses that are worth weighing against each other.
 //!
 //! Owns the order of the steps and what each lets through. Every step is dearer than the one before and sees fewer
-//! poses: windows, quick refinement, a look at some grey levels, full refinement, another look, polishing, and only then
+//! poses: windows, quick refinement, a look at some grey levels, full refinement, another look, alignment, and only then
 //! the full comparison. A pose is given up once its grey levels cannot agree so well any more that it would be of use.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +24,7 @@ const SAME_PLACE: f32 = 0.12;
 /// Ratio of scales up to which two poses are alike.
 const SAME_SCALE: f32 = 1.1;
 /// Correlation of some grey levels that a pose must reach after the quick and after the full refinement.
-const MIN_GLANCE: [f32; 2] = [0.4, 0.45];
+const MIN_GLANCE: [f32; 2] = [0.46, 0.54];
 /// How much better the grey levels of a pose that turns out right may agree in the end than after the quick and after
 /// the full refinement.
 const LATER_GAIN: [f32; 2] = [0.3, 0.2];
@@ -168,7 +168,7 @@ impl Found {
     /// The pose nearby at which the grey levels agree best, where it is of use.
     fn hypothesis(&self, sheet: &Sheet, index: usize, pose: &Pose, negatives: &Negatives) -> Option<Hypothesis> {
         let Self { shape, limits, .. } = self;
-        let pose = shape.dense.polish(sheet, pose, limits, self.needed_correlation(pose))?;
+        let pose = shape.dense.align(sheet, pose, limits, self.needed_correlation(pose))?;
         let likeness = shape.dense.compare(sheet, &pose);
         if Features::at_best(likeness, shape, &pose, limits.usual).confidence(1.0) < limits.worth {
             return None;

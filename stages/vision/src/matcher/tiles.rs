@@ -259,8 +259,8 @@ mod tests {
     }
 
     fn alike(a: &Match, b: &Match) -> bool {
-        // Places are rounded differently, so that a last small step may be taken on one side alone.
-        let near = |p: f64, q: f64| (p - q).abs() < 0.15;
+        // Places are rounded differently.
+        let near = |p: f64, q: f64| (p - q).abs() < 0.05;
         let places = [(a.bbox.x0, b.bbox.x0), (a.bbox.y0, b.bbox.y0), (a.bbox.x1, b.bbox.x1), (a.bbox.y1, b.bbox.y1)];
         a.class == b.class
             && a.runner_up == b.runner_up

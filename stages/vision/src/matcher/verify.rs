@@ -5,27 +5,22 @@
 
 use std::collections::BTreeMap;
 
+use super::align;
 use super::ink::smooth;
+use super::patch::{Correlation, LAYERS, OWN, Patch, Place, SOFT, STROKES, best_stroke};
 use super::pose::{Limits, Pose};
 use super::score::{Sheet, soften};
 use super::shape::Picture;
-use super::simd::{self, Affine, Cloud, Plane, Simd};
+use super::simd::{self, Affine, Plane, Simd};
 
 /// Most samples of a template.
 const MAX_SAMPLES: usize = 1600;
 /// Samples of a glance.
 const GLANCE: usize = 256;
-/// Samples that a pose is polished by.
-const POLISH: usize = 400;
-/// How much more the grey levels may agree in the end than after each sweep of each round of polishing; steps are half
-/// as long from round to round.
-const LATER_GAIN: [[f32; 2]; 2] = [[0.18, 0.08], [0.05, 0.03]];
+/// Samples that a pose is aligned by.
+const ALIGN: usize = 400;
 /// Margin around the ink's box that is compared too, pixels: the paper around a symbol is part of it.
 const MARGIN: f32 = 2.0;
-/// Stroke widths that a template is compared at: one pixel thinner, as it is, one and two pixels thicker.
-const STROKES: usize = 4;
-/// The template's own stroke width.
-const OWN: usize = 1;
 /// Sectors a side of the grid in which residues are measured.
 const SECTORS: usize = 4;
 /// Fewest samples of a sector worth judging.
@@ -43,82 +38,6 @@ const TEXT_SHIFT: f32 = 1.5;
 /// Fewest samples that make a comparison.
 const MIN_SAMPLES: usize = 20;
 
-/// Layers of the symbol's levels: smoothed at each stroke width, and at its own width smoothed twice as wide.
-const LAYERS: usize = STROKES + 1;
-/// The layer that is smoothed twice as wide.
-const SOFT: usize = STROKES;
-
-/// A place of the template's frame: offset from the centre, pixels; weight, 0..=1; levels, 0..=255.
-#[derive(Clone, Copy, Debug)]
-struct Place<const LAYERS: usize> {
-    at: [f32; 2],
-    weight: f32,
-    levels: [f32; LAYERS],
-}
-
-/// Places that are compared together.
-#[derive(Clone, Debug)]
-struct Patch {
-    cloud: Cloud,
-    /// Of each place; the padding weighs nothing.
-    weights: Vec<f32>,
-    layers: Vec<Layer>,
-}
-
-/// A template's levels at the places of a patch.
-#[derive(Clone, Debug)]
-struct Layer {
-    /// Weight times level.
-    weighted: Vec<f32>,
-    /// The sums that depend on the template alone.
-    sums: Correlation,
-}
-
-impl Patch {
-    fn of<'a, const N: usize>(places: impl Iterator<Item = &'a Place<N>> + Clone) -> Self {
-        let cloud = Cloud::of(places.clone().map(|p| p.at));
-        let padded = |values: &mut dyn Iterator<Item = f32>| {
-            let mut values: Vec<f32> = values.collect();
-            values.resize(cloud.padded(), 0.0);
-            values
-        };
-        let layer = |k: usize| {
-            let mut sums = Correlation::default();
-            places.clone().for_each(|p| sums.add(p.levels[k], 0.0, p.weight));
-            Layer { weighted: padded(&mut places.clone().map(|p| p.weight * p.levels[k])), sums }
-        };
-        Self { weights: padded(&mut places.clone().map(|p| p.weight)), layers: (0..N).map(layer).collect(), cloud }
-    }
-
-    /// The levels of a plane at the places.
-    fn levels(&self, simd: Simd, plane: &Plane, pose: &Affine) -> Vec<f32> {
-        let mut levels = vec![0.0; self.cloud.padded()];
-        simd::between(simd, plane, &self.cloud, pose, &mut levels);
-        levels
-    }
-
-    /// Compares a layer with what [`Self::levels`] gave.
-    fn correlation(&self, simd: Simd, layer: usize, levels: &[f32]) -> Correlation {
-        let Layer { weighted, sums } = &self.layers[layer];
-        let mut found = [0.0; 3];
-        simd::moments(simd, &self.weights, weighted, levels, &mut found);
-        let [b, bb, ab] = found.map(f64::from);
-        Correlation { b, bb, ab, ..*sums }
-    }
-
-    /// The stroke width that agrees best with the levels, and the correlation there.
-    fn best_stroke(&self, simd: Simd, levels: &[f32]) -> (usize, f32) {
-        let values = std::array::from_fn(|k| self.correlation(simd, k, levels).value());
-        best_stroke(&values)
-    }
-}
-
-/// The best of the correlations at each stroke width.
-fn best_stroke(values: &[f32; STROKES]) -> (usize, f32) {
-    let best = (0..STROKES).max_by(|&a, &b| values[a].total_cmp(&values[b])).unwrap_or(OWN);
-    (best, values[best])
-}
-
 /// What residues are measured by: levels at each stroke width, and the sector.
 #[derive(Clone, Copy, Debug)]
 struct Sectored {
@@ -132,9 +51,9 @@ pub(super) struct Dense {
     /// The symbol outside of text, and its sectors.
     symbol: Patch,
     sectors: Vec<Sectored>,
-    /// Some of its places, for a glance and for polishing.
+    /// Some of its places, for a glance and for alignment.
     glance: Patch,
-    polish: Patch,
+    align: Patch,
     /// The text, and the cell that each of its places is in.
     text: Patch,
     cell_of: Vec<u16>,
@@ -222,7 +141,7 @@ impl Dense {
             symbol: Patch::of(places.iter()),
             sectors: symbol.iter().map(sectored).collect(),
             glance: some(GLANCE),
-            polish: some(POLISH),
+            align: some(ALIGN),
             lines: lines(picture, &text, &letters),
             text: Patch::of(letters.iter()),
             cell_of,
@@ -256,54 +175,9 @@ impl Dense {
 
     /// Moves a pose to where the grey levels agree best; `None` once it is clear that they will not agree as well as
     /// `needed`.
-    pub fn polish(&self, sheet: &Sheet, start: &Pose, limits: &Limits, needed: f32) -> Option<Pose> {
-        if self.polish.cloud.len() < MIN_SAMPLES {
-            return Some(*start);
-        }
-        let (simd, plane) = (Simd::chosen(), sheet.darkness());
-        let mut levels = self.polish.levels(simd, &plane, &start.affine());
-        let (stroke, mut best) = self.polish.best_stroke(simd, &levels);
-        let mut value = |at: &Affine| {
-            simd::between(simd, &plane, &self.polish.cloud, at, &mut levels);
-            self.polish.correlation(simd, stroke, &levels).value()
-        };
-        let (mut pose, mut placed) = (*start, start.affine());
-        // Pixels to the right and down, share of the scale, logarithm of the stretch, radians.
-        let mut steps = [0.6, 0.6, 0.02, 0.03, if limits.free_angle { 0.03 } else { 0.01 }];
-        let mut direction = [1.0f32; 5];
-        for gains in LATER_GAIN {
-            // Parameters since the last move: once none of them moves the pose, all are at their best.
-            let mut still = 0;
-            for gain in gains {
-                for k in 0..steps.len() {
-                    if still == steps.len() {
-                        break;
-                    }
-                    still += 1;
-                    for sign in [direction[k], -direction[k]] {
-                        let (mut p, by) = (pose, sign * steps[k]);
-                        match k {
-                            0 | 1 => p.at[k] += by,
-                            2 => p.scale *= 1.0 + by,
-                            3 => p.stretch += by,
-                            _ => p.angle += by,
-                        }
-                        // Sines and exponentials are dear, and a shift changes none.
-                        let at = if k < 2 { Affine { at: p.at, ..placed } } else { p.affine() };
-                        let v = value(&at);
-                        if v > best + 1e-4 {
-                            (best, pose, placed, direction[k], still) = (v, p, at, sign, 0);
-                            break;
-                        }
-                    }
-                }
-                if best + gain < needed {
-                    return None;
-                }
-            }
-            steps = steps.map(|s| 0.5 * s);
-        }
-        Some(pose)
+    pub fn align(&self, sheet: &Sheet, start: &Pose, limits: &Limits, needed: f32) -> Option<Pose> {
+        let enough = self.align.cloud.len() >= MIN_SAMPLES;
+        if enough { align::align(&self.align, sheet, start, limits, needed) } else { Some(*start) }
     }
 
     /// Compares the template at a pose with the drawing.
@@ -405,60 +279,4 @@ fn extreme(v: &[u8], w: usize, h: usize, pick: fn(u8, u8) -> u8) -> Vec<u8> {
         near.into_iter().flatten().fold(v[i], |m, j| pick(m, v[j]))
     };
     (0..w * h).map(neighbours).collect()
-}
-
-/// Running sums of a weighted Pearson correlation and of the line through the points.
-#[derive(Clone, Copy, Debug, Default)]
-struct Correlation {
-    n: f64,
-    a: f64,
-    b: f64,
-    aa: f64,
-    bb: f64,
-    ab: f64,
-}
-
-impl Correlation {
-    fn add(&mut self, a: f32, b: f32, weight: f32) {
-        let (a, b, weight) = (f64::from(a), f64::from(b), f64::from(weight));
-        self.n += weight;
-        self.a += weight * a;
-        self.b += weight * b;
-        self.aa += weight * a * a;
-        self.bb += weight * b * b;
-        self.ab += weight * a * b;
-    }
-
-    /// With the points of another.
-    fn with(&self, other: &Self) -> Self {
-        Self {
-            n: self.n + other.n,
-            a: self.a + other.a,
-            b: self.b + other.b,
-            aa: self.aa + other.aa,
-            bb: self.bb + other.bb,
-            ab: self.ab + other.ab,
-        }
-    }
-
-    /// The correlation, -1..=1; 0 where one side does not vary.
-    fn value(&self) -> f32 {
-        let n = self.n.max(1.0);
-        let spread = (self.aa - self.a * self.a / n) * (self.bb - self.b * self.b / n);
-        if spread <= 1.0 { 0.0 } else { ((self.ab - self.a * self.b / n) / spread.sqrt()) as f32 }
-    }
-
-    /// Gain and bias of the line that gives `b` from `a` with the least squares.
-    fn line(&self) -> [f32; 2] {
-        let n = self.n.max(1.0);
-        let spread = self.aa - self.a * self.a / n;
-        let gain = if spread <= 1.0 { 0.0 } else { (self.ab - self.a * self.b / n) / spread };
-        [gain as f32, ((self.b - gain * self.a) / n) as f32]
-    }
-
-    /// Variance of `b`.
-    fn variance(&self) -> f32 {
-        let n = self.n.max(1.0);
-        ((self.bb - self.b * self.b / n) / n) as f32
-    }
 }

@@ -18,7 +18,9 @@
 //!
 //! *Refinement*: for 16 points 8 multiplications and additions, 4 bounds, 2 conversions and 16 byte loads.
 //!
-//! *Grey levels*: the same, with 32 loads of two bytes and some 15 vector instructions more between the pixels.
+//! *Grey levels*: the same, with 32 loads of two bytes and some 15 vector instructions more between the pixels. A step of
+//! the alignment reads slopes too and adds up 30 products for each point: it takes about three times as long as the levels
+//! alone, and three or four steps do what took forty looks one motion at a time.
 #![expect(unsafe_code, reason = "vector instructions need target features that only the run-time check establishes")]
 #![expect(clippy::inline_always, reason = "code gets its instruction set from the function that it is inlined into")]
 
@@ -288,6 +290,12 @@ pub(super) struct Affine {
     pub y: [f32; 2],
 }
 
+/// Ways in which a pose moves: to the right, downwards, larger (logarithm), wider than high (logarithm), clockwise (radians).
+pub(super) const MOTIONS: usize = 5;
+/// Sums of a step. For each motion, with the level's change by it as G: weight times G times the changes by the motions up
+/// to this one, weight times G, weight times G times level, and weighted template times G.
+pub(super) const NORMAL: usize = MOTIONS * (MOTIONS + 1) / 2 + 3 * MOTIONS;
+
 /// Declares functions whose portable code is compiled for every instruction set.
 macro_rules! compiled_for_each {
     ($module:ident: $($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?);)*) => {
@@ -355,6 +363,17 @@ compiled_for_each! { samples:
     /// Levels at the placed points, between the four pixels around each; 0 where one of them is outside. `out` is as
     /// long as the padded cloud.
     fn between(plane: &Plane, cloud: &Cloud, pose: &Affine, out: &mut [f32]);
+    /// The same, with how much the levels grow to the right and downwards there, a pixel: the three parts of `out`.
+    fn between_with_slopes(plane: &Plane, cloud: &Cloud, pose: &Affine, out: &mut [Vec<f32>; 3]);
+    /// What [`between_with_slopes`] found, as the sums of a step that moves the pose: see [`NORMAL`].
+    fn normal(
+        cloud: &Cloud,
+        pose: &Affine,
+        weights: &[f32],
+        weighted: &[f32],
+        sampled: &[Vec<f32>; 3],
+        out: &mut [f32; NORMAL],
+    );
     /// Levels of the pixels that the placed points lie in, and what counts outside.
     fn nearest(plane: &Plane, outside: u8, cloud: &Cloud, pose: &Affine, out: &mut [f32]);
     /// Sums of weight times level, of weight times squared level, and of weighted template times level, over points in

@@ -1,16 +1,18 @@
 //! Levels of a plane at placed points, and sums over them, written so that the compiler turns them into vectors of
 //! whatever width it may use. Sums are kept in a fixed number of lanes, so that their order does not depend on it.
 
-use super::{Affine, Cloud, POINTS, Plane};
+use super::{Affine, Cloud, MOTIONS, NORMAL, POINTS, Plane};
 
 /// Points of a pass: what the next pass reads stays in the first-level cache, and is written when it is read.
 const PASS: usize = 128;
 
-/// Between four pixels, whose centres are at halves; 0 where one of them is outside.
+/// Between four pixels, whose centres are at halves; 0 where one of them is outside. With the slopes to the right and
+/// downwards, where there is room for them.
 #[inline(always)]
-pub(super) fn between(plane: &Plane, cloud: &Cloud, pose: &Affine, out: &mut [f32]) {
+fn sample(plane: &Plane, cloud: &Cloud, pose: &Affine, out: &mut [f32], mut slopes: Option<[&mut [f32]; 2]>) {
     plane.check();
     out.fill(0.0);
+    slopes.iter_mut().flatten().for_each(|slopes| slopes.fill(0.0));
     let (w, h) = (plane.width, plane.height);
     if w < 2 || h < 2 {
         return;
@@ -18,7 +20,7 @@ pub(super) fn between(plane: &Plane, cloud: &Cloud, pose: &Affine, out: &mut [f3
     let end = [(w - 1) as f32, (h - 1) as f32];
     let (mut index, mut pairs) = ([0i32; PASS], [[0u16; PASS]; 2]);
     let mut shares = [[0.0f32; PASS]; 3];
-    for ((x, y), out) in cloud.x.chunks(PASS).zip(cloud.y.chunks(PASS)).zip(out.chunks_mut(PASS)) {
+    for (pass, ((x, y), out)) in cloud.x.chunks(PASS).zip(cloud.y.chunks(PASS)).zip(out.chunks_mut(PASS)).enumerate() {
         // Slices of one length keep the checks of bounds out of the loops.
         let n = x.len();
         let (x, y, out, index) = (&x[..n], &y[..n], &mut out[..n], &mut index[..n]);
@@ -43,15 +45,37 @@ pub(super) fn between(plane: &Plane, cloud: &Cloud, pose: &Affine, out: &mut [f3
             let pair = |i: usize| u16::from_le(unsafe { plane.bytes.as_ptr().add(i).cast::<u16>().read_unaligned() });
             (top[k], bottom[k]) = (pair(i), pair(i + w));
         }
+        let levels = |pair: u16| (f32::from(pair & 255), f32::from(pair >> 8));
         for k in 0..n {
             let level = |pair: u16| {
-                let (left, next) = (f32::from(pair & 255), f32::from(pair >> 8));
+                let (left, next) = levels(pair);
                 left + right[k] * (next - left)
             };
             let (top, bottom) = (level(top[k]), level(bottom[k]));
             out[k] = inside[k] * (top + down[k] * (bottom - top));
         }
+        if let Some(slopes) = &mut slopes {
+            let [to_right, to_bottom] = slopes.each_mut().map(|s| &mut s[pass * PASS..][..n]);
+            for k in 0..n {
+                let ((a, b), (c, d)) = (levels(top[k]), levels(bottom[k]));
+                let (above, below) = (b - a, d - c);
+                to_right[k] = inside[k] * (above + down[k] * (below - above));
+                to_bottom[k] = inside[k] * (c - a + right[k] * (below - above));
+            }
+        }
     }
+}
+
+/// Levels alone.
+#[inline(always)]
+pub(super) fn between(plane: &Plane, cloud: &Cloud, pose: &Affine, out: &mut [f32]) {
+    sample(plane, cloud, pose, out, None);
+}
+
+/// Levels and slopes.
+#[inline(always)]
+pub(super) fn between_with_slopes(plane: &Plane, cloud: &Cloud, pose: &Affine, [out, right, down]: &mut [Vec<f32>; 3]) {
+    sample(plane, cloud, pose, out, Some([right, down]));
 }
 
 /// In the pixel where a point lies.
@@ -102,12 +126,74 @@ pub(super) fn moments(weights: &[f32], weighted: &[f32], levels: &[f32], out: &m
             lanes[2][l] += a[l] * b[l];
         }
     }
-    for (out, mut lanes) in out.iter_mut().zip(lanes) {
-        for half in [8, 4, 2, 1] {
-            for l in 0..half {
-                lanes[l] += lanes[l + half];
+    for (out, lanes) in out.iter_mut().zip(lanes) {
+        *out = sum(lanes);
+    }
+}
+
+/// The sum of lanes, always in the same order.
+#[inline(always)]
+fn sum(mut lanes: [f32; POINTS]) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for l in 0..half {
+            lanes[l] += lanes[l + half];
+        }
+    }
+    lanes[0]
+}
+
+/// What the levels at the points change by when the pose moves, multiplied with each other and with all else.
+#[inline(always)]
+pub(super) fn normal(
+    cloud: &Cloud,
+    pose: &Affine,
+    weights: &[f32],
+    weighted: &[f32],
+    sampled: &[Vec<f32>; 3],
+    out: &mut [f32; NORMAL],
+) {
+    let mut lanes = [[0.0f32; POINTS]; NORMAL];
+    let points = |v| <[f32]>::as_chunks::<POINTS>(v).0;
+    let [levels, right, down] = sampled.each_ref().map(|v| points(v));
+    let (x, y, weights, weighted) = (points(&cloud.x), points(&cloud.y), points(weights), points(weighted));
+    let n = x.len();
+    let (y, weights, weighted, levels) = (&y[..n], &weights[..n], &weighted[..n], &levels[..n]);
+    let (right, down) = (&right[..n], &down[..n]);
+    for i in 0..n {
+        let mut columns = [[0.0f32; POINTS]; MOTIONS];
+        let mut weighed = [[0.0f32; POINTS]; MOTIONS];
+        for l in 0..POINTS {
+            // Where the point went along the template's axes.
+            let along = [0, 1].map(|k| [x[i][l] * pose.x[k], y[i][l] * pose.y[k]]);
+            let [u, v] = along.map(|[a, b]| a + b);
+            let (gx, gy) = (right[i][l], down[i][l]);
+            let stretched = gx * (along[0][0] - along[0][1]) + gy * (along[1][0] - along[1][1]);
+            let motions = [gx, gy, gx * u + gy * v, 0.5 * stretched, gy * u - gx * v];
+            for k in 0..MOTIONS {
+                columns[k][l] = motions[k];
+                weighed[k][l] = weights[i][l] * motions[k];
             }
         }
-        *out = lanes[0];
+        let mut next = 0;
+        for k in 0..MOTIONS {
+            for column in &columns[..=k] {
+                add_products(&mut lanes[next], &weighed[k], column);
+                next += 1;
+            }
+            add_products(&mut lanes[next], &weighed[k], &[1.0; POINTS]);
+            add_products(&mut lanes[next + 1], &weighed[k], &levels[i]);
+            add_products(&mut lanes[next + 2], &columns[k], &weighted[i]);
+            next += 3;
+        }
+    }
+    for (out, lanes) in out.iter_mut().zip(lanes) {
+        *out = sum(lanes);
+    }
+}
+
+#[inline(always)]
+fn add_products(sums: &mut [f32; POINTS], a: &[f32; POINTS], b: &[f32; POINTS]) {
+    for l in 0..POINTS {
+        sums[l] += a[l] * b[l];
     }
 }

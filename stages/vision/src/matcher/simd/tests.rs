@@ -252,7 +252,18 @@ fn levels_at_points() {
         moments(Simd::Portable, &weights, &near, &mixed, &mut sums);
         let exact = weights.iter().zip(&mixed).map(|(w, b)| f64::from(*w) * f64::from(*b)).sum::<f64>();
         assert!((f64::from(sums[0]) - exact).abs() <= 1e-5 * exact);
+        let mut sampled = [out.clone(), out.clone(), out.clone()];
+        between_with_slopes(Simd::Portable, &plane, &cloud, &pose, &mut sampled);
+        assert_eq!(bits(&sampled[0]), bits(&mixed), "levels do not depend on whether slopes are wanted");
+        let mut normals = [0.0; NORMAL];
+        normal(Simd::Portable, &cloud, &pose, &weights, &near, &sampled, &mut normals);
         for simd in vectors() {
+            let mut again = sampled.clone().map(|v| vec![f32::NAN; v.len()]);
+            between_with_slopes(simd, &plane, &cloud, &pose, &mut again);
+            assert_eq!(again.each_ref().map(|v| bits(v)), sampled.each_ref().map(|v| bits(v)), "{simd:?}");
+            let mut other = [0.0; NORMAL];
+            normal(simd, &cloud, &pose, &weights, &near, &sampled, &mut other);
+            assert_eq!(bits(&other), bits(&normals), "{simd:?}");
             let mut out = out.clone();
             nearest(simd, &plane, 7, &cloud, &pose, &mut out);
             assert_eq!(bits(&out), bits(&near), "{simd:?}");
@@ -262,5 +273,53 @@ fn levels_at_points() {
             moments(simd, &weights, &near, &mixed, &mut other);
             assert_eq!(bits(&other), bits(&sums), "{simd:?}");
         }
+    }
+}
+
+/// A pose that is moved by small amounts: right, down, larger, wider, clockwise.
+fn moved(pose: &Affine, [right, down, larger, wider, clockwise]: [f32; MOTIONS]) -> Affine {
+    let (sin, cos) = clockwise.sin_cos();
+    let turned = |[x, y]: [f32; 2], by: f32| [by * (cos * x - sin * y), by * (sin * x + cos * y)];
+    let (x, y) = (larger.exp() * (0.5 * wider).exp(), larger.exp() * (-0.5 * wider).exp());
+    Affine { at: [pose.at[0] + right, pose.at[1] + down], x: turned(pose.x, x), y: turned(pose.y, y) }
+}
+
+#[test]
+fn slopes_say_how_levels_change() {
+    // A plane that grows evenly within each pixel and from pixel to pixel.
+    let (width, height) = (60, 50);
+    let plane: Vec<u8> = (0..width * height).map(|i| (2 * (i % width) + 2 * (i / width)) as u8).collect();
+    let plane = Plane { bytes: &plane, width, height };
+    let points = [[-5.0f32, -3.0], [4.0, 2.5], [7.0, -6.0], [-2.0, 8.0], [0.5, 0.25]];
+    let cloud = Cloud::of(points.into_iter());
+    let pose = Affine { at: [28.3, 24.6], x: [1.1, 0.3], y: [-0.2, 0.9] };
+    let levels = |pose: &Affine| {
+        let mut levels = vec![0.0; cloud.padded()];
+        between(Simd::Portable, &plane, &cloud, pose, &mut levels);
+        levels
+    };
+    // The padding must not weigh anything.
+    let weights: Vec<f32> = (0..cloud.padded()).map(|i| if i < points.len() { 1.0 + i as f32 } else { 0.0 }).collect();
+    let templates: Vec<f32> = weights.iter().enumerate().map(|(i, w)| w * (3 * i) as f32).collect();
+    let mut sampled = [const { Vec::new() }; 3].map(|_: Vec<f32>| vec![0.0; cloud.padded()]);
+    between_with_slopes(Simd::Portable, &plane, &cloud, &pose, &mut sampled);
+    let mut found = [0.0; NORMAL];
+    normal(Simd::Portable, &cloud, &pose, &weights, &templates, &sampled, &mut found);
+    let here = levels(&pose);
+    let changes: Vec<Vec<f32>> = (0..MOTIONS)
+        .map(|k| {
+            let by = |step: f32| levels(&moved(&pose, std::array::from_fn(|j| if j == k { step } else { 0.0 })));
+            by(0.01).iter().zip(by(-0.01)).map(|(a, b)| (a - b) / 0.02).collect()
+        })
+        .collect();
+    let sum = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    let mut wanted = Vec::new();
+    for k in 0..MOTIONS {
+        let weighed: Vec<f32> = changes[k].iter().zip(&weights).map(|(c, w)| c * w).collect();
+        wanted.extend(changes[..=k].iter().map(|c| sum(&weighed, c)));
+        wanted.extend([weighed.iter().sum(), sum(&weighed, &here), sum(&changes[k], &templates)]);
+    }
+    for (i, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
+        assert!((found - wanted).abs() < 0.01 * wanted.abs().max(10.0), "sum {i}: {found}, by differences {wanted}");
     }
 }
