@@ -25,7 +25,10 @@ use serde_json::Value;
 
 use crate::{
     args::Global,
-    command::run::perform,
+    command::{
+        run::{Ran, perform},
+        sweep::{Sweep, sweep},
+    },
     exit::{Exit, Usage},
     project::Project,
     settings::{LABEL_EXTENSIONS, WEIGHTS, WEIGHTS_EXTENSIONS},
@@ -52,7 +55,7 @@ pub struct Label {
 /// `pipeline train`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  pipeline train dataset/ --epochs 100 --out model\n  pipeline train dataset/ --weights best.pt --set train.freeze=10\n  pipeline train dataset/ --set train.imgsz=320 --set train.batch=8\n\nThe folder holds images and labels (YOLO, COCO, VOC, CVAT, Label Studio or LabelMe). --out gets best.safetensors with tables and plots."
+    after_help = "Examples:\n  pipeline train dataset/ --epochs 100 --out model\n  pipeline train dataset/ --weights best.pt --set train.freeze=10\n  pipeline train dataset/ --set train.imgsz=320 --set train.batch=8\n  pipeline train dataset/ --epochs 90 --sweep lr0=0.0005..0.02 --sweep optimizer=sgd,adamw --trials 27 --out sweep\n\nThe folder holds images and labels (YOLO, COCO, VOC, CVAT, Label Studio or LabelMe). --out gets best.safetensors with tables and plots; of a sweep the best model and the table of all trials."
 )]
 pub struct Train {
     /// A labelled data set.
@@ -72,6 +75,8 @@ pub struct Train {
     /// Folder for the model.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    sweep: Sweep,
 }
 
 /// `pipeline infer`.
@@ -106,8 +111,8 @@ pub fn is_alone(record: &RunRecord) -> bool {
 }
 
 /// A graph in the making.
-struct Alone {
-    project: Project,
+pub(super) struct Alone {
+    pub(super) project: Project,
     spec: PipelineSpec,
 }
 
@@ -130,8 +135,8 @@ impl Alone {
         Ok(())
     }
 
-    /// A stage with the project's settings for it, and some laid over them.
-    fn stage(&mut self, uses: &str, over: &[(&str, Option<Value>)]) {
+    /// The project's settings for a stage, and some laid over them.
+    fn config(&self, uses: &str, over: &[(&str, Option<Value>)]) -> Value {
         let own = self.project.spec.nodes.iter().find(|n| n.uses == uses);
         let mut config = own.map_or_else(|| Value::Object(serde_json::Map::new()), |n| n.config.clone());
         for (key, value) in over {
@@ -139,12 +144,54 @@ impl Alone {
                 config[*key] = value.clone();
             }
         }
-        self.spec.nodes.push(NodeSpec {
-            name: format!("{uses}{ALONE}"),
-            uses: uses.into(),
-            config,
-            ..NodeSpec::default()
-        });
+        config
+    }
+
+    /// A stage with the project's settings for it, and some laid over them.
+    fn stage(&mut self, uses: &str, over: &[(&str, Option<Value>)]) {
+        let config = self.config(uses, over);
+        self.node(uses, format!("{uses}{ALONE}"), config);
+    }
+
+    fn node(&mut self, uses: &str, name: String, config: Value) {
+        self.spec.nodes.push(NodeSpec { name, uses: uses.into(), config, ..NodeSpec::default() });
+    }
+
+    /// All settings of a stage where these are given; the wrong one is named.
+    pub(super) fn all_settings(&self, uses: &str, config: &Value) -> Result<Value> {
+        let stage = self.project.registry.get(uses).expect("the stages of the commands are registered");
+        stage.parse(config).map_err(|e| Usage::new(format!("{uses}: {e}"), "`pipeline plan --json` lists all settings"))
+    }
+
+    /// Runs trainings with these names and settings, where the project's run, and nothing else that is not there yet.
+    pub(super) fn trainings(&mut self, global: &Global, trainings: Vec<(String, Value)>) -> Result<Ran> {
+        let executor = self.project.spec.nodes.iter().find(|n| n.uses == "train").and_then(|n| n.executor.clone());
+        let before = self.spec.nodes.len();
+        for (name, config) in trainings {
+            self.node("train", name, config);
+        }
+        for node in &mut self.spec.nodes[before..] {
+            node.executor.clone_from(&executor);
+        }
+        let ran = self.perform(global);
+        self.spec.nodes.truncate(before);
+        ran
+    }
+
+    fn perform(&mut self, global: &Global) -> Result<Ran> {
+        let own = std::mem::replace(&mut self.project.spec, self.spec.clone());
+        self.project.one_off = true;
+        let ran = perform(global, &self.project, Selection::default(), None);
+        self.project.spec = own;
+        ran
+    }
+
+    /// Writes a file of the user's, whole or not at all.
+    pub(super) fn write_file(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        std::fs::create_dir_all(path.parent().unwrap_or(path))
+            .into_diagnostic()
+            .wrap_err_with(|| format!("creating the folder of `{}`", path.display()))?;
+        self.project.store.write_file(path, bytes).map_err(Report::from_err)
     }
 
     /// Runs it; `write` puts the wanted output (stage and port) to its place.
@@ -154,9 +201,7 @@ impl Alone {
         (stage, port): (&str, &str),
         write: impl FnOnce(&Project, Digest) -> Result<Option<PathBuf>>,
     ) -> Result<Exit> {
-        self.project.spec = self.spec;
-        self.project.one_off = true;
-        let ran = perform(global, &self.project, Selection::default(), None)?;
+        let ran = self.perform(global)?;
         let record = ran.record.as_ref();
         let artifact = record.and_then(|r| r.stages[&format!("{stage}{ALONE}")].outputs.get(port).copied());
         let written = match artifact.filter(|_| ran.exit == Exit::Done) {
@@ -220,7 +265,7 @@ fn list(path: &Path, named: bool, out: &mut Vec<PathBuf>) -> Result<()> {
 }
 
 /// Copies an artifact's files into a folder.
-fn copy_out(project: &Project, artifact: Digest, out: Option<&PathBuf>) -> Result<Option<PathBuf>> {
+pub(super) fn copy_out(project: &Project, artifact: Digest, out: Option<&PathBuf>) -> Result<Option<PathBuf>> {
     let Some(out) = out else { return Ok(None) };
     let manifest = project.store.manifest(artifact).map_err(Report::from_err)?;
     for blob in &manifest.blobs {
@@ -273,8 +318,12 @@ pub fn train(global: &Global, args: &Train) -> Result<Exit> {
         alone.input(WEIGHTS, artifacts::WEIGHTS, weights, Some(&WEIGHTS_EXTENSIONS))?;
     }
     alone.stage("import", &[]);
-    let model = args.model.clone().map(Value::from);
-    alone.stage("train", &[("epochs", args.epochs.map(Value::from)), ("model", model)]);
+    let over = [("epochs", args.epochs.map(Value::from)), ("model", args.model.clone().map(Value::from))];
+    if !args.sweep.sweep.is_empty() {
+        let config = alone.config("train", &over);
+        return sweep(global, alone, &args.sweep, &config, args.out.as_deref());
+    }
+    alone.stage("train", &over);
     alone.run(global, ("train", "model"), |project, artifact| copy_out(project, artifact, args.out.as_ref()))
 }
 

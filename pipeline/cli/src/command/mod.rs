@@ -26,7 +26,8 @@ pub mod review;
 pub mod run;
 pub mod runs;
 pub mod stage;
-pub mod synth;
+mod sweep;
+mod synth;
 
 /// Carries out what was asked for.
 pub fn dispatch(args: Args) -> Result<Exit> {
