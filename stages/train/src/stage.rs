@@ -13,7 +13,10 @@ use engine::{
 };
 use vision::{
     tiles::Cut,
-    yolov8::{Backend, Native, Spec, State},
+    yolov8::{
+        Backend, Native, Spec, State,
+        native::{Instructions, Precision},
+    },
 };
 
 use crate::{
@@ -144,9 +147,19 @@ impl Stage for Train {
         let set = ctx.read::<Annotations>("annotations")?;
         let data = prepare(config, ctx, &set, &classes)?;
         let spec = Spec { size: config.model.size(), classes: classes.len() };
+        let precision = config.precision.settled();
+        if precision == Precision::Bf16 && Instructions::chosen() < Instructions::Avx512Bf16 {
+            let text = "this processor has no instructions for bf16: `precision: f32` is faster here";
+            ctx.message(Level::Warn, text.to_owned());
+        }
         ctx.device(DeviceUse {
             asked: "cpu".into(),
-            used: format!("cpu (native, {} threads)", ctx.threads()),
+            used: format!(
+                "cpu (native, {}, {}, {} threads)",
+                precision.name(),
+                Instructions::chosen().name(),
+                ctx.threads()
+            ),
             why: "the native engine needs no libraries".into(),
         });
         let names: Vec<String> = classes.iter().map(|c| c.name.clone()).collect();
@@ -156,7 +169,7 @@ impl Stage for Train {
             config,
             source: &data.train_views,
             measure: &held_back,
-            network: &|| Ok(Box::new(Native::new(spec, config.seed)) as Box<dyn Backend>),
+            network: &|| Ok(Box::new(Native::new(spec, config.seed).with_precision(precision)) as Box<dyn Backend>),
             store: ctx.store(),
             scratch: ctx.scratch()?,
             workers: (ctx.threads() / 4).max(1),
@@ -234,6 +247,7 @@ fn prepare(config: &Config, ctx: &Context, set: &AnnotationSet, classes: &[Class
         ));
     }
     let settled = config.settled(train_views.count(), classes.len());
+    notes.push(format!("precision {}", config.precision.settled().name()));
     notes.push(format!("optimizer {:?}, lr {}, momentum {}", settled.choice, settled.lr0, settled.momentum));
     for note in &notes {
         ctx.message(Level::Info, note.as_str());

@@ -152,6 +152,9 @@ impl Window {
 kernel! {
     /// Cells of a map (`channels` of every `pitch` numbers) as cells of a frame, rounded to its kind.
     pub(crate) fn copy_cells<'a; From, E>(simd; from: &'a [From], channels: usize, pitch: usize, to: &'a mut [E], cell: usize) -> () {
+        // Without gaps, all cells are one.
+        let dense = channels == pitch && channels == cell;
+        let (channels, pitch, cell) = if dense { (to.len(), to.len(), to.len()) } else { (channels, pitch, cell) };
         for (from, to) in from.chunks(pitch).zip(to.chunks_exact_mut(cell)) {
             for j in (0..channels).step_by(LANES) {
                 let len = LANES.min(channels - j);
@@ -201,12 +204,14 @@ mod tests {
             for (oy, ox) in rows.clone().flat_map(|y| (0..window.out_width()).map(move |x| (y, x))) {
                 for (p, row) in window.rows::<E>().enumerate() {
                     let span = window.span::<E>() * E::PER_WORD;
-                    let at = ((oy - rows.start) * stride + p / span) * frame.row_len + ox * stride * frame.cell + p % span;
+                    let at =
+                        ((oy - rows.start) * stride + p / span) * frame.row_len + ox * stride * frame.cell + p % span;
                     let Some(row) = row else {
                         assert!(numbers[at].to_f32().is_finite());
                         continue;
                     };
-                    let (ky, kx, c) = (row / input.channels / kernel, row / input.channels % kernel, row % input.channels);
+                    let (ky, kx, c) =
+                        (row / input.channels / kernel, row / input.channels % kernel, row % input.channels);
                     let y = (oy * stride + ky).wrapping_sub(kernel / 2);
                     let column = (ox * stride + kx).wrapping_sub(kernel / 2);
                     let inside = y < input.height && column < input.width;
@@ -230,7 +235,10 @@ mod tests {
             for input in 0..10 {
                 for tap in window.taps(input % stride) {
                     let output = (input / stride).cast_signed() + tap.offset;
-                    assert_eq!(output * stride.cast_signed() + tap.weight.cast_signed() - (kernel / 2).cast_signed(), input.cast_signed());
+                    assert_eq!(
+                        output * stride.cast_signed() + tap.weight.cast_signed() - (kernel / 2).cast_signed(),
+                        input.cast_signed()
+                    );
                     found.push((input, tap.weight));
                 }
             }

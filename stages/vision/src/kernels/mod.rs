@@ -8,6 +8,7 @@
 #![expect(clippy::inline_always, reason = "code gets its instruction set from the function that it is inlined into")]
 
 pub(crate) mod frame;
+pub(crate) mod logits;
 pub(crate) mod norm;
 pub(crate) mod number;
 pub(crate) mod pool;

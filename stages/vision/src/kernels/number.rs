@@ -81,9 +81,7 @@ impl Number for f32 {
     }
     #[inline(always)]
     fn words<S: Simd>(simd: S, low: S::V, _: S::V) -> S::W {
-        let mut lanes = [0.0; LANES];
-        simd.store(low, &mut lanes);
-        simd.load_words(&lanes.map(Self::to_bits))
+        simd.words(low)
     }
     fn from_f32(x: f32) -> Self {
         x
@@ -150,8 +148,9 @@ mod tests {
             let turned: [f32; LANES] = std::array::from_fn(|i| self.0[(i + 1) % LANES]);
             let pair = simd.pair(v, simd.load(&turned));
             simd.store_words(pair, &mut words);
-            let first = simd.splat_word(words[3]);
-            simd.store(simd.dot(first, pair, simd.load(&self.0)), &mut sums);
+            // Sums begin at zero and are never subnormal.
+            let first = simd.dot(simd.splat_word(words[3]), pair, simd.splat(0.0));
+            simd.store(simd.dot(simd.splat_word(words[11]), pair, first), &mut sums);
             (half, words, sums.map(f32::to_bits))
         }
     }

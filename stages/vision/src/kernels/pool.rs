@@ -26,11 +26,10 @@ kernel! {
                 let corner = (2 * y * width + 2 * x) * pitch;
                 for j in (0..channels).step_by(LANES) {
                     let len = LANES.min(channels - j);
-                    let [a, b] = [0, width * pitch].map(|down| {
-                        let left = E::get(simd, gradient, corner + down + j, len);
-                        simd.add(left, E::get(simd, gradient, corner + down + pitch + j, len))
-                    });
-                    let sum = simd.add(a, b);
+                    let mut sum = simd.splat(0.0);
+                    for at in [corner, corner + pitch, corner + width * pitch, corner + (width + 1) * pitch] {
+                        sum = simd.add(sum, E::get(simd, gradient, at + j, len));
+                    }
                     let sum = if write == Write::Add { simd.add(E::get(simd, cell, j, len), sum) } else { sum };
                     E::put(simd, sum, cell, j, len);
                 }

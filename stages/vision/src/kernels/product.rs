@@ -179,7 +179,14 @@ fn panels<S: Simd, E: Number, C: Number>(simd: S, job: Job<'_>, b: &[u32], c: &m
 
 /// A tile of two vectors' width; returns how many rows it covered.
 #[inline(always)]
-fn wide<S: Simd, E: Number, C: Number>(simd: S, rows: usize, side: Side<'_>, panel: &[u32], c: &mut [C], out: Out) -> usize {
+fn wide<S: Simd, E: Number, C: Number>(
+    simd: S,
+    rows: usize,
+    side: Side<'_>,
+    panel: &[u32],
+    c: &mut [C],
+    out: Out,
+) -> usize {
     match tile_rows(rows, 12) {
         12 => tile::<S, E, C, 12, 2>(simd, side, panel, PANEL, c, out),
         10 => tile::<S, E, C, 10, 2>(simd, side, panel, PANEL, c, out),
@@ -283,6 +290,22 @@ kernel! {
             *to += from;
         }
     }
+}
+
+/// Does a product that fits the first-level cache `times` times, for measuring what the processor can do; returns the
+/// floating-point operations.
+pub(crate) fn exercise<E: Number>(times: usize) -> f64 {
+    const SIZES: Sizes = Sizes { m: 12, n: PANEL, k: 128 };
+    let Sizes { m, n, k } = SIZES;
+    let (a, b) = (vec![E::from_f32(0.5); m * k * E::PER_WORD], vec![0_u32; packed_len(k, n)]);
+    let mut c = vec![0.0_f32; m * n];
+    let left = Left { words: super::number::as_words(&a), lines: &[0], row: k, steps: &[0], column: 1 };
+    for _ in 0..times {
+        let b = std::hint::black_box(&b);
+        product::<E, f32>(SIZES, left, b, &mut c, Pitch { line: 0, row: n }, Write::Replace, []);
+    }
+    std::hint::black_box(c);
+    (2 * m * n * k * E::PER_WORD * times) as f64
 }
 
 #[cfg(test)]

@@ -50,6 +50,8 @@ pub(crate) trait Simd: Copy {
     fn splat_word(self, word: u32) -> Self::W;
     /// The words as numbers of 32 bits.
     fn numbers(self, w: Self::W) -> Self::V;
+    /// 32-bit numbers as words.
+    fn words(self, v: Self::V) -> Self::W;
     /// `sum + high(a) * high(b)`, rounded, then `+ low(a) * low(b)`, rounded; words of two 16-bit numbers.
     fn dot(self, a: Self::W, b: Self::W, sum: Self::V) -> Self::V;
     fn load_half(self, from: &HalfLanes) -> Self::V;
@@ -162,6 +164,10 @@ impl Simd for Portable {
     #[inline(always)]
     fn numbers(self, w: WordLanes) -> Lanes {
         w.map(f32::from_bits)
+    }
+    #[inline(always)]
+    fn words(self, v: Lanes) -> WordLanes {
+        v.map(f32::to_bits)
     }
     #[inline(always)]
     fn dot(self, a: WordLanes, b: WordLanes, sum: Lanes) -> Lanes {

@@ -360,7 +360,8 @@ pub(crate) fn convolve(x: &[f32], input: Maps, u: &[f32], out: &mut [f32], outpu
             transform_input(x, input.extent, input.image, tiles, v);
             let sizes = Sizes { m: tiles.len(), n: co, k: ci };
             for p in 0..POINTS {
-                let left = Left { words: as_words(&v[p * vp..(p + 1) * vp]), lines: &[0], row: ci, steps: &[0], column: 1 };
+                let left =
+                    Left { words: as_words(&v[p * vp..(p + 1) * vp]), lines: &[0], row: ci, steps: &[0], column: 1 };
                 let u = as_words(&u[p * packed_len(ci, co)..]);
                 let pitch = Pitch { line: 0, row: co };
                 product::<f32, f32>(sizes, left, u, &mut m[p * mp..(p + 1) * mp], pitch, Write::Replace, []);
@@ -387,7 +388,13 @@ pub(crate) fn weight_gradient(x: &[f32], input: Maps, dy: &[f32], output: Extent
                 let sizes = Sizes { m: ci, n: co, k: tiles.len() };
                 let write = if block == 0 { Write::Replace } else { Write::Add };
                 for p in 0..POINTS {
-                    let left = Left { words: as_words(&v[p * vp..(p + 1) * vp]), lines: &[0], row: 1, steps: &[0], column: ci };
+                    let left = Left {
+                        words: as_words(&v[p * vp..(p + 1) * vp]),
+                        lines: &[0],
+                        row: 1,
+                        steps: &[0],
+                        column: ci,
+                    };
                     let pitch = Pitch { line: 0, row: co };
                     let right = as_words(&d[p * dp..]);
                     product::<f32, f32>(sizes, left, right, &mut du[p * up..(p + 1) * up], pitch, write, []);

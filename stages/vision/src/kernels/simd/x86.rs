@@ -83,6 +83,10 @@ impl<const HALVES: bool> Simd for Avx512<HALVES> {
         unsafe { _mm512_castsi512_ps(w) }
     }
     #[inline(always)]
+    fn words(self, v: __m512) -> __m512i {
+        unsafe { _mm512_castps_si512(v) }
+    }
+    #[inline(always)]
     fn dot(self, a: __m512i, b: __m512i, sum: __m512) -> __m512 {
         unsafe {
             if HALVES {
@@ -91,9 +95,10 @@ impl<const HALVES: bool> Simd for Avx512<HALVES> {
                 return _mm512_dpbf16_ps(sum, a, b);
             }
             let high = _mm512_set1_epi32(HIGH);
-            let [a1, b1] = [a, b].map(|w| _mm512_castsi512_ps(_mm512_and_si512(w, high)));
-            let [a0, b0] = [a, b].map(|w| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(w)));
-            _mm512_fmadd_ps(a0, b0, _mm512_fmadd_ps(a1, b1, sum))
+            let (a1, b1) = (_mm512_and_si512(a, high), _mm512_and_si512(b, high));
+            let (a0, b0) = (_mm512_slli_epi32::<16>(a), _mm512_slli_epi32::<16>(b));
+            let sum = _mm512_fmadd_ps(_mm512_castsi512_ps(a1), _mm512_castsi512_ps(b1), sum);
+            _mm512_fmadd_ps(_mm512_castsi512_ps(a0), _mm512_castsi512_ps(b0), sum)
         }
     }
     #[inline(always)]
@@ -110,8 +115,8 @@ impl<const HALVES: bool> Simd for Avx512<HALVES> {
     #[inline(always)]
     fn pair(self, low: __m512, high: __m512) -> __m512i {
         unsafe {
-            let [low, high] = [low, high].map(|v| _mm512_cvtepu16_epi32(self.rounded(v)));
-            _mm512_or_si512(low, _mm512_slli_epi32::<16>(high))
+            let low = _mm512_cvtepu16_epi32(self.rounded(low));
+            _mm512_or_si512(low, _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(self.rounded(high))))
         }
     }
     #[inline(always)]
@@ -184,6 +189,10 @@ impl Simd for Avx2 {
         unsafe { [_mm256_castsi256_ps(w[0]), _mm256_castsi256_ps(w[1])] }
     }
     #[inline(always)]
+    fn words(self, v: [__m256; 2]) -> [__m256i; 2] {
+        unsafe { [_mm256_castps_si256(v[0]), _mm256_castps_si256(v[1])] }
+    }
+    #[inline(always)]
     fn dot(self, a: [__m256i; 2], b: [__m256i; 2], mut sum: [__m256; 2]) -> [__m256; 2] {
         for (i, sum) in sum.iter_mut().enumerate() {
             unsafe {
@@ -217,8 +226,14 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn pair(self, low: [__m256; 2], high: [__m256; 2]) -> [__m256i; 2] {
-        let join = |low, high| unsafe { _mm256_or_si256(low, _mm256_slli_epi32::<16>(high)) };
-        [join(self.rounded(low[0]), self.rounded(high[0])), join(self.rounded(low[1]), self.rounded(high[1]))]
+        let (low, high) =
+            ([self.rounded(low[0]), self.rounded(low[1])], [self.rounded(high[0]), self.rounded(high[1])]);
+        unsafe {
+            [
+                _mm256_or_si256(low[0], _mm256_slli_epi32::<16>(high[0])),
+                _mm256_or_si256(low[1], _mm256_slli_epi32::<16>(high[1])),
+            ]
+        }
     }
     halves! {
         add(a, b) = _mm256_add_ps(a, b);
@@ -253,7 +268,7 @@ impl<const HALVES: bool> Avx512<HALVES> {
             let keep = _mm512_cmpge_epi32_mask(magnitude, _mm512_set1_epi32(super::TINY.cast_signed()));
             if HALVES {
                 // SAFETY: the same sixteen numbers under another name.
-                return std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(_mm512_maskz_mov_ps(keep, v)));
+                return std::mem::transmute::<__m256bh, __m256i>(_mm512_maskz_cvtneps_pbh(keep, v));
             }
             let top = _mm512_srli_epi32::<16>(bits);
             let odd = _mm512_and_si512(top, _mm512_set1_epi32(1));

@@ -130,9 +130,10 @@ impl<E: Number> Task<'_, E> {
         for (py, px) in window.phases() {
             let across = window.taps(px);
             let at = |offset: isize| (offset - low).cast_unsigned();
-            let steps = window.taps(py).into_iter().flat_map(|y| {
-                across.iter().map(move |x| at(y.offset) * row_words + at(x.offset) * cell)
-            });
+            let steps = window
+                .taps(py)
+                .into_iter()
+                .flat_map(|y| across.iter().map(move |x| at(y.offset) * row_words + at(x.offset) * cell));
             let steps: Vec<usize> = steps.collect();
             let left = Left { words: as_words(dy), lines: &lines, row: cell, steps: &steps, column: 1 };
             let to = Pitch { line: window.stride * width * pitch, row: window.stride * pitch };

@@ -20,14 +20,15 @@ use super::{
     Backend, Buffer, Error, Heads, Images, Mode, Parameter, Spec, State, StateError, Tensor,
     spec::{Conv, Graph, Op, Tail, View},
 };
+pub use crate::kernels::simd::Instructions;
 use crate::kernels::{
     Write,
     frame::copy_cells,
     number::Number,
     pool::{max_pool, max_pool_backward, upsample, upsample_backward},
+    product::exercise,
     storage::Numbers,
 };
-pub use crate::kernels::simd::Instructions;
 use half::bf16;
 use layer::Layer;
 use pass::{Gradient, Source};
@@ -58,6 +59,15 @@ impl Precision {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
         }
+    }
+}
+
+/// Does small matrix products, as fast as the processor can, `times` times; returns their floating-point operations. For
+/// measuring the peak that a network's speed is compared with.
+pub fn products(precision: Precision, times: usize) -> f64 {
+    match precision {
+        Precision::F32 => exercise::<f32>(times),
+        Precision::Bf16 => exercise::<bf16>(times),
     }
 }
 
@@ -160,12 +170,7 @@ impl Native {
     /// Bytes that a network of this kind takes once it has run (in training mode: forward and backward) on batches of
     /// this size: parameters and their gradients, weights as the products read them, activations and head levels. Each
     /// thread takes a few megabytes more for its work; optimizer and average are the caller's.
-    pub fn memory(
-        spec: Spec,
-        [batch, height, width]: [usize; 3],
-        mode: Mode,
-        precision: Precision,
-    ) -> usize {
+    pub fn memory(spec: Spec, [batch, height, width]: [usize; 3], mode: Mode, precision: Precision) -> usize {
         match precision {
             Precision::F32 => bytes::<f32>(&spec.graph(), spec.classes, [batch, height, width], mode),
             Precision::Bf16 => bytes::<bf16>(&spec.graph(), spec.classes, [batch, height, width], mode),

@@ -7,7 +7,7 @@ use super::{
 use crate::kernels::{
     Extent, Write,
     frame::copy_cells,
-    norm::{Norm, Slice, copy_channels, moments, norm_backward, norm_silu, silu_backward},
+    norm::{Affine, Slice, copy_channels, moments, norm_backward, norm_silu, silu_backward},
     number::{Number, as_words},
     product::{Left, Pitch, Sizes, add_assign, product},
     storage::scratch,
@@ -146,7 +146,7 @@ pub(super) fn eval_forward<E: Number>(
     pieces.products.par_iter().zip(parts).with_max_len(1).for_each(|(piece, out)| {
         scratch(cells(piece, output.width) * output.channels, |y: &mut [f32]| {
             convolve(layer, x, piece, y, raw);
-            norm_silu(y, &scale, &shift, out, slice, residual);
+            norm_silu(y, Affine { scale: &scale, shift: &shift }, out, slice, residual);
         });
     });
 }
@@ -200,7 +200,7 @@ pub(super) fn train_forward<E: Number>(
     let parts = split(out, lengths.clone().map(|l| l * output.pitch));
     let raws = split(raw, lengths.map(|l| l * channels));
     raws.into_par_iter().zip(parts).with_max_len(1).for_each(|(y, out)| {
-        norm_silu(y, &scale, &shift, out, slice, residual);
+        norm_silu(y, Affine { scale: &scale, shift: &shift }, out, slice, residual);
     });
 }
 
@@ -221,7 +221,7 @@ pub(super) fn activation_backward<E: Number>(
     let slice = Slice { offset, pitch: output.pitch };
     let scale: Vec<f32> = layer.affine[0].data.iter().zip(inverse).map(|(s, i)| s * i).collect();
     let shift: Vec<f32> = (0..channels).map(|i| layer.affine[1].data[i] - mean[i] * scale[i]).collect();
-    let norm = Norm { scale: &scale, shift: &shift, mean };
+    let affine = Affine { scale: &scale, shift: &shift };
     let lengths = pieces.passes.iter().map(|p| cells(p, output.width));
     let parts = split(gradient, lengths.clone().map(|l| l * output.pitch));
     let targets = split(raw_gradient, lengths.map(|l| l * channels));
@@ -236,7 +236,7 @@ pub(super) fn activation_backward<E: Number>(
         .map(|((gradient, d), start)| {
             let y = &raw[start..start + d.len()];
             let mut sums = vec![0.0; 2 * channels];
-            silu_backward(y, norm, gradient, slice, d, &mut sums);
+            silu_backward(y, affine, mean, gradient, slice, d, &mut sums);
             if let Some((to, write)) = residual {
                 copy_channels(gradient, output.pitch, offset, to, channels, write);
             }

@@ -128,7 +128,9 @@ impl Layout {
         }
         let raw = graph.convs().map(|conv| match conv.tail {
             Tail::Bias(_) => 0,
-            Tail::NormSilu(_) => sizes[conv.output.buffer] / graph.buffers[conv.output.buffer].channels * conv.output.channels,
+            Tail::NormSilu(_) => {
+                sizes[conv.output.buffer] / graph.buffers[conv.output.buffer].channels * conv.output.channels
+            }
         });
         let weights = |conv: &Conv| conv.kernel * conv.kernel * conv.input.channels * conv.output.channels;
         let partial = graph.convs().zip(&pieces).map(|(conv, pieces)| weights(conv) * pieces.groups.len()).max();
