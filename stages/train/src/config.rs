@@ -5,7 +5,10 @@
 use engine::StageError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vision::yolov8::Size;
+use vision::yolov8::{
+    Size,
+    native::{Instructions, Precision},
+};
 
 use crate::{
     augment::Augment,
@@ -76,6 +79,31 @@ pub enum Tile {
     Native,
     /// Never: every picture is shrunk to `imgsz`.
     Off,
+}
+
+/// The numbers that the network computes with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PrecisionChoice {
+    /// bf16 on processors with instructions for it (AVX512-BF16), f32 on others: the result depends on the machine.
+    Auto,
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// Activations and products in 16 bits, about half the memory; parameters, their averages, statistics and all sums
+    /// stay in 32. Works on every processor; without instructions for it, it is slower than f32.
+    Bf16,
+}
+
+impl PrecisionChoice {
+    /// What it means on this machine.
+    pub fn settled(self) -> Precision {
+        match self {
+            Self::Auto if Instructions::chosen() == Instructions::Avx512Bf16 => Precision::Bf16,
+            Self::Auto | Self::F32 => Precision::F32,
+            Self::Bf16 => Precision::Bf16,
+        }
+    }
 }
 
 /// Settings of the `train` stage. Defaults not said otherwise are those of the recipe.
@@ -157,6 +185,9 @@ pub struct Config {
     pub val_iou: f64,
     /// Most boxes of a picture (of a tile, for tiled drawings) in measuring. Default 300.
     pub val_max_det: usize,
+    /// `auto`, `f32` or `bf16`: the numbers that the network learns with. `args.json` says which it was. The metrics of
+    /// each epoch are measured with the same, those of the finished model in f32. Default f32.
+    pub precision: PrecisionChoice,
     /// Start of all randomness. Default 0.
     pub seed: u64,
     /// Megabytes of pictures kept as they are; further ones are kept compressed without loss. No influence on the
@@ -201,6 +232,7 @@ impl Default for Config {
             val_conf: 0.001,
             val_iou: 0.7,
             val_max_det: 300,
+            precision: PrecisionChoice::F32,
             seed: 0,
             cache_mb: 2048,
         }

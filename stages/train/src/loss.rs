@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use vision::yolov8::{BINS, BOX_CHANNELS, Heads};
+use vision::yolov8::{BINS, BOX_CHANNELS, Heads, background_loss};
 
 use crate::assigner::{ImageHead, Positive, Truth, assign, distribution};
 use crate::ciou::ciou_with_gradient;
@@ -116,17 +116,7 @@ fn image_loss(
     let mut terms = LossTerms::default();
     let slope = (gains.cls * scale) as f32;
     for (grid, grad) in head.grids.iter().zip(grad.iter_mut()) {
-        for (cell, grad) in grid.raw.chunks_exact(n).zip(grad.chunks_exact_mut(n)) {
-            grad[..BOX_CHANNELS].fill(0.0);
-            let mut sum = 0.0_f32;
-            for (&z, g) in cell[BOX_CHANNELS..].iter().zip(&mut grad[BOX_CHANNELS..]) {
-                // -ln(1 - sigmoid(z)), stable for either sign.
-                let e = (-z.abs()).exp();
-                sum += z.max(0.0) + e.ln_1p();
-                *g = slope * if z >= 0.0 { 1.0 / (1.0 + e) } else { e / (1.0 + e) };
-            }
-            terms.cls += f64::from(sum);
-        }
+        terms.cls += background_loss(grid.raw, n, slope, grad);
     }
     for p in positives {
         let truth = &truths[p.truth];

@@ -13,7 +13,10 @@ use engine::{
 };
 use vision::{
     tiles::Cut,
-    yolov8::{Backend, Native, Spec, State},
+    yolov8::{
+        Backend, Native, Spec, State,
+        native::{Instructions, Precision},
+    },
 };
 
 use crate::{
@@ -151,9 +154,19 @@ impl Stage for Train {
         let set = ctx.read::<Annotations>("annotations")?;
         let data = prepare(config, ctx, &set, &classes)?;
         let spec = Spec { size: config.model.size(), classes: classes.len() };
+        let precision = config.precision.settled();
+        if precision == Precision::Bf16 && Instructions::chosen() < Instructions::Avx512Bf16 {
+            let text = "this processor has no instructions for bf16: `precision: f32` is faster here";
+            ctx.message(Level::Warn, text.to_owned());
+        }
         ctx.device(DeviceUse {
             asked: "cpu".into(),
-            used: format!("cpu (native, {} threads)", ctx.threads()),
+            used: format!(
+                "cpu (native, {}, {}, {} threads)",
+                precision.name(),
+                Instructions::chosen().name(),
+                ctx.threads()
+            ),
             why: "the native engine needs no libraries".into(),
         });
         let names: Vec<String> = classes.iter().map(|c| c.name.clone()).collect();
@@ -164,7 +177,7 @@ impl Stage for Train {
                 None => Ok(Native::new(spec, config.seed)),
             };
             let new = new.map_err(|e| StageError::failed("using the starting weights", e))?;
-            Ok(Box::new(new) as Box<dyn Backend>)
+            Ok(Box::new(new.with_precision(precision)) as Box<dyn Backend>)
         };
         let check = || ctx.check();
         let held_back = HeldBack { images: &data.val, views: &data.val_views, classes: &names, config, check: &check };
@@ -250,6 +263,7 @@ fn prepare(config: &Config, ctx: &Context, set: &AnnotationSet, classes: &[Class
         ));
     }
     let settled = config.settled(train_views.count(), classes.len());
+    notes.push(format!("precision {}", config.precision.settled().name()));
     notes.push(format!("optimizer {:?}, lr {}, momentum {}", settled.choice, settled.lr0, settled.momentum));
     for note in &notes {
         ctx.message(Level::Info, note.as_str());

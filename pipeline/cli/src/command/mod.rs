@@ -27,7 +27,7 @@ pub mod run;
 pub mod runs;
 pub mod stage;
 mod sweep;
-mod synth;
+pub mod synth;
 
 /// Carries out what was asked for.
 pub fn dispatch(args: Args) -> Result<Exit> {

@@ -1,14 +1,18 @@
-//! The native engine's arithmetic on 32-bit floats, channels last: matrix products, convolutions (by patches and by
-//! Winograd's minimal filtering), normalisation with activation, pooling.
+//! The native engine's arithmetic, channels last, on 32-bit floats or on 16-bit ones (bf16) with sums in 32 bits: matrix
+//! products, convolutions (as products over windows, and by Winograd's minimal filtering), normalisation with
+//! activation, pooling.
 //!
 //! Every function is single-threaded and its result depends on its arguments only; callers cut the work into fixed
-//! pieces. Vector instructions are chosen at run time (AVX-512, AVX2, portable). Refuses to know networks.
+//! pieces. Vector instructions are chosen at run time (AVX-512 with and without bf16, AVX2,
+//! portable). Refuses to know networks.
 #![expect(clippy::inline_always, reason = "code gets its instruction set from the function that it is inlined into")]
 
-pub(crate) mod gemm;
+pub(crate) mod frame;
+pub(crate) mod logits;
 pub(crate) mod norm;
-pub(crate) mod patches;
+pub(crate) mod number;
 pub(crate) mod pool;
+pub(crate) mod product;
 pub(crate) mod simd;
 pub(crate) mod storage;
 pub(crate) mod winograd;
@@ -30,11 +34,6 @@ impl Extent {
     /// Cells.
     pub fn cells(&self) -> usize {
         self.height * self.width
-    }
-
-    /// Numbers that an array must hold, from the first channel of the first cell to the last of the last.
-    pub fn reach(&self) -> usize {
-        (self.cells() * self.pitch).saturating_sub(self.pitch - self.channels)
     }
 }
 

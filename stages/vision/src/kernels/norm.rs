@@ -5,22 +5,13 @@
 
 use super::{
     Write,
-    simd::{Simd, kernel, lanes, lanes_mut},
+    number::Number,
+    simd::{Simd, kernel},
     storage::LANES,
 };
 
 /// Cells summed in 32 bits before the sum goes to 64 bits.
 const RUN: usize = 128;
-
-#[inline(always)]
-fn get<S: Simd>(simd: S, from: &[f32], index: usize, len: usize) -> S::V {
-    if len == LANES { simd.load(lanes(from, index)) } else { simd.load_part(&from[index..index + len]) }
-}
-
-#[inline(always)]
-fn put<S: Simd>(simd: S, v: S::V, to: &mut [f32], index: usize, len: usize) {
-    if len == LANES { simd.store(v, lanes_mut(to, index)) } else { simd.store_part(v, &mut to[index..index + len]) }
-}
 
 /// Adds four partial sums a channel to the totals.
 #[inline(always)]
@@ -33,27 +24,58 @@ fn collect<S: Simd>(simd: S, parts: [S::V; 4], totals: &mut [f64]) {
     }
 }
 
-kernel! {
-    /// Adds the sums of `y - pivot` and of its square to `sums` (`2 * channels`: first all sums, then all squares).
-    pub(crate) fn moments<'a>(simd; y: &'a [f32], pivot: &'a [f32], sums: &'a mut [f64]) -> () {
-        let channels = pivot.len();
-        let (sums, squares) = sums.split_at_mut(channels);
-        for run in y.chunks(RUN * channels) {
-            for j in (0..channels).step_by(LANES) {
-                let len = LANES.min(channels - j);
-                let centre = get(simd, pivot, j, len);
-                let mut s = [simd.splat(0.0); 4];
-                let mut q = [simd.splat(0.0); 4];
-                for (i, cell) in run.chunks_exact(channels).enumerate() {
-                    let v = simd.sub(get(simd, cell, j, len), centre);
-                    s[i % 4] = simd.add(s[i % 4], v);
-                    q[i % 4] = simd.mul_add(v, v, q[i % 4]);
-                }
-                collect(simd, s, &mut sums[j..j + len]);
-                collect(simd, q, &mut squares[j..j + len]);
+/// Which channels of a cell a loop works on: up to sixteen from `j`.
+#[derive(Clone, Copy)]
+struct Part {
+    j: usize,
+    len: usize,
+}
+
+/// The parts of a cell of so many channels.
+fn parts(channels: usize) -> impl Iterator<Item = Part> {
+    (0..channels).step_by(LANES).map(move |j| Part { j, len: LANES.min(channels - j) })
+}
+
+/// Declares a kernel over cells: for each part of the channels and each run of cells, the body sees a part whose length is
+/// a literal sixteen where that is the length, so that the compiler makes a loop without remainders of it.
+macro_rules! by_parts {
+    ($part:ident in $channels:expr => $body:expr) => {
+        for part in parts($channels) {
+            if part.len == LANES {
+                let $part = Part { len: LANES, ..part };
+                $body;
+            } else {
+                let $part = part;
+                $body;
             }
         }
+    };
+}
+
+kernel! {
+    /// Adds the sums of `y - pivot` and of its square to `sums` (`2 * channels`: first all sums, then all squares).
+    pub(crate) fn moments<'a; E>(simd; y: &'a [E], pivot: &'a [f32], sums: &'a mut [f64]) -> () {
+        let channels = pivot.len();
+        for run in y.chunks(RUN * channels) {
+            by_parts!(part in channels => moments_part(simd, part, run, pivot, sums));
+        }
     }
+}
+
+#[inline(always)]
+fn moments_part<S: Simd, E: Number>(simd: S, Part { j, len }: Part, y: &[E], pivot: &[f32], sums: &mut [f64]) {
+    let channels = pivot.len();
+    let (sums, squares) = sums.split_at_mut(channels);
+    let centre = f32::get(simd, pivot, j, len);
+    let mut s = [simd.splat(0.0); 4];
+    let mut q = [simd.splat(0.0); 4];
+    for (i, cell) in y.chunks_exact(channels).enumerate() {
+        let v = simd.sub(E::get(simd, cell, j, len), centre);
+        s[i % 4] = simd.add(s[i % 4], v);
+        q[i % 4] = simd.mul_add(v, v, q[i % 4]);
+    }
+    collect(simd, s, &mut sums[j..j + len]);
+    collect(simd, q, &mut squares[j..j + len]);
 }
 
 /// A slice of channels inside cells of `pitch` numbers.
@@ -63,84 +85,138 @@ pub(crate) struct Slice {
     pub pitch: usize,
 }
 
+/// The factor and the addend of each channel.
+#[derive(Clone, Copy)]
+pub(crate) struct Affine<'a> {
+    pub scale: &'a [f32],
+    pub shift: &'a [f32],
+}
+
 kernel! {
     /// `out = silu(y * scale + shift)`, plus what lies at channel offset `residual` of the same cell of `out`.
-    pub(crate) fn norm_silu<'a>(simd; y: &'a [f32], scale: &'a [f32], shift: &'a [f32], out: &'a mut [f32], slice: Slice, residual: Option<usize>) -> () {
-        let channels = scale.len();
-        for (y, out) in y.chunks_exact(channels).zip(out.chunks_mut(slice.pitch)) {
-            for j in (0..channels).step_by(LANES) {
-                let len = LANES.min(channels - j);
-                let z = simd.mul_add(get(simd, y, j, len), get(simd, scale, j, len), get(simd, shift, j, len));
-                let mut o = simd.mul(z, simd.sigmoid(z));
-                if let Some(residual) = residual {
-                    o = simd.add(o, get(simd, out, residual + j, len));
-                }
-                put(simd, o, out, slice.offset + j, len);
-            }
+    pub(crate) fn norm_silu<'a; From, E>(simd; y: &'a [From], affine: Affine<'a>, out: &'a mut [E], slice: Slice, residual: Option<usize>) -> () {
+        let channels = affine.scale.len();
+        for (y, out) in y.chunks(RUN * channels).zip(out.chunks_mut(RUN * slice.pitch)) {
+            by_parts!(part in channels => match residual {
+                None => norm_silu_part::<S, From, E, false>(simd, part, y, affine, out, slice, 0),
+                Some(from) => norm_silu_part::<S, From, E, true>(simd, part, y, affine, out, slice, from),
+            });
         }
     }
 }
 
-/// What the forward pass of a normalisation leaves for the backward pass; each has one number a channel.
-#[derive(Clone, Copy)]
-pub(crate) struct Norm<'a> {
-    pub scale: &'a [f32],
-    pub shift: &'a [f32],
-    pub mean: &'a [f32],
+#[inline(always)]
+fn norm_silu_part<S: Simd, From: Number, E: Number, const ADD: bool>(
+    simd: S,
+    Part { j, len }: Part,
+    y: &[From],
+    affine: Affine<'_>,
+    out: &mut [E],
+    slice: Slice,
+    residual: usize,
+) {
+    let (scale, shift) = (f32::get(simd, affine.scale, j, len), f32::get(simd, affine.shift, j, len));
+    for (y, out) in y.chunks_exact(affine.scale.len()).zip(out.chunks_mut(slice.pitch)) {
+        let z = simd.mul_add(From::get(simd, y, j, len), scale, shift);
+        let mut o = simd.mul(z, simd.sigmoid(z));
+        if ADD {
+            o = simd.add(o, E::get(simd, out, residual + j, len));
+        }
+        E::put(simd, o, out, slice.offset + j, len);
+    }
 }
 
 kernel! {
     /// `d = gradient * silu'(y * scale + shift)`; adds the sums of `d` and of `d * (y - mean)` to `sums`.
-    pub(crate) fn silu_backward<'a>(simd; y: &'a [f32], norm: Norm<'a>, gradient: &'a [f32], slice: Slice, d: &'a mut [f32], sums: &'a mut [f64]) -> () {
-        let channels = norm.scale.len();
-        let (sums, products) = sums.split_at_mut(channels);
-        let one = simd.splat(1.0);
+    pub(crate) fn silu_backward<'a; E>(simd; y: &'a [E], affine: Affine<'a>, mean: &'a [f32], gradient: &'a [E], slice: Slice, d: &'a mut [E], sums: &'a mut [f64]) -> () {
+        let channels = mean.len();
         let runs = y.chunks(RUN * channels).zip(d.chunks_mut(RUN * channels)).zip(gradient.chunks(RUN * slice.pitch));
         for ((y, d), gradient) in runs {
-            for j in (0..channels).step_by(LANES) {
-                let len = LANES.min(channels - j);
-                let (scale, shift) = (get(simd, norm.scale, j, len), get(simd, norm.shift, j, len));
-                let mean = get(simd, norm.mean, j, len);
-                let mut s = [simd.splat(0.0); 4];
-                let mut p = [simd.splat(0.0); 4];
-                let cells = y.chunks_exact(channels).zip(d.chunks_exact_mut(channels)).zip(gradient.chunks(slice.pitch));
-                for (i, ((y, d), gradient)) in cells.enumerate() {
-                    let y = get(simd, y, j, len);
-                    let z = simd.mul_add(y, scale, shift);
-                    let sigmoid = simd.sigmoid(z);
-                    // silu' = s (1 + z (1 - s)) = s + z s (1 - s)
-                    let slope = simd.mul(sigmoid, simd.mul_add(z, simd.sub(one, sigmoid), one));
-                    let v = simd.mul(get(simd, gradient, slice.offset + j, len), slope);
-                    put(simd, v, d, j, len);
-                    s[i % 4] = simd.add(s[i % 4], v);
-                    p[i % 4] = simd.mul_add(v, simd.sub(y, mean), p[i % 4]);
-                }
-                collect(simd, s, &mut sums[j..j + len]);
-                collect(simd, p, &mut products[j..j + len]);
-            }
+            by_parts!(part in channels => silu_backward_part(simd, part, y, affine, mean, gradient, slice, d, sums));
         }
     }
 }
 
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "one call; a struct would only rename them")]
+fn silu_backward_part<S: Simd, E: Number>(
+    simd: S,
+    Part { j, len }: Part,
+    y: &[E],
+    affine: Affine<'_>,
+    mean: &[f32],
+    gradient: &[E],
+    slice: Slice,
+    d: &mut [E],
+    sums: &mut [f64],
+) {
+    let channels = mean.len();
+    let (sums, products) = sums.split_at_mut(channels);
+    let (scale, shift) = (f32::get(simd, affine.scale, j, len), f32::get(simd, affine.shift, j, len));
+    let (mean, one) = (f32::get(simd, mean, j, len), simd.splat(1.0));
+    let mut s = [simd.splat(0.0); 4];
+    let mut p = [simd.splat(0.0); 4];
+    let cells = y.chunks_exact(channels).zip(d.chunks_exact_mut(channels)).zip(gradient.chunks(slice.pitch));
+    for (i, ((y, d), gradient)) in cells.enumerate() {
+        let y = E::get(simd, y, j, len);
+        let z = simd.mul_add(y, scale, shift);
+        let sigmoid = simd.sigmoid(z);
+        // silu' = s (1 + z (1 - s)) = s + z s (1 - s)
+        let slope = simd.mul(sigmoid, simd.mul_add(z, simd.sub(one, sigmoid), one));
+        let v = simd.mul(E::get(simd, gradient, slice.offset + j, len), slope);
+        E::put(simd, v, d, j, len);
+        s[i % 4] = simd.add(s[i % 4], v);
+        p[i % 4] = simd.mul_add(v, simd.sub(y, mean), p[i % 4]);
+    }
+    collect(simd, s, &mut sums[j..j + len]);
+    collect(simd, p, &mut products[j..j + len]);
+}
+
 kernel! {
-    /// `d = a * d + b * (y - mean) + c` with `[a, b, c]` the factors: the gradient through the batch statistics, in place.
-    pub(crate) fn norm_backward<'a>(simd; y: &'a [f32], mean: &'a [f32], factors: [&'a [f32]; 3], d: &'a mut [f32]) -> () {
-        let [a, b, c] = factors;
+    /// `a * d + b * (y - mean) + c` with `[a, b, c]` the factors: the gradient through the batch statistics, in cells of
+    /// `cell` numbers.
+    pub(crate) fn norm_backward<'a; E>(simd; y: &'a [E], mean: &'a [f32], factors: [&'a [f32]; 3], d: &'a [E], out: &'a mut [E], cell: usize) -> () {
         let channels = mean.len();
-        for (y, d) in y.chunks_exact(channels).zip(d.chunks_exact_mut(channels)) {
-            for j in (0..channels).step_by(LANES) {
-                let len = LANES.min(channels - j);
-                let centred = simd.sub(get(simd, y, j, len), get(simd, mean, j, len));
-                let v = simd.mul_add(centred, get(simd, b, j, len), get(simd, c, j, len));
-                let v = simd.mul_add(get(simd, d, j, len), get(simd, a, j, len), v);
-                put(simd, v, d, j, len);
-            }
+        if cell > channels {
+            out.fill(E::zeroed());
         }
+        let runs = y.chunks(RUN * channels).zip(d.chunks(RUN * channels)).zip(out.chunks_mut(RUN * cell));
+        for ((y, d), out) in runs {
+            by_parts!(part in channels => norm_backward_part(simd, part, y, mean, factors, d, out, cell));
+        }
+    }
+}
+
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "one call; a struct would only rename them")]
+fn norm_backward_part<S: Simd, E: Number>(
+    simd: S,
+    Part { j, len }: Part,
+    y: &[E],
+    mean: &[f32],
+    [a, b, c]: [&[f32]; 3],
+    d: &[E],
+    out: &mut [E],
+    cell: usize,
+) {
+    let channels = mean.len();
+    let (a, b) = (f32::get(simd, a, j, len), f32::get(simd, b, j, len));
+    let (c, mean) = (f32::get(simd, c, j, len), f32::get(simd, mean, j, len));
+    for ((y, d), out) in y.chunks_exact(channels).zip(d.chunks_exact(channels)).zip(out.chunks_exact_mut(cell)) {
+        let v = simd.mul_add(simd.sub(E::get(simd, y, j, len), mean), b, c);
+        E::put(simd, simd.mul_add(E::get(simd, d, j, len), a, v), out, j, len);
     }
 }
 
 /// In each cell of `pitch` numbers: the channels at `to` become (or get added) those at `from`.
-pub(crate) fn copy_channels(cells: &mut [f32], pitch: usize, from: usize, to: usize, channels: usize, write: Write) {
+pub(crate) fn copy_channels<E: Number>(
+    cells: &mut [E],
+    pitch: usize,
+    from: usize,
+    to: usize,
+    channels: usize,
+    write: Write,
+) {
     assert!(from + channels <= to || to + channels <= from, "the slices do not overlap");
     for cell in cells.chunks_mut(pitch) {
         let (source, target) = if from < to {
@@ -152,7 +228,7 @@ pub(crate) fn copy_channels(cells: &mut [f32], pitch: usize, from: usize, to: us
         };
         match write {
             Write::Replace => target.copy_from_slice(source),
-            Write::Add => target.iter_mut().zip(source).for_each(|(t, s)| *t += s),
+            Write::Add => target.iter_mut().zip(source).for_each(|(t, s)| *t = E::from_f32(t.to_f32() + s.to_f32())),
         }
     }
 }
@@ -192,7 +268,8 @@ mod tests {
         let before = numbers(cells * pitch, 6);
         let mut out = before.clone();
         let slice = Slice { offset, pitch };
-        norm_silu(&y, &scale, &shift, &mut out, slice, Some(1));
+        let affine = Affine { scale: &scale, shift: &shift };
+        norm_silu(&y, affine, &mut out, slice, Some(1));
         let z = |y: &[f64], v: f64, c: usize| {
             let m = y.iter().sum::<f64>() / n;
             let variance = y.iter().map(|v| (v - m).powi(2)).sum::<f64>() / n;
@@ -212,13 +289,14 @@ mod tests {
         let gradient = numbers(cells * pitch, 8);
         let mut d = vec![0.0; y.len()];
         let mut sums = vec![0.0; 2 * channels];
-        silu_backward(&y, Norm { scale: &scale, shift: &shift, mean: &mean }, &gradient, slice, &mut d, &mut sums);
+        silu_backward(&y, affine, &mean, &gradient, slice, &mut d, &mut sums);
         let factor = |c: usize| f64::from(gamma[c]) * f64::from(inverse[c]);
         let b: Vec<f32> = (0..channels)
             .map(|c| (-factor(c) * f64::from(inverse[c]).powi(2) * sums[channels + c] / n) as f32)
             .collect();
         let c: Vec<f32> = (0..channels).map(|c| (-factor(c) * sums[c] / n) as f32).collect();
-        norm_backward(&y, &mean, [&scale, &b, &c], &mut d);
+        let sums = d.clone();
+        norm_backward(&y, &mean, [&scale, &b, &c], &sums, &mut d, channels);
         for (c, cell) in [(0, 0), (15, 100), (16, 299), (31, 7), (32, 128), (36, 255)] {
             let loss = |step: f64| -> f64 {
                 let mut values = column(c);

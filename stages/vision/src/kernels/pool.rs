@@ -1,12 +1,12 @@
 //! Doubling of cells and maxima over windows, with their adjoints.
 
-use super::{Extent, Write, simd::kernel, storage::LANES};
+use super::{Extent, Write, number::Number, simd::kernel, storage::LANES};
 
 /// Side of the maximum's window.
 pub(crate) const WINDOW: usize = 5;
 
 /// Writes each input cell to a square of 2 x 2 output cells.
-pub(crate) fn upsample(x: &[f32], from: Extent, out: &mut [f32], pitch: usize) {
+pub(crate) fn upsample<E: Number>(x: &[E], from: Extent, out: &mut [E], pitch: usize) {
     let (channels, width) = (from.channels, 2 * from.width);
     for (oy, row) in out.chunks_mut(width * pitch).enumerate() {
         let source = &x[oy / 2 * from.width * from.pitch..];
@@ -17,16 +17,22 @@ pub(crate) fn upsample(x: &[f32], from: Extent, out: &mut [f32], pitch: usize) {
     }
 }
 
-/// The adjoint of [`upsample`]: each input cell gets the sum of its four output cells' gradients.
-pub(crate) fn upsample_backward(gradient: &[f32], pitch: usize, dx: &mut [f32], from: Extent, write: Write) {
-    let (channels, width) = (from.channels, 2 * from.width);
-    for (y, row) in dx.chunks_mut(from.width * from.pitch).enumerate() {
-        for (x, cell) in row.chunks_mut(from.pitch).enumerate() {
-            let corner = |dy: usize, dx: usize| &gradient[((2 * y + dy) * width + 2 * x + dx) * pitch..][..channels];
-            let (a, b, c, d) = (corner(0, 0), corner(0, 1), corner(1, 0), corner(1, 1));
-            for (j, to) in cell[..channels].iter_mut().enumerate() {
-                let sum = (a[j] + b[j]) + (c[j] + d[j]);
-                *to = if write == Write::Add { *to + sum } else { sum };
+kernel! {
+    /// The adjoint of [`upsample`]: each input cell gets the sum of its four output cells' gradients.
+    pub(crate) fn upsample_backward<'a; E>(simd; gradient: &'a [E], pitch: usize, dx: &'a mut [E], from: Extent, write: Write) -> () {
+        let (channels, width) = (from.channels, 2 * from.width);
+        for (y, row) in dx.chunks_mut(from.width * from.pitch).enumerate() {
+            for (x, cell) in row.chunks_mut(from.pitch).enumerate() {
+                let corner = (2 * y * width + 2 * x) * pitch;
+                for j in (0..channels).step_by(LANES) {
+                    let len = LANES.min(channels - j);
+                    let mut sum = simd.splat(0.0);
+                    for at in [corner, corner + pitch, corner + width * pitch, corner + (width + 1) * pitch] {
+                        sum = simd.add(sum, E::get(simd, gradient, at + j, len));
+                    }
+                    let sum = if write == Write::Add { simd.add(E::get(simd, cell, j, len), sum) } else { sum };
+                    E::put(simd, sum, cell, j, len);
+                }
             }
         }
     }
@@ -39,23 +45,19 @@ fn reach(centre: usize, size: usize) -> std::ops::Range<usize> {
 
 kernel! {
     /// The largest number of the window around each cell, from channel offset `from` to offset `to` of the same map.
-    pub(crate) fn max_pool<'a>(simd; map: &'a mut [f32], extent: Extent, from: usize, to: usize) -> () {
-        let _ = simd;
+    pub(crate) fn max_pool<'a; E>(simd; map: &'a mut [E], extent: Extent, from: usize, to: usize) -> () {
         let Extent { height, width, channels, pitch } = extent;
         for y in 0..height {
             for x in 0..width {
                 for j in (0..channels).step_by(LANES) {
                     let len = LANES.min(channels - j);
-                    let mut best = [f32::NEG_INFINITY; LANES];
+                    let mut best = simd.splat(f32::NEG_INFINITY);
                     for wy in reach(y, height) {
                         for wx in reach(x, width) {
-                            let cell = &map[(wy * width + wx) * pitch + from + j..][..len];
-                            for (best, &v) in best.iter_mut().zip(cell) {
-                                *best = if v > *best { v } else { *best };
-                            }
+                            best = simd.max(E::get(simd, map, (wy * width + wx) * pitch + from + j, len), best);
                         }
                     }
-                    map[(y * width + x) * pitch + to + j..][..len].copy_from_slice(&best[..len]);
+                    E::put(simd, best, map, (y * width + x) * pitch + to + j, len);
                 }
             }
         }
@@ -65,7 +67,7 @@ kernel! {
 kernel! {
     /// The adjoint of [`max_pool`]: adds each gradient at offset `to` to the first cell (in reading order) that holds the
     /// maximum, at offset `from`.
-    pub(crate) fn max_pool_backward<'a>(simd; map: &'a [f32], gradient: &'a mut [f32], extent: Extent, from: usize, to: usize) -> () {
+    pub(crate) fn max_pool_backward<'a; E>(simd; map: &'a [E], gradient: &'a mut [E], extent: Extent, from: usize, to: usize) -> () {
         let _ = simd;
         let Extent { height, width, channels, pitch } = extent;
         for y in 0..height {
@@ -73,7 +75,7 @@ kernel! {
                 for j in (0..channels).step_by(LANES) {
                     let len = LANES.min(channels - j);
                     let cell = (y * width + x) * pitch + to + j;
-                    let (mut best, mut left) = ([0.0; LANES], [0.0; LANES]);
+                    let (mut best, mut left) = ([E::zeroed(); LANES], [E::zeroed(); LANES]);
                     best[..len].copy_from_slice(&map[cell..cell + len]);
                     left[..len].copy_from_slice(&gradient[cell..cell + len]);
                     for wy in reach(y, height) {
@@ -81,9 +83,9 @@ kernel! {
                             let at = (wy * width + wx) * pitch + from + j;
                             let (values, sums) = (&map[at..at + len], &mut gradient[at..at + len]);
                             for i in 0..len {
-                                let give = if values[i] == best[i] { left[i] } else { 0.0 };
-                                sums[i] += give;
-                                left[i] -= give;
+                                let give = if values[i] == best[i] { left[i] } else { E::zeroed() };
+                                sums[i] = E::from_f32(sums[i].to_f32() + give.to_f32());
+                                left[i] = E::from_f32(left[i].to_f32() - give.to_f32());
                             }
                         }
                     }

@@ -1,17 +1,31 @@
-//! Sixteen numbers at a time, in three implementations, and the choice between them at run time.
+//! Sixteen numbers at a time, in four implementations, and the choice between them at run time.
 //!
 //! A kernel is written once over [`Simd`]; [`dispatch`] compiles it for each instruction set and runs the best that the
 //! processor has. A value of an implementation proves that the processor has its instructions.
 #![expect(unsafe_code, reason = "vector instructions need target features that only the run-time check establishes")]
 
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
 use super::storage::LANES;
+use half::bf16;
 
 /// One vector's memory.
 pub(crate) type Lanes = [f32; LANES];
+/// Sixteen numbers of 16 bits.
+pub(crate) type HalfLanes = [bf16; LANES];
+/// Sixteen words of 32 bits: each a number, or a pair of 16-bit numbers with the first in the lower half.
+pub(crate) type WordLanes = [u32; LANES];
+
+/// Bits of 2^-56: smaller numbers become zero when they are rounded to 16 bits. Then all products of 16-bit numbers are
+/// whole multiples of 2^-126, so no sum of them is ever subnormal, and it makes no difference that the instructions for
+/// 16-bit products take subnormal numbers for zero.
+const TINY: u32 = (127 - 56) << 23;
 
 /// Arithmetic on sixteen numbers.
 pub(crate) trait Simd: Copy {
     type V: Copy;
+    type W: Copy;
     /// Whether there are registers for a tile of 12 x 2 vectors.
     const MANY_REGISTERS: bool;
     fn splat(self, x: f32) -> Self::V;
@@ -30,6 +44,21 @@ pub(crate) trait Simd: Copy {
     fn round(self, a: Self::V) -> Self::V;
     /// `a * 2^n` for whole `n` in -126..=127.
     fn scale(self, a: Self::V, n: Self::V) -> Self::V;
+
+    fn load_words(self, from: &WordLanes) -> Self::W;
+    fn store_words(self, w: Self::W, to: &mut WordLanes);
+    fn splat_word(self, word: u32) -> Self::W;
+    /// The words as numbers of 32 bits.
+    fn numbers(self, w: Self::W) -> Self::V;
+    /// 32-bit numbers as words.
+    fn words(self, v: Self::V) -> Self::W;
+    /// `sum + high(a) * high(b)`, rounded, then `+ low(a) * low(b)`, rounded; words of two 16-bit numbers.
+    fn dot(self, a: Self::W, b: Self::W, sum: Self::V) -> Self::V;
+    fn load_half(self, from: &HalfLanes) -> Self::V;
+    /// Rounds to the nearest, ties to even; what is smaller than [`TINY`] becomes zero.
+    fn store_half(self, v: Self::V, to: &mut HalfLanes);
+    /// Words of two numbers, rounded like those of [`Simd::store_half`].
+    fn pair(self, low: Self::V, high: Self::V) -> Self::W;
 
     /// The first `from.len()` (up to 16) numbers, zeros behind.
     #[inline(always)]
@@ -89,8 +118,24 @@ macro_rules! lanewise {
     };
 }
 
+/// A 16-bit number, rounded like those of [`Simd::store_half`].
+#[inline(always)]
+pub(crate) fn rounded(x: f32) -> bf16 {
+    let bits = x.to_bits();
+    let magnitude = bits & 0x7FFF_FFFF;
+    let top = bits >> 16;
+    bf16::from_bits(if magnitude < TINY {
+        0
+    } else if x.is_nan() {
+        top | 0x40
+    } else {
+        (bits + 0x7FFF + (top & 1)) >> 16
+    } as u16)
+}
+
 impl Simd for Portable {
     type V = Lanes;
+    type W = WordLanes;
     const MANY_REGISTERS: bool = false;
     #[inline(always)]
     fn splat(self, x: f32) -> Lanes {
@@ -103,6 +148,45 @@ impl Simd for Portable {
     #[inline(always)]
     fn store(self, v: Lanes, to: &mut Lanes) {
         *to = v;
+    }
+    #[inline(always)]
+    fn load_words(self, from: &WordLanes) -> WordLanes {
+        *from
+    }
+    #[inline(always)]
+    fn store_words(self, w: WordLanes, to: &mut WordLanes) {
+        *to = w;
+    }
+    #[inline(always)]
+    fn splat_word(self, word: u32) -> WordLanes {
+        [word; LANES]
+    }
+    #[inline(always)]
+    fn numbers(self, w: WordLanes) -> Lanes {
+        w.map(f32::from_bits)
+    }
+    #[inline(always)]
+    fn words(self, v: Lanes) -> WordLanes {
+        v.map(f32::to_bits)
+    }
+    #[inline(always)]
+    fn dot(self, a: WordLanes, b: WordLanes, sum: Lanes) -> Lanes {
+        // Products of 16-bit numbers are exact, so that nothing is lost without fused multiply-add.
+        let (high, low) = (|w: u32| f32::from_bits(w & 0xFFFF_0000), |w: u32| f32::from_bits(w << 16));
+        std::array::from_fn(|i| (sum[i] + high(a[i]) * high(b[i])) + low(a[i]) * low(b[i]))
+    }
+    #[inline(always)]
+    fn load_half(self, from: &HalfLanes) -> Lanes {
+        from.map(bf16::to_f32)
+    }
+    #[inline(always)]
+    fn store_half(self, v: Lanes, to: &mut HalfLanes) {
+        *to = v.map(rounded);
+    }
+    #[inline(always)]
+    fn pair(self, low: Lanes, high: Lanes) -> WordLanes {
+        let bits = |x: f32| u32::from(rounded(x).to_bits());
+        std::array::from_fn(|i| bits(low[i]) | bits(high[i]) << 16)
     }
     lanewise! {
         add(a, b) = a + b;
@@ -118,207 +202,105 @@ impl Simd for Portable {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use super::{LANES, Lanes, Simd};
-    #[cfg_attr(not(test), expect(clippy::wildcard_imports, reason = "several dozen intrinsics with one prefix"))]
-    use std::arch::x86_64::*;
+/// Families of vector instructions, each with those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Instructions {
+    /// What the compiler makes of plain Rust.
+    Portable,
+    /// AVX2 with fused multiply-add.
+    Avx2,
+    /// AVX-512 foundation.
+    Avx512,
+    /// AVX-512 with products of 16-bit numbers (bf16).
+    Avx512Bf16,
+}
 
-    /// AVX-512: one register. Made only after the processor was asked.
-    #[derive(Clone, Copy)]
-    pub(crate) struct Avx512(pub(super) ());
+impl Instructions {
+    /// Narrowest first.
+    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
 
-    // SAFETY of every block below: `self` exists, so the processor has the instructions; references are valid memory.
-    impl Simd for Avx512 {
-        type V = __m512;
-        const MANY_REGISTERS: bool = true;
-        #[inline(always)]
-        fn splat(self, x: f32) -> __m512 {
-            unsafe { _mm512_set1_ps(x) }
-        }
-        #[inline(always)]
-        fn load(self, from: &Lanes) -> __m512 {
-            unsafe { _mm512_loadu_ps(from.as_ptr()) }
-        }
-        #[inline(always)]
-        fn store(self, v: __m512, to: &mut Lanes) {
-            unsafe { _mm512_storeu_ps(to.as_mut_ptr(), v) }
-        }
-        #[inline(always)]
-        fn add(self, a: __m512, b: __m512) -> __m512 {
-            unsafe { _mm512_add_ps(a, b) }
-        }
-        #[inline(always)]
-        fn sub(self, a: __m512, b: __m512) -> __m512 {
-            unsafe { _mm512_sub_ps(a, b) }
-        }
-        #[inline(always)]
-        fn mul(self, a: __m512, b: __m512) -> __m512 {
-            unsafe { _mm512_mul_ps(a, b) }
-        }
-        #[inline(always)]
-        fn div(self, a: __m512, b: __m512) -> __m512 {
-            unsafe { _mm512_div_ps(a, b) }
-        }
-        #[inline(always)]
-        fn max(self, a: __m512, b: __m512) -> __m512 {
-            unsafe { _mm512_max_ps(a, b) }
-        }
-        #[inline(always)]
-        fn min(self, a: __m512, b: __m512) -> __m512 {
-            unsafe { _mm512_min_ps(a, b) }
-        }
-        #[inline(always)]
-        fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
-            unsafe { _mm512_fmadd_ps(a, b, c) }
-        }
-        #[inline(always)]
-        fn neg_mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
-            unsafe { _mm512_fnmadd_ps(a, b, c) }
-        }
-        #[inline(always)]
-        fn round(self, a: __m512) -> __m512 {
-            unsafe { _mm512_roundscale_ps::<0>(a) }
-        }
-        #[inline(always)]
-        fn scale(self, a: __m512, n: __m512) -> __m512 {
-            unsafe { _mm512_scalef_ps(a, n) }
-        }
-        #[inline(always)]
-        fn load_part(self, from: &[f32]) -> __m512 {
-            assert!(from.len() <= LANES);
-            unsafe { _mm512_maskz_loadu_ps(mask(from.len()), from.as_ptr()) }
-        }
-        #[inline(always)]
-        fn store_part(self, v: __m512, to: &mut [f32]) {
-            assert!(to.len() <= LANES);
-            unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), mask(to.len()), v) }
-        }
-    }
-
-    #[inline(always)]
-    fn mask(len: usize) -> u16 {
-        ((1u32 << len) - 1) as u16
-    }
-
-    /// AVX2 with fused multiply-add: two registers. Made only after the processor was asked.
-    #[derive(Clone, Copy)]
-    pub(crate) struct Avx2(pub(super) ());
-
-    macro_rules! halves {
-        ($($name:ident($($arg:ident),*) = $value:expr;)*) => {
-            $(#[inline(always)]
-            fn $name(self, $($arg: [__m256; 2]),*) -> [__m256; 2] {
-                unsafe { [{ $(let $arg = $arg[0];)* $value }, { $(let $arg = $arg[1];)* $value }] }
-            })*
+    /// Whether the processor has them.
+    #[inline]
+    pub fn available(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return match self {
+            Self::Portable => true,
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            // Every processor with AVX-512 has AVX2 and fused multiply-add.
+            Self::Avx512 => is_x86_feature_detected!("avx512f"),
+            Self::Avx512Bf16 => is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16"),
         };
+        #[cfg(not(target_arch = "x86_64"))]
+        return self == Self::Portable;
     }
 
-    // SAFETY as above.
-    impl Simd for Avx2 {
-        type V = [__m256; 2];
-        const MANY_REGISTERS: bool = false;
-        #[inline(always)]
-        fn splat(self, x: f32) -> [__m256; 2] {
-            unsafe { [_mm256_set1_ps(x); 2] }
-        }
-        #[inline(always)]
-        fn load(self, from: &Lanes) -> [__m256; 2] {
-            unsafe { [_mm256_loadu_ps(from.as_ptr()), _mm256_loadu_ps(from[8..].as_ptr())] }
-        }
-        #[inline(always)]
-        fn store(self, v: [__m256; 2], to: &mut Lanes) {
-            unsafe {
-                _mm256_storeu_ps(to.as_mut_ptr(), v[0]);
-                _mm256_storeu_ps(to[8..].as_mut_ptr(), v[1]);
-            }
-        }
-        halves! {
-            add(a, b) = _mm256_add_ps(a, b);
-            sub(a, b) = _mm256_sub_ps(a, b);
-            mul(a, b) = _mm256_mul_ps(a, b);
-            div(a, b) = _mm256_div_ps(a, b);
-            max(a, b) = _mm256_max_ps(a, b);
-            min(a, b) = _mm256_min_ps(a, b);
-            mul_add(a, b, c) = _mm256_fmadd_ps(a, b, c);
-            neg_mul_add(a, b, c) = _mm256_fnmadd_ps(a, b, c);
-            round(a) = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
-            scale(a, n) = {
-                let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-                _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent)))
-            };
-        }
+    /// The widest that this thread uses.
+    #[inline]
+    pub fn chosen() -> Self {
+        let most = WIDEST.get();
+        let mut fitting = Self::ALL.into_iter().rev().filter(|i| *i <= most);
+        fitting.find(|i| i.available()).unwrap_or(Self::Portable)
     }
 
-    #[target_feature(enable = "avx512f,avx2,fma")]
-    pub(super) fn with_avx512<K: super::Kernel>(kernel: K) -> K::Output {
-        kernel.run(Avx512(()))
+    /// Keeps this thread from using wider ones: for comparisons. Threads of a pool are limited when they start.
+    pub fn limit_this_thread(self) {
+        WIDEST.set(self);
     }
 
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) fn with_avx2<K: super::Kernel>(kernel: K) -> K::Output {
-        kernel.run(Avx2(()))
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "AVX2",
+            Self::Avx512 => "AVX-512",
+            Self::Avx512Bf16 => "AVX-512 with bf16",
+        }
     }
 }
 
-#[cfg(test)]
 thread_local! {
-    /// The widest vectors (in bits) that this thread may use, for tests of the narrower ways.
-    pub(crate) static WIDEST: std::cell::Cell<usize> = const { std::cell::Cell::new(512) };
+    static WIDEST: std::cell::Cell<Instructions> = const { std::cell::Cell::new(Instructions::Avx512Bf16) };
 }
 
-/// Whether vectors of so many bits are allowed (always, outside tests).
-#[inline]
-fn allowed(bits: usize) -> bool {
-    #[cfg(test)]
-    let widest = WIDEST.get();
-    #[cfg(not(test))]
-    let widest = 512;
-    bits <= widest
-}
-
-/// Runs a kernel with the widest instructions of this processor.
+/// Runs a kernel with the widest instructions of this processor that this thread may use.
 #[inline]
 pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
+    run(Instructions::chosen(), kernel)
+}
+
+#[inline]
+fn run<K: Kernel>(with: Instructions, kernel: K) -> K::Output {
     #[cfg(target_arch = "x86_64")]
     {
-        if allowed(512) && is_x86_feature_detected!("avx512f") {
-            // SAFETY: just asked (AVX-512 implies AVX2 and FMA on every processor that has it).
-            return unsafe { x86::with_avx512(kernel) };
-        }
-        if allowed(256) && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: just asked.
-            return unsafe { x86::with_avx2(kernel) };
+        assert!(with.available(), "a processor with {}", with.name());
+        // SAFETY: just asked.
+        unsafe {
+            match with {
+                Instructions::Avx512Bf16 => return x86::with_avx512_halves(kernel),
+                Instructions::Avx512 => return x86::with_avx512(kernel),
+                Instructions::Avx2 => return x86::with_avx2(kernel),
+                Instructions::Portable => {}
+            }
         }
     }
+    let _ = with;
     kernel.run(Portable)
 }
 
 /// Runs a kernel with every instruction set that this processor has, the portable one first.
 #[cfg(test)]
 pub(crate) fn with_each<K: Kernel + Clone>(kernel: &K) -> Vec<K::Output> {
-    let mut results = vec![kernel.clone().run(Portable)];
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: just asked.
-            results.push(unsafe { x86::with_avx2(kernel.clone()) });
-        }
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: just asked.
-            results.push(unsafe { x86::with_avx512(kernel.clone()) });
-        }
-    }
-    results
+    Instructions::ALL.into_iter().filter(|i| i.available()).map(|i| run(i, kernel.clone())).collect()
 }
 
-/// Declares a function whose body is compiled for every instruction set; `$simd` is the chosen one.
+/// Declares a function whose body is compiled for every instruction set; `$simd` is the chosen one. Types after the
+/// lifetimes are kinds of numbers.
 macro_rules! kernel {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident<$($life:lifetime),*>($simd:ident; $($arg:ident: $ty:ty),* $(,)?) -> $out:ty $body:block) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident<$($life:lifetime),* $(; $($number:ident),+)?>($simd:ident; $($arg:ident: $ty:ty),* $(,)?) -> $out:ty $body:block) => {
         $(#[$meta])*
-        $vis fn $name<$($life),*>($($arg: $ty),*) -> $out {
-            struct Body<$($life),*> { $($arg: $ty),* }
-            impl<$($life),*> $crate::kernels::simd::Kernel for Body<$($life),*> {
+        $vis fn $name<$($life,)* $($($number: $crate::kernels::number::Number),+)?>($($arg: $ty),*) -> $out {
+            struct Body<$($life,)* $($($number),+)?> { $($arg: $ty),* }
+            impl<$($life,)* $($($number: $crate::kernels::number::Number),+)?> $crate::kernels::simd::Kernel for Body<$($life,)* $($($number),+)?> {
                 type Output = $out;
                 #[inline(always)]
                 fn run<S: $crate::kernels::simd::Simd>(self, $simd: S) -> $out {

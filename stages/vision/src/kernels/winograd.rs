@@ -8,7 +8,8 @@
 
 use super::{
     Extent, Write,
-    gemm::{Left, Sizes, gemm, packed_index, packed_len},
+    number::as_words,
+    product::{Left, Pitch, Sizes, packed_index, packed_len, product},
     simd::{Simd, kernel, lanes, lanes_mut},
     storage::{LANES, scratch},
 };
@@ -227,22 +228,6 @@ kernel! {
     }
 }
 
-/// Weights `[3][3][input][output]` mirrored and transposed to `[3][3][output][input]`, for the gradient by the input.
-pub(crate) fn mirror(w: &[f32], input: usize, output: usize, mirrored: &mut [f32]) {
-    let tap = input * output;
-    for (t, to) in mirrored.chunks_exact_mut(tap).enumerate() {
-        let from = &w[(8 - t) * tap..(9 - t) * tap];
-        for (block, rows) in to.chunks_mut(LANES * input).enumerate() {
-            for i in 0..input {
-                let column = &from[i * output + block * LANES..];
-                for (o, row) in rows.chunks_exact_mut(input).enumerate() {
-                    row[i] = column[o];
-                }
-            }
-        }
-    }
-}
-
 /// Numbers of a plane of `tiles` tiles.
 fn plane_len(tiles: usize, channels: usize) -> usize {
     tiles * channels + GAP
@@ -370,14 +355,16 @@ pub(crate) fn convolve(x: &[f32], input: Maps, u: &[f32], out: &mut [f32], outpu
     let all = span.tiles(output.width);
     for tiles in all.chunks(block_tiles(ci, co)) {
         let (vp, mp) = (plane_len(tiles.len(), ci), plane_len(tiles.len(), co));
-        scratch(POINTS * (vp + mp), |buffer| {
+        scratch(POINTS * (vp + mp), |buffer: &mut [f32]| {
             let (v, m) = buffer.split_at_mut(POINTS * vp);
             transform_input(x, input.extent, input.image, tiles, v);
             let sizes = Sizes { m: tiles.len(), n: co, k: ci };
             for p in 0..POINTS {
-                let left = Left { data: &v[p * vp..(p + 1) * vp], row: ci, column: 1 };
-                let u = &u[p * packed_len(ci, co)..];
-                gemm(sizes, left, u, &mut m[p * mp..(p + 1) * mp], co, Write::Replace);
+                let left =
+                    Left { words: as_words(&v[p * vp..(p + 1) * vp]), lines: &[0], row: ci, steps: &[0], column: 1 };
+                let u = as_words(&u[p * packed_len(ci, co)..]);
+                let pitch = Pitch { line: 0, row: co };
+                product::<f32, f32>(sizes, left, u, &mut m[p * mp..(p + 1) * mp], pitch, Write::Replace, []);
             }
             transform_output(m, output, first, tiles, out, write == Write::Add);
         });
@@ -394,15 +381,23 @@ pub(crate) fn weight_gradient(x: &[f32], input: Maps, dy: &[f32], output: Extent
     scratch(POINTS * up, |du| {
         for (block, tiles) in all.chunks(block_tiles(ci, co)).enumerate() {
             let (vp, dp) = (plane_len(tiles.len(), ci), packed_len(tiles.len(), co) + GAP);
-            scratch(POINTS * (vp + dp), |buffer| {
+            scratch(POINTS * (vp + dp), |buffer: &mut [f32]| {
                 let (v, d) = buffer.split_at_mut(POINTS * vp);
                 transform_input(x, input.extent, input.image, tiles, v);
                 transform_gradient(dy, output, first, tiles, d);
                 let sizes = Sizes { m: ci, n: co, k: tiles.len() };
                 let write = if block == 0 { Write::Replace } else { Write::Add };
                 for p in 0..POINTS {
-                    let left = Left { data: &v[p * vp..(p + 1) * vp], row: 1, column: ci };
-                    gemm(sizes, left, &d[p * dp..], &mut du[p * up..(p + 1) * up], co, write);
+                    let left = Left {
+                        words: as_words(&v[p * vp..(p + 1) * vp]),
+                        lines: &[0],
+                        row: 1,
+                        steps: &[0],
+                        column: ci,
+                    };
+                    let pitch = Pitch { line: 0, row: co };
+                    let right = as_words(&d[p * dp..]);
+                    product::<f32, f32>(sizes, left, right, &mut du[p * up..(p + 1) * up], pitch, write, []);
                 }
             });
         }
@@ -462,7 +457,10 @@ mod tests {
             let d = numbers(images * y_image, 3);
             let mut back = vec![0.0; weights_len(co, ci)];
             let mut mirrored = vec![0.0; w.len()];
-            mirror(&w, ci, co, &mut mirrored);
+            for (i, to) in mirrored.iter_mut().enumerate() {
+                let (tap, o, i) = (i / ci / co, i / ci % co, i % ci);
+                *to = w[((8 - tap) * ci + i) * co + o];
+            }
             transform_weights(&mirrored, co, ci, &mut back);
             let mut dx = vec![0.0; x.len()];
             let all = Span { images: 0..images, tile_rows: 0..rows };

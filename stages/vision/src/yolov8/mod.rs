@@ -119,6 +119,13 @@ impl Heads {
     }
 }
 
+/// Binary cross entropy of one picture's class logits on one level when there is nothing to find, summed; writes its
+/// gradient times `slope`, and zeros to the box channels. `raw` and `gradient` are `[height, width, channels]`.
+pub fn background_loss(raw: &[f32], channels: usize, slope: f32, gradient: &mut [f32]) -> f64 {
+    assert_eq!(raw.len(), gradient.len(), "a gradient has the shape of what it is by");
+    crate::kernels::logits::background(raw, channels, BOX_CHANNELS, slope, gradient)
+}
+
 /// What a parameter is, for the optimizer's groups: only [`ParameterKind::Weight`] decays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParameterKind {

@@ -3,7 +3,10 @@
 
 use crate::{
     kernels::{
-        gemm::{pack, pack_transposed, packed_len},
+        Extent,
+        frame::Window,
+        number::Number,
+        product::{ZERO_ROW, pack, packed_len},
         storage::{Numbers, scratch},
         winograd,
     },
@@ -46,28 +49,57 @@ pub(super) struct Statistic {
 /// How the products of a convolution are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Method {
-    /// 1x1: the map itself is the matrix.
-    Direct,
-    /// Patches gathered into rows.
-    Patches,
-    /// Minimal filtering.
+    /// As one product over windows, read in place or from frames.
+    Windows,
+    /// Minimal filtering: fewer products, of transformed numbers that 16 bits would be too coarse for.
     Winograd,
+}
+
+impl Method {
+    pub fn of<E: Number>(conv: &Conv) -> Self {
+        let suits = conv.kernel == 3 && conv.stride == 1 && winograd::suits(conv.input.channels, conv.output.channels);
+        if E::PER_WORD == 1 && suits { Self::Winograd } else { Self::Windows }
+    }
+}
+
+/// The convolution's windows over pictures of this extent.
+pub(super) fn window(conv: &Conv, input: Extent) -> Window {
+    Window { input, kernel: conv.kernel, stride: conv.stride, output: conv.output.channels }
+}
+
+/// Words that the weights take as the forward pass and as the gradient by the input read them.
+pub(super) fn packed_lens<E: Number>(conv: &Conv) -> [usize; 2] {
+    let (input, output) = (conv.input.channels, conv.output.channels);
+    if Method::of::<E>(conv) == Method::Winograd {
+        return [winograd::weights_len(input, output), winograd::weights_len(output, input)];
+    }
+    let window = abstract_window(conv);
+    let taps = conv.kernel * conv.kernel;
+    [
+        packed_len(conv.kernel * window.span::<E>(), output),
+        packed_len(taps * window.out_cell::<E>() / E::PER_WORD, input),
+    ]
+}
+
+/// The windows without a picture: for what depends on channels only.
+fn abstract_window(conv: &Conv) -> Window {
+    let channels = conv.input.channels;
+    window(conv, Extent { height: conv.stride, width: conv.stride, channels, pitch: channels })
 }
 
 /// A convolution and what follows it.
 #[derive(Debug)]
 pub(super) struct Layer {
     pub conv: Conv,
-    pub method: Method,
     pub weight: Trainable,
     /// Normalisation: scale and shift. Bias: the bias alone.
     pub affine: Vec<Trainable>,
     /// Normalisation: running mean and variance. Bias: none.
     pub running: Vec<Statistic>,
-    /// The weights as the forward pass reads them.
-    pub forward: Numbers,
-    /// The weights as the gradient by the input reads them.
-    pub backward: Numbers,
+    /// The weights as the forward pass reads them, in words.
+    pub forward: Numbers<f32>,
+    /// The weights as the gradient by the input reads them, in words.
+    pub backward: Numbers<f32>,
 }
 
 impl Layer {
@@ -92,14 +124,9 @@ impl Layer {
                 (format!("{name}.weight"), vec![bias], Vec::new())
             }
         };
-        let method = match kernel {
-            1 => Method::Direct,
-            3 if conv.stride == 1 && winograd::suits(input, output) => Method::Winograd,
-            _ => Method::Patches,
-        };
         let weight = Trainable::new(key, ParameterKind::Weight, weight);
         let (forward, backward) = Default::default();
-        Self { conv: conv.clone(), method, weight, affine, running, forward, backward }
+        Self { conv: conv.clone(), weight, affine, running, forward, backward }
     }
 
     pub fn input(&self) -> usize {
@@ -110,37 +137,53 @@ impl Layer {
         self.conv.output.channels
     }
 
-    /// Numbers of a patch.
-    pub fn patch(&self) -> usize {
-        self.conv.kernel * self.conv.kernel * self.input()
-    }
-
     /// Renews [`Self::forward`] from the weights.
-    pub fn prepare_forward(&mut self) {
-        let (input, output, patch) = (self.input(), self.output(), self.patch());
-        if self.method == Method::Winograd {
-            reserve(&mut self.forward, winograd::weights_len(input, output));
+    pub fn prepare_forward<E: Number>(&mut self) {
+        let (input, output) = (self.input(), self.output());
+        reserve(&mut self.forward, packed_lens::<E>(&self.conv)[0]);
+        if Method::of::<E>(&self.conv) == Method::Winograd {
             winograd::transform_weights(&self.weight.data, input, output, &mut self.forward);
-        } else {
-            reserve(&mut self.forward, packed_len(patch, output));
-            pack(&self.weight.data, output, patch, output, &mut self.forward);
+            return;
         }
+        let window = abstract_window(&self.conv);
+        let starts: Vec<usize> = window.rows::<E>().map(|row| row.map_or(ZERO_ROW, |row| row * output)).collect();
+        let packed = bytemuck::cast_slice_mut(&mut self.forward);
+        pack::<f32, E>(&self.weight.data, &starts, output, packed, []);
     }
 
     /// Renews [`Self::backward`] from the weights.
-    pub fn prepare_backward(&mut self) {
-        let (input, output, patch) = (self.input(), self.output(), self.patch());
-        if self.method == Method::Winograd {
-            reserve(&mut self.backward, winograd::weights_len(output, input));
-            let (weight, backward) = (&self.weight.data, &mut self.backward);
-            scratch(weight.len(), |mirrored| {
-                winograd::mirror(weight, input, output, mirrored);
-                winograd::transform_weights(mirrored, output, input, backward);
-            });
-        } else {
-            reserve(&mut self.backward, packed_len(output, patch));
-            pack_transposed(&self.weight.data, output, output, patch, &mut self.backward);
-        }
+    pub fn prepare_backward<E: Number>(&mut self) {
+        let (input, output, kernel) = (self.input(), self.output(), self.conv.kernel);
+        reserve(&mut self.backward, packed_lens::<E>(&self.conv)[1]);
+        let (weight, backward) = (&self.weight.data, &mut self.backward);
+        scratch(weight.len(), |turned: &mut [f32]| {
+            for (from, to) in weight.chunks_exact(input * output).zip(turned.chunks_exact_mut(input * output)) {
+                transpose(from, output, to, input);
+            }
+            if Method::of::<E>(&self.conv) == Method::Winograd {
+                // The windows of gradients run the other way.
+                scratch(turned.len(), |mirrored: &mut [f32]| {
+                    let taps = turned.chunks_exact(input * output).rev();
+                    mirrored.chunks_exact_mut(input * output).zip(taps).for_each(|(to, tap)| to.copy_from_slice(tap));
+                    winograd::transform_weights(mirrored, output, input, backward);
+                });
+                return;
+            }
+            let window = abstract_window(&self.conv);
+            let cell = window.out_cell::<E>();
+            let mut packed: &mut [u32] = bytemuck::cast_slice_mut(backward);
+            for (py, px) in window.phases() {
+                let (down, across) = (window.taps(py), window.taps(px));
+                let mut starts = Vec::new();
+                for (ky, kx) in down.iter().flat_map(|y| across.iter().map(|x| (y.weight, x.weight))) {
+                    let tap = (ky * kernel + kx) * output;
+                    starts.extend((0..cell).map(|o| if o < output { (tap + o) * input } else { ZERO_ROW }));
+                }
+                let len = packed_len(starts.len() / E::PER_WORD, input);
+                pack::<f32, E>(turned, &starts, input, &mut packed[..len], []);
+                packed = &mut packed[len..];
+            }
+        });
     }
 
     /// Scale and shift that stand for the normalisation with the running statistics.
@@ -191,8 +234,20 @@ impl Layer {
     }
 }
 
+/// `to` (rows of `height` numbers) becomes the transpose of `from` (rows of `width` numbers).
+fn transpose(from: &[f32], width: usize, to: &mut [f32], height: usize) {
+    const BLOCK: usize = 16;
+    for (block, rows) in to.chunks_mut(BLOCK * height).enumerate() {
+        for (i, from) in from.chunks_exact(width).enumerate() {
+            for (row, &number) in rows.chunks_exact_mut(height).zip(&from[block * BLOCK..]) {
+                row[i] = number;
+            }
+        }
+    }
+}
+
 /// Makes room for `len` numbers; a buffer never changes its size.
-fn reserve(numbers: &mut Numbers, len: usize) {
+fn reserve(numbers: &mut Numbers<f32>, len: usize) {
     if numbers.is_empty() {
         *numbers = Numbers::zeros(len);
     }

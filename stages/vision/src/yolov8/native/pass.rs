@@ -1,106 +1,120 @@
 //! Forward and backward passes of single operations over a batch, cut into the plan's pieces and run in parallel.
 
 use super::{
-    layer::{EPSILON, Layer, MOMENTUM, Method},
+    layer::{EPSILON, Layer, MOMENTUM, Method, window},
     plan::{Piece, Pieces, split},
 };
 use crate::kernels::{
     Extent, Write,
-    gemm::{Left, Sizes, add_assign, add_columns, gemm, pack, packed_len},
-    norm::{Norm, Slice, copy_channels, moments, norm_backward, norm_silu, silu_backward},
-    patches::{Window, clear, gather, scatter},
+    frame::copy_cells,
+    norm::{Affine, Slice, copy_channels, moments, norm_backward, norm_silu, silu_backward},
+    number::{Number, as_words},
+    product::{Left, Pitch, Sizes, add_assign, product},
     storage::scratch,
     winograd::{self, Maps},
 };
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Numbers of gathered patches that are worked on at a time (256 KB).
-const PATCH_BLOCK: usize = 64 * 1024;
+/// Words of frames that are worked on at a time (512 KB, inside a second-level cache).
+const FRAME_BLOCK: usize = 128 * 1024;
 /// Numbers of a piece of a sum over groups.
 const SUM_BLOCK: usize = 16 * 1024;
 
 /// A map of the whole batch, read.
 #[derive(Clone, Copy)]
-pub(super) struct Source<'a> {
+pub(super) struct Source<'a, E> {
     /// The whole buffer.
-    pub data: &'a [f32],
+    pub data: &'a [E],
     /// First channel.
     pub offset: usize,
     pub extent: Extent,
 }
 
-impl<'a> Source<'a> {
-    fn image_len(&self) -> usize {
+impl<'a, E: Number> Source<'a, E> {
+    pub fn image_len(&self) -> usize {
         self.extent.cells() * self.extent.pitch
     }
 
-    /// From the first channel of picture `image`.
-    fn image(&self, image: usize) -> &'a [f32] {
-        &self.data[image * self.image_len() + self.offset..]
+    /// From the first channel of row `y` of picture `image`, to the end of the row.
+    pub fn row(&self, image: usize, y: usize) -> &'a [E] {
+        let line = self.extent.width * self.extent.pitch;
+        &self.data[image * self.image_len() + y * line..][self.offset..line]
     }
 
-    fn maps(&self) -> Maps {
+    pub fn maps(&self) -> Maps {
         Maps { extent: self.extent, image: self.image_len() }
+    }
+
+    /// Whether cells begin at whole words.
+    fn in_words(&self) -> bool {
+        let Extent { channels, pitch, .. } = self.extent;
+        [channels, pitch, self.offset].iter().all(|n| n.is_multiple_of(E::PER_WORD))
+    }
+
+    /// The same as 32-bit numbers, which they are.
+    pub fn numbers(&self) -> &'a [f32] {
+        bytemuck::cast_slice(&self.data[self.offset..])
     }
 }
 
 /// Cells of a piece.
-fn cells(piece: &Piece, width: usize) -> usize {
+pub(super) fn cells(piece: &Piece, width: usize) -> usize {
     piece.images.len() * piece.rows.len() * width
 }
 
-/// Rows of patches that are gathered at a time.
-fn patch_rows(window: &Window) -> usize {
-    (PATCH_BLOCK / (window.patch() * window.out_width())).max(1)
-}
-
-fn blocks(rows: Range<usize>, step: usize) -> impl Iterator<Item = Range<usize>> {
+/// Rows in parts of which each has at most so many, about equally long.
+pub(super) fn blocks(rows: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let step = rows.len().div_ceil(rows.len().div_ceil(most.max(1)).max(1)).max(1);
     let end = rows.end;
     rows.step_by(step).map(move |r| r..(r + step).min(end))
 }
 
-fn window(layer: &Layer, x: &Source<'_>) -> Window {
-    Window { input: x.extent, kernel: layer.conv.kernel, stride: layer.conv.stride }
-}
-
 /// The products of one piece; `out` begins at the slice's first channel of the piece's first cell.
-fn convolve(layer: &Layer, x: Source<'_>, piece: &Piece, out: &mut [f32], output: Extent) {
-    let (n, k) = (layer.output(), layer.patch());
-    if layer.method == Method::Winograd {
-        let span = piece.span();
-        winograd::convolve(&x.data[x.offset..], x.maps(), &layer.forward, out, output, &span, Write::Replace);
-        return;
+fn convolve<E: Number, C: Number>(layer: &Layer, x: Source<'_, E>, piece: &Piece, out: &mut [C], output: Extent) {
+    if Method::of::<E>(&layer.conv) == Method::Winograd {
+        let (x_maps, out) = (x.maps(), bytemuck::cast_slice_mut(out));
+        return winograd::convolve(x.numbers(), x_maps, &layer.forward, out, output, &piece.span(), Write::Replace);
     }
-    let row_len = output.width * output.pitch;
+    let weights = as_words(&layer.forward);
+    let window = window(&layer.conv, x.extent);
+    let line = output.width * output.pitch;
+    let (n, pitch) = (layer.output(), Pitch { line, row: output.pitch });
     for (index, image) in piece.images.clone().enumerate() {
-        let out = &mut out[index * output.height * row_len..];
-        let x_image = x.image(image);
-        if layer.method == Method::Direct {
-            let sizes = Sizes { m: piece.rows.len() * output.width, n, k };
-            let start = piece.rows.start * output.width * x.extent.pitch;
-            let left = Left { data: &x_image[start..], row: x.extent.pitch, column: 1 };
-            gemm(sizes, left, &layer.forward, out, output.pitch, Write::Replace);
+        let out = &mut out[index * output.height * line..];
+        if window.kernel == 1 && window.stride == 1 && x.in_words() {
+            let start = image * x.image_len() + piece.rows.start * x.extent.width * x.extent.pitch + x.offset;
+            let words = &as_words(x.data)[start / E::PER_WORD..];
+            let left = Left { words, lines: &[0], row: x.extent.pitch / E::PER_WORD, steps: &[0], column: 1 };
+            let sizes = Sizes { m: piece.rows.len() * output.width, n, k: window.span::<E>() };
+            product::<E, C>(sizes, left, weights, out, pitch, Write::Replace, []);
             continue;
         }
-        let window = window(layer, &x);
-        for rows in blocks(piece.rows.clone(), patch_rows(&window)) {
-            let m = rows.len() * output.width;
-            scratch(m * k, |patches| {
-                gather(x_image, window, rows.clone(), patches);
-                let left = Left { data: patches, row: k, column: 1 };
-                let out = &mut out[(rows.start - piece.rows.start) * row_len..];
-                gemm(Sizes { m, n, k }, left, &layer.forward, out, output.pitch, Write::Replace);
+        let row_words = window.frame::<E>(&(0..1)).row_len / E::PER_WORD * window.stride;
+        for rows in blocks(piece.rows.clone(), FRAME_BLOCK / row_words) {
+            let frame = window.frame::<E>(&rows);
+            scratch(frame.len(), |numbers: &mut [E]| {
+                frame.fill(x.extent.height, x.extent.width, numbers, |y, to| {
+                    copy_cells(x.row(image, y), x.extent.channels, x.extent.pitch, to, frame.cell);
+                });
+                let row_words = frame.row_len / E::PER_WORD;
+                let lines: Vec<usize> = (0..rows.len()).map(|r| r * window.stride * row_words).collect();
+                let steps: Vec<usize> = (0..window.kernel).map(|ky| ky * row_words).collect();
+                let row = window.stride * frame.cell / E::PER_WORD;
+                let left = Left { words: as_words(numbers), lines: &lines, row, steps: &steps, column: 1 };
+                let sizes = Sizes { m: output.width, n, k: window.span::<E>() };
+                let out = &mut out[(rows.start - piece.rows.start) * line..];
+                product::<E, C>(sizes, left, weights, out, pitch, Write::Replace, []);
             });
         }
     }
 }
 
 /// Convolution and bias straight into a head level.
-pub(super) fn bias_forward(
+pub(super) fn bias_forward<E: Number>(
     layer: &Layer,
     pieces: &Pieces,
-    x: Source<'_>,
+    x: Source<'_, E>,
     out: &mut [f32],
     offset: usize,
     output: Extent,
@@ -117,11 +131,11 @@ pub(super) fn bias_forward(
 }
 
 /// Convolution, normalisation with the running statistics, activation, and the added view.
-pub(super) fn eval_forward(
+pub(super) fn eval_forward<E: Number>(
     layer: &Layer,
     pieces: &Pieces,
-    x: Source<'_>,
-    out: &mut [f32],
+    x: Source<'_, E>,
+    out: &mut [E],
     output: Extent,
     residual: Option<usize>,
 ) {
@@ -130,9 +144,9 @@ pub(super) fn eval_forward(
     let raw = Extent { pitch: output.channels, ..output };
     let parts = split(out, pieces.products.iter().map(|p| cells(p, output.width) * output.pitch));
     pieces.products.par_iter().zip(parts).with_max_len(1).for_each(|(piece, out)| {
-        scratch(cells(piece, output.width) * output.channels, |y| {
+        scratch(cells(piece, output.width) * output.channels, |y: &mut [f32]| {
             convolve(layer, x, piece, y, raw);
-            norm_silu(y, &scale, &shift, out, slice, residual);
+            norm_silu(y, Affine { scale: &scale, shift: &shift }, out, slice, residual);
         });
     });
 }
@@ -140,13 +154,13 @@ pub(super) fn eval_forward(
 /// Convolution, normalisation with the batch's statistics (returned in `batch`: mean, 1 / deviation; the running ones
 /// are updated), activation, and the added view.
 #[expect(clippy::too_many_arguments, reason = "one call; a struct would only rename them")]
-pub(super) fn train_forward(
+pub(super) fn train_forward<E: Number>(
     layer: &mut Layer,
     pieces: &Pieces,
-    x: Source<'_>,
-    raw: &mut [f32],
+    x: Source<'_, E>,
+    raw: &mut [E],
     batch: &mut [Vec<f32>; 2],
-    out: &mut [f32],
+    out: &mut [E],
     output: Extent,
     residual: Option<usize>,
 ) {
@@ -186,20 +200,20 @@ pub(super) fn train_forward(
     let parts = split(out, lengths.clone().map(|l| l * output.pitch));
     let raws = split(raw, lengths.map(|l| l * channels));
     raws.into_par_iter().zip(parts).with_max_len(1).for_each(|(y, out)| {
-        norm_silu(y, &scale, &shift, out, slice, residual);
+        norm_silu(y, Affine { scale: &scale, shift: &shift }, out, slice, residual);
     });
 }
 
 /// Backward through the activation: writes the gradient by the normalised value to `raw_gradient`, adds the gradients of
 /// scale and shift, passes the gradient of the added view on, and returns the factors for [`Gradient::Norm`].
 #[expect(clippy::too_many_arguments, reason = "one call; a struct would only rename them")]
-pub(super) fn activation_backward(
+pub(super) fn activation_backward<E: Number>(
     layer: &mut Layer,
     pieces: &Pieces,
-    raw: &[f32],
+    raw: &[E],
     [mean, inverse]: &[Vec<f32>; 2],
-    raw_gradient: &mut [f32],
-    gradient: &mut [f32],
+    raw_gradient: &mut [E],
+    gradient: &mut [E],
     output: Extent,
     residual: Option<(usize, Write)>,
 ) -> [Vec<f32>; 3] {
@@ -207,7 +221,7 @@ pub(super) fn activation_backward(
     let slice = Slice { offset, pitch: output.pitch };
     let scale: Vec<f32> = layer.affine[0].data.iter().zip(inverse).map(|(s, i)| s * i).collect();
     let shift: Vec<f32> = (0..channels).map(|i| layer.affine[1].data[i] - mean[i] * scale[i]).collect();
-    let norm = Norm { scale: &scale, shift: &shift, mean };
+    let affine = Affine { scale: &scale, shift: &shift };
     let lengths = pieces.passes.iter().map(|p| cells(p, output.width));
     let parts = split(gradient, lengths.clone().map(|l| l * output.pitch));
     let targets = split(raw_gradient, lengths.map(|l| l * channels));
@@ -222,7 +236,7 @@ pub(super) fn activation_backward(
         .map(|((gradient, d), start)| {
             let y = &raw[start..start + d.len()];
             let mut sums = vec![0.0; 2 * channels];
-            silu_backward(y, norm, gradient, slice, d, &mut sums);
+            silu_backward(y, affine, mean, gradient, slice, d, &mut sums);
             if let Some((to, write)) = residual {
                 copy_channels(gradient, output.pitch, offset, to, channels, write);
             }
@@ -246,60 +260,71 @@ pub(super) fn activation_backward(
 }
 
 /// The gradient by a convolution's own output.
-pub(super) enum Gradient<'a> {
+#[derive(Clone, Copy)]
+pub(super) enum Gradient<'a, E> {
     /// What [`activation_backward`] left, still without the effect on the batch statistics; `[cells][channels]`.
-    Norm { d: &'a mut [f32], raw: &'a [f32], mean: &'a [f32], factors: &'a [Vec<f32>; 3] },
+    Norm { d: &'a [E], raw: &'a [E], mean: &'a [f32], factors: &'a [Vec<f32>; 3] },
     /// A head level's gradient.
-    Head(Source<'a>),
+    Head(Source<'a, f32>),
+}
+
+impl<E: Number> Gradient<'_, E> {
+    /// Writes some cells of the whole batch (all of one row, unless the cells have no gaps) as cells of `cell` numbers.
+    pub fn write(&self, cells: Range<usize>, channels: usize, to: &mut [E], cell: usize) {
+        match self {
+            Self::Norm { d, raw, mean, factors } => {
+                let range = cells.start * channels..cells.end * channels;
+                let factors = factors.each_ref().map(Vec::as_slice);
+                norm_backward(&raw[range.clone()], mean, factors, &d[range], to, cell);
+            }
+            Self::Head(source) => {
+                let pitch = source.extent.pitch;
+                let from = &source.data[cells.start * pitch..cells.end * pitch][source.offset..];
+                copy_cells(from, channels, pitch, to, cell);
+            }
+        }
+    }
 }
 
 /// Adds the gradients of weights (and bias), and writes the gradient of the input, unless there is none to write.
-pub(super) fn convolution_backward(
+pub(super) fn convolution_backward<E: Number>(
     layer: &mut Layer,
     pieces: &Pieces,
-    x: Source<'_>,
-    gradient: Gradient<'_>,
+    x: Source<'_, E>,
+    gradient: Gradient<'_, E>,
     output: Extent,
-    dx: Option<(&mut [f32], Write)>,
+    dx: Option<(&mut [E], Write)>,
     partial: &mut [f32],
 ) {
     let groups = &pieces.groups;
     let length = layer.weight.data.len();
     let partial = &mut partial[..length * groups.len()];
     let (dx, write) = dx.map_or((None, Write::Replace), |(dx, write)| (Some(dx), write));
-    let mut dxs: Vec<Option<&mut [f32]>> = groups.iter().map(|_| None).collect();
+    let mut dxs: Vec<Option<&mut [E]>> = groups.iter().map(|_| None).collect();
     if let Some(dx) = dx {
-        let lengths = groups.iter().map(|g| g.images.len() * x.image_len());
-        dxs = split(dx, lengths).into_iter().map(Some).collect();
+        let line = layer.conv.stride * x.extent.width * x.extent.pitch;
+        dxs = split(dx, groups.iter().map(|g| g.images.len() * g.rows.len() * line)).into_iter().map(Some).collect();
     }
     let this = &*layer;
-    let tasks = groups.par_iter().zip(dxs).zip(partial.par_chunks_mut(length));
-    let lengths = groups.iter().map(|g| cells(g, output.width) * output.channels);
-    let biases: Vec<Vec<f32>> = match gradient {
-        Gradient::Norm { d, raw, mean, factors } => {
-            let factors = [0, 1, 2].map(|i| factors[i].as_slice());
-            let contiguous = Extent { pitch: output.channels, ..output };
-            let image_len = output.cells() * output.channels;
-            tasks.zip(split(d, lengths)).with_max_len(1).for_each(|(((group, dx), dw), dy)| {
-                let start = group.images.start * image_len;
-                norm_backward(&raw[start..start + dy.len()], mean, factors, dy);
-                group_backward(this, group, x, dy, contiguous, dx, write, dw);
-            });
-            Vec::new()
+    (groups.par_iter().zip(dxs).zip(partial.par_chunks_mut(length)).with_max_len(1)).for_each(|((group, dx), dw)| {
+        let task = Task { layer: this, group, x, gradient, output, write };
+        match Method::of::<E>(&this.conv) {
+            Method::Winograd => task.by_winograd(dx, dw),
+            Method::Windows => task.by_windows(dx, dw),
         }
-        Gradient::Head(source) => (tasks.with_max_len(1))
-            .map(|((group, dx), dw)| {
-                let dy = source.image(group.images.start);
-                let dy = &dy[..dy.len().min(group.images.len() * source.image_len())];
-                group_backward(this, group, x, dy, output, dx, write, dw);
+    });
+    if let Gradient::Head(source) = gradient {
+        let image_len = source.image_len();
+        let biases: Vec<Vec<f32>> = (source.data.par_chunks(image_len).with_max_len(1))
+            .map(|image| {
                 let mut bias = vec![0.0; output.channels];
-                add_columns(dy, output.pitch, &mut bias);
+                add_columns(&image[source.offset..], source.extent.pitch, &mut bias);
                 bias
             })
-            .collect(),
-    };
-    for bias in biases {
-        layer.affine[0].gradient.iter_mut().zip(bias).for_each(|(g, b)| *g += b);
+            .collect();
+        for bias in biases {
+            layer.affine[0].gradient.iter_mut().zip(bias).for_each(|(g, b)| *g += b);
+        }
     }
     let partial = &*partial;
     layer.weight.gradient.par_chunks_mut(SUM_BLOCK).enumerate().for_each(|(block, sum)| {
@@ -310,74 +335,21 @@ pub(super) fn convolution_backward(
     });
 }
 
-/// Gradients of one group of pictures; `dy` begins at the slice's first channel, `dx` at the group's first number.
-#[expect(clippy::too_many_arguments, reason = "one call; a struct would only rename them")]
-fn group_backward(
-    layer: &Layer,
-    group: &Piece,
-    x: Source<'_>,
-    dy: &[f32],
-    output: Extent,
-    mut dx: Option<&mut [f32]>,
-    write: Write,
-    dw: &mut [f32],
-) {
-    let (n, k) = (layer.output(), layer.patch());
-    if layer.method == Method::Winograd {
-        let span = group.span();
-        winograd::weight_gradient(&x.data[x.offset..], x.maps(), dy, output, &span, dw);
-        if let Some(dx) = dx {
-            // The gradient as the input of a convolution with mirrored weights; its pictures are counted from the group.
-            let span = winograd::Span { images: 0..group.images.len(), ..span };
-            let maps = Maps { extent: output, image: output.cells() * output.pitch };
-            winograd::convolve(dy, maps, &layer.backward, &mut dx[x.offset..], x.extent, &span, write);
-        }
-        return;
-    }
-    let window = window(layer, &x);
-    let mut first = Write::Replace;
-    for (index, image) in group.images.clone().enumerate() {
-        let x_image = x.image(image);
-        let dy = &dy[index * output.cells() * output.pitch..];
-        let mut dx = dx.as_deref_mut().map(|dx| &mut dx[index * x.image_len() + x.offset..]);
-        if let Some(dx) = dx.as_deref_mut()
-            && layer.method == Method::Patches
-            && write == Write::Replace
-        {
-            let length = dx.len().min(x.extent.reach());
-            clear(&mut dx[..length], x.extent);
-        }
-        for rows in blocks(0..output.height, patch_rows(&window)) {
-            let m = rows.len() * output.width;
-            let dy = &dy[rows.start * output.width * output.pitch..];
-            scratch(packed_len(m, n), |right| {
-                pack(dy, output.pitch, m, n, right);
-                let sizes = Sizes { m: k, n, k: m };
-                if layer.method == Method::Direct {
-                    let start = rows.start * output.width * x.extent.pitch;
-                    let left = Left { data: &x_image[start..], row: 1, column: x.extent.pitch };
-                    gemm(sizes, left, right, dw, n, first);
-                } else {
-                    scratch(m * k, |patches| {
-                        gather(x_image, window, rows.clone(), patches);
-                        gemm(sizes, Left { data: patches, row: 1, column: k }, right, dw, n, first);
-                    });
-                }
-            });
-            first = Write::Add;
-            if let Some(dx) = dx.as_deref_mut() {
-                let sizes = Sizes { m, n: k, k: n };
-                let left = Left { data: dy, row: output.pitch, column: 1 };
-                if layer.method == Method::Direct {
-                    let dx = &mut dx[rows.start * x.extent.width * x.extent.pitch..];
-                    gemm(sizes, left, &layer.backward, dx, x.extent.pitch, write);
-                } else {
-                    scratch(m * k, |patches| {
-                        gemm(sizes, left, &layer.backward, patches, k, Write::Replace);
-                        scatter(patches, window, rows.clone(), dx);
-                    });
-                }
-            }
+/// Adds the columns of rows `pitch` apart, in the order of the rows: `sums[j] += sum of b[i * pitch + j]`.
+fn add_columns(b: &[f32], pitch: usize, sums: &mut [f32]) {
+    for row in b.chunks(pitch) {
+        for (sum, &x) in sums.iter_mut().zip(row) {
+            *sum += x;
         }
     }
+}
+
+/// The gradients of one group of pictures or rows.
+pub(super) struct Task<'a, E> {
+    pub layer: &'a Layer,
+    pub group: &'a Piece,
+    pub x: Source<'a, E>,
+    pub gradient: Gradient<'a, E>,
+    pub output: Extent,
+    pub write: Write,
 }

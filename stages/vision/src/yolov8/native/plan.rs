@@ -1,10 +1,14 @@
 //! Memory and the cutting of work for one size of batch: activation maps, gradients, and the fixed pieces that run in
 //! parallel. Pieces depend on shapes only, never on the number of threads.
 
-use super::layer::{Layer, Method};
+use super::{
+    layer::Method,
+    slots::{Buffers, Lives, Slots},
+};
 use crate::{
     kernels::{
         Extent, Write,
+        number::Number,
         storage::Numbers,
         winograd::{Span, TILE},
     },
@@ -21,8 +25,11 @@ const PIECE_FLOPS: usize = 4_000_000;
 const PIECE_CELLS: usize = 96;
 /// The same in tiles of minimal filtering.
 const PIECE_TILES: usize = 24;
-/// Tiles that a gradient task should have at least.
+/// Tiles that a gradient task should have at least: each has its own sum of weight gradients.
 const GROUP_TILES: usize = 16;
+/// The same in cells; and the cells that large maps are cut by.
+const GROUP_CELLS: usize = 200;
+const LARGE_GROUP_CELLS: usize = 1600;
 /// Cells of a piece of an elementwise pass.
 const PASS_CELLS: usize = 800;
 
@@ -65,92 +72,141 @@ pub(super) struct Pieces {
     pub products: Vec<Piece>,
     /// Of elementwise passes over the output.
     pub passes: Vec<Piece>,
-    /// Whole pictures, for the gradients.
+    /// Of the gradients.
     pub groups: Vec<Piece>,
 }
 
 impl Pieces {
-    fn new(layer: &Layer, batch: usize, height: usize, width: usize) -> Self {
-        let (input, output) = (layer.input(), layer.output());
+    fn new<E: Number>(conv: &Conv, batch: usize, height: usize, width: usize) -> Self {
+        let (input, output) = (conv.input.channels, conv.output.channels);
         let passes = cut(batch, height, 1, width, PASS_CELLS);
-        let (products, groups) = if layer.method == Method::Winograd {
+        let (products, groups) = if Method::of::<E>(conv) == Method::Winograd {
             let tiles = width.div_ceil(TILE);
             let least = (PIECE_FLOPS / (72 * input * output)).max(PIECE_TILES);
-            (cut(batch, height, TILE, tiles, least), tiles * height.div_ceil(TILE))
+            // Whole pictures: a tile's gradients need the cells around it.
+            let group = GROUP_TILES.max(tiles * height.div_ceil(TILE));
+            (cut(batch, height, TILE, tiles, least), cut(batch, height, TILE, tiles, group))
         } else {
-            let least = (PIECE_FLOPS / (2 * layer.patch() * output)).max(PIECE_CELLS);
-            (cut(batch, height, 1, width, least), height * width / (TILE * TILE))
+            let patch = conv.kernel * conv.kernel * input;
+            let least = (PIECE_FLOPS / (2 * patch * output)).max(PIECE_CELLS);
+            let cells = height * width;
+            let group = if cells < 2 * LARGE_GROUP_CELLS { cells.max(GROUP_CELLS) } else { LARGE_GROUP_CELLS };
+            (cut(batch, height, 1, width, least), cut(batch, height, 1, width, group))
         };
-        let images = GROUP_TILES.div_ceil(groups.max(1)).min(batch.max(1));
-        let groups = (0..batch).step_by(images);
-        let groups = groups.map(|i| Piece { images: i..(i + images).min(batch), rows: 0..height }).collect();
         Self { products, passes, groups }
+    }
+}
+
+/// How many numbers each array of a plan has, and how the work is cut.
+#[derive(Debug)]
+pub(super) struct Layout {
+    /// Of the buffers.
+    maps: Slots,
+    /// Per convolution.
+    pieces: Vec<Pieces>,
+    /// In training only, as are the next two: per convolution, output before the normalisation.
+    raw: Vec<usize>,
+    /// Gradients of the buffers.
+    gradients: Slots,
+    /// Weight gradients of all groups of a convolution.
+    partial: usize,
+}
+
+impl Layout {
+    pub fn new<E: Number>(graph: &Graph, [batch, height, width]: [usize; 3], mode: Mode) -> Self {
+        let sizes: Vec<usize> = (graph.buffers.iter())
+            .map(|map| batch * (height / map.stride) * (width / map.stride) * map.channels)
+            .collect();
+        let cut = |conv: &Conv| {
+            let stride = graph.buffers[conv.output.buffer].stride;
+            Pieces::new::<E>(conv, batch, height / stride, width / stride)
+        };
+        let pieces: Vec<Pieces> = graph.convs().map(cut).collect();
+        if mode == Mode::Eval {
+            let maps = Slots::new(&Lives::forward(graph), &sizes);
+            return Self { maps, pieces, raw: Vec::new(), gradients: Slots::default(), partial: 0 };
+        }
+        let raw = graph.convs().map(|conv| match conv.tail {
+            Tail::Bias(_) => 0,
+            Tail::NormSilu(_) => {
+                sizes[conv.output.buffer] / graph.buffers[conv.output.buffer].channels * conv.output.channels
+            }
+        });
+        let weights = |conv: &Conv| conv.kernel * conv.kernel * conv.input.channels * conv.output.channels;
+        let partial = graph.convs().zip(&pieces).map(|(conv, pieces)| weights(conv) * pieces.groups.len()).max();
+        Self {
+            // The backward pass reads every map.
+            maps: Slots::new(&Lives::forward(graph).always(), &sizes),
+            raw: raw.collect(),
+            gradients: Slots::new(&Lives::backward(graph), &sizes),
+            partial: partial.unwrap_or(0),
+            pieces,
+        }
+    }
+
+    /// Bytes of a plan of this layout.
+    pub fn bytes<E: Number>(&self) -> usize {
+        let all = self.maps.sizes.iter().chain(&self.raw).chain(&self.gradients.sizes);
+        let most = self.raw.iter().copied().max().unwrap_or(0);
+        all.map(|&len| Numbers::<E>::bytes(len)).sum::<usize>()
+            + Numbers::<E>::bytes(most)
+            + Numbers::<f32>::bytes(self.partial)
     }
 }
 
 /// What the backward pass needs beside the activations.
 #[derive(Debug)]
-pub(super) struct Training {
+pub(super) struct Training<E> {
     /// Per convolution: output before the normalisation, `[batch, height, width, out]`.
-    pub raw: Vec<Numbers>,
+    pub raw: Vec<Numbers<E>>,
     /// Per convolution: batch mean and 1 / standard deviation.
     pub moments: Vec<[Vec<f32>; 2]>,
-    /// Per buffer: gradient, the shape of the buffer.
-    pub gradients: Vec<Numbers>,
+    /// Gradients of the buffers.
+    pub gradients: Buffers<E>,
     /// Gradient by the raw output of the convolution at hand.
-    pub raw_gradient: Numbers,
+    pub raw_gradient: Numbers<E>,
     /// Weight gradients of the groups of the convolution at hand.
-    pub partial: Numbers,
+    pub partial: Numbers<f32>,
     /// Per operation: whether the gradients of its input and of the added view replace or add.
     pub writes: Vec<[Write; 2]>,
 }
 
 /// Memory for one size of batch and mode.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) struct Plan<E> {
     pub batch: usize,
     pub height: usize,
     pub width: usize,
-    /// Per buffer; the head levels are empty here, they are written where the caller sees them.
-    pub maps: Vec<Numbers>,
+    /// Activations; the head levels are empty, they are written where the caller sees them.
+    pub maps: Buffers<E>,
     /// Per convolution.
     pub pieces: Vec<Pieces>,
-    pub training: Option<Training>,
+    pub training: Option<Training<E>>,
 }
 
-impl Plan {
-    pub fn new(graph: &Graph, layers: &[Layer], [batch, height, width]: [usize; 3], mode: Mode) -> Self {
-        let size = |buffer: usize| {
-            let map = graph.buffers[buffer];
-            batch * (height / map.stride) * (width / map.stride) * map.channels
-        };
-        let maps = (0..graph.buffers.len()).map(|b| Numbers::zeros(if graph.heads.contains(&b) { 0 } else { size(b) }));
-        let maps = maps.collect();
-        let stride = |conv: &Conv| graph.buffers[conv.output.buffer].stride;
-        let pieces = layers.iter().map(|l| Pieces::new(l, batch, height / stride(&l.conv), width / stride(&l.conv)));
-        let pieces: Vec<_> = pieces.collect();
-        let training = (mode == Mode::Train).then(|| {
-            let raw = layers.iter().map(|layer| {
-                let cells = batch * (height / stride(&layer.conv)) * (width / stride(&layer.conv));
-                if matches!(layer.conv.tail, Tail::Bias(_)) { 0 } else { cells * layer.output() }
-            });
-            let raw: Vec<_> = raw.map(Numbers::zeros).collect();
-            let most = raw.iter().map(|r| r.len()).max().unwrap_or(0);
-            let partial = layers.iter().zip(&pieces).map(|(l, p)| l.weight.data.len() * p.groups.len()).max();
-            let gradients = (0..graph.buffers.len()).map(|b| {
-                let outside = b == 0 || graph.heads.contains(&b);
-                Numbers::zeros(if outside { 0 } else { size(b) })
-            });
-            Training {
-                moments: layers.iter().map(|l| [vec![0.0; l.output()], vec![0.0; l.output()]]).collect(),
-                gradients: gradients.collect(),
-                raw_gradient: Numbers::zeros(most),
-                partial: Numbers::zeros(partial.unwrap_or(0)),
-                writes: writes(graph),
-                raw,
-            }
+impl<E: Number> Plan<E> {
+    pub fn new(graph: &Graph, size: [usize; 3], mode: Mode) -> Self {
+        let Layout { maps, pieces, raw, gradients, partial } = Layout::new::<E>(graph, size, mode);
+        let training = (mode == Mode::Train).then(|| Training {
+            moments: graph.convs().map(|c| [vec![0.0; c.output.channels], vec![0.0; c.output.channels]]).collect(),
+            raw_gradient: Numbers::zeros(raw.iter().copied().max().unwrap_or(0)),
+            raw: raw.into_iter().map(Numbers::zeros).collect(),
+            gradients: Buffers::new(gradients),
+            partial: Numbers::zeros(partial),
+            writes: writes(graph),
         });
-        Self { batch, height, width, maps, pieces, training }
+        let [batch, height, width] = size;
+        Self { batch, height, width, maps: Buffers::new(maps), pieces, training }
+    }
+
+    /// Bytes of all arrays of numbers.
+    #[cfg(test)]
+    pub fn bytes(&self) -> usize {
+        let training = self.training.as_ref().map_or(0, |t| {
+            let arrays = t.raw.iter().chain([&t.raw_gradient]);
+            arrays.map(Numbers::size).sum::<usize>() + t.gradients.size() + t.partial.size()
+        });
+        self.maps.size() + training
     }
 
     /// One picture's extent of a view.

@@ -1,0 +1,85 @@
+//! Our side of the training benchmark: a learner that does a step for each line of its input, and the machine's peak.
+
+use std::{
+    io::BufRead,
+    time::{Duration, Instant},
+};
+
+use miette::{IntoDiagnostic, Report, Result, WrapErr, miette};
+use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
+use serde_json::{Value, json};
+use train::{Config, assigner::Truth, learner::Learner};
+use vision::yolov8::{
+    Images, Spec,
+    native::{Instructions, Native, Precision, products},
+};
+
+use super::{model, runner::Request};
+use crate::{command::bench::meter, terminal::data};
+
+/// Products of one sample of the peak: some milliseconds.
+const PEAK_PRODUCTS: usize = 2000;
+
+fn pool(threads: usize, most: Instructions) -> Result<ThreadPool> {
+    let builder = ThreadPoolBuilder::new().num_threads(threads).start_handler(move |_| most.limit_this_thread());
+    builder.build().into_diagnostic().wrap_err("starting threads")
+}
+
+/// Billions of operations a second of products that the first-level cache holds, on so many threads at once.
+pub fn peak(threads: usize, precision: Precision) -> Result<f64> {
+    pool(threads, Instructions::Avx512Bf16)?.install(|| {
+        // Threads that start take a while to reach full speed.
+        let warm = Instant::now();
+        while warm.elapsed() < Duration::from_millis(2) {
+            (0..threads).into_par_iter().for_each(|_| drop(products(precision, 10)));
+        }
+        let start = Instant::now();
+        let operations: f64 = (0..threads).into_par_iter().map(|_| products(precision, PEAK_PRODUCTS)).sum();
+        Ok(operations / start.elapsed().as_secs_f64() / 1e9)
+    })
+}
+
+/// Does a step for each line of the input, and says what it cost.
+pub fn serve(request: &Request) -> Result<()> {
+    let most = if request.avx2 { Instructions::Avx2 } else { Instructions::Avx512Bf16 };
+    pool(request.threads, most)?.install(|| work(request))
+}
+
+fn work(request: &Request) -> Result<()> {
+    let &Request { imgsz, batch, classes, objects, .. } = request;
+    let side = imgsz as usize;
+    let precision = if request.how == Precision::Bf16.name() { Precision::Bf16 } else { Precision::F32 };
+    let spec = Spec { size: model(&request.model)?.size(), classes };
+    let config = Config { batch, imgsz, nominal_batch: batch, ..Config::default() };
+    let pixels: Vec<f32> = (0..batch * side * side * 3).map(|i| (i * 7919 % 1009) as f32 / 1009.0).collect();
+    let images = Images { data: &pixels, batch, height: side, width: side };
+    let truths: Vec<Vec<Truth>> = (0..batch)
+        .map(|b| {
+            let object = |i: usize| {
+                let size = 24.0 + 3.0 * i as f32;
+                let at = |k: usize| ((b * 31 + i * 53 + k * 97) % (side - side / 4)) as f32;
+                Truth { class: i % classes, bbox: [at(0), at(1), at(0) + size, at(1) + size] }
+            };
+            (0..objects).map(object).collect()
+        })
+        .collect();
+    let network = Native::new(spec, 0).with_precision(precision);
+    let mut learner = Learner::new(Box::new(network), &config, batch * 1000);
+    let mut step = || -> Result<Value> {
+        let start = Instant::now();
+        let terms = learner.learn(0, images, &truths).map_err(Report::from_err)?;
+        let ms = start.elapsed().as_secs_f64() * 1e3;
+        if !terms.is_finite() {
+            return Err(miette!("the loss is not finite"));
+        }
+        Ok(json!({ "ms": ms, "loss": terms.total() * batch as f64, "peak_mb": meter::peak_mb() }))
+    };
+    // The first step allocates.
+    step()?;
+    data(json!({ "instructions": Instructions::chosen().name(), "precision": precision.name() }));
+    for line in std::io::stdin().lock().lines() {
+        line.into_diagnostic().wrap_err("reading the next command")?;
+        data(step()?);
+    }
+    Ok(())
+}
