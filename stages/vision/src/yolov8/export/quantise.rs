@@ -108,10 +108,13 @@ fn watched(graph: &Graph) -> BTreeMap<String, bool> {
     watched
 }
 
+/// Notes what is seen of a value.
+type Look<'a> = dyn Fn(&str, &[f32], &mut BTreeMap<String, Seen>) + Sync + 'a;
+
 /// The range of every watched value over the pictures: their ends first, then how often which number comes.
 fn ranges(graph: &Graph, pictures: &[Array]) -> Result<BTreeMap<String, (Range, bool)>, ExportError> {
     let watched = watched(graph);
-    let over_all = |look: &(dyn Fn(&str, &[f32], &mut BTreeMap<String, Seen>) + Sync)| {
+    let over_all = |look: &Look| {
         let one = |picture: &Array| -> Result<BTreeMap<String, Seen>, ExportError> {
             let mut seen = BTreeMap::new();
             let mut show = |name: &str, value: &Array| {
