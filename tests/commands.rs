@@ -123,6 +123,45 @@ fn a_data_set_leaves_in_the_layout_that_trainers_read() {
 }
 
 #[test]
+fn a_model_leaves_as_onnx_finds_the_same_there_and_is_a_start() {
+    let p = Project::new(3);
+    p.ok(&["run", "--until", "train"]);
+    let onnx = ["export", "model", "--format", "onnx"];
+    let exported = |more: &[&str]| p.call(&[&onnx[..], more].concat());
+    exported(&["--out", "m.onnx"]).exits(0);
+    let doc = exported(&["--out", "again.onnx", "--json"]).exits(0).json();
+    assert_eq!(doc["input"], serde_json::json!([1, 3, 96, 96]));
+    assert!(doc["closeness"]["raw"].as_f64().unwrap() < 1e-4, "{doc}");
+    assert!(fs::read(p.path("m.onnx")).unwrap() == fs::read(p.path("again.onnx")).unwrap());
+    exported(&["--dynamic", "--head", "nms", "--conf", "0.1", "--out", "nms.onnx"]).exits(0);
+    exported(&["--int8", "--calibrate", "drawings", "--out", "small.onnx"]).exits(0);
+    let size = |file: &str| fs::metadata(p.path(file)).unwrap().len();
+    assert!(size("small.onnx") * 3 < size("m.onnx"));
+    exported(&["--int8", "--calibrate", "nowhere", "--out", "x.onnx"]).exits(2).says(&["no folder `nowhere`"]);
+    exported(&["--int8", "--out", "x.onnx"]).exits(2).says(&["--calibrate"]);
+    exported(&["--imgsz", "100", "--out", "x.onnx"]).exits(2).says(&["multiples of 32"]);
+    p.call(&["export", "labels", "--half", "--out", "x.json"]).exits(2).says(&["pipeline export model"]);
+    assert!(!p.path("x.onnx").exists());
+
+    p.ok(&["export", "model", "--out", "m.safetensors"]);
+    let best = |model: &str| {
+        p.ok(&["infer", "drawings", "--model", model, "--conf", "0.001", "--out", "found"]);
+        let found = json(&p.path("found/predictions.json"));
+        let scores = found["annotations"].as_array().unwrap().iter().filter_map(|a| a["score"].as_f64());
+        scores.fold(0.0, f64::max)
+    };
+    let (a, b) = (best("m.safetensors"), best("m.onnx"));
+    assert!(a > 0.0 && (a - b).abs() < 1e-4, "{a} {b}");
+
+    let start = ["run", "--until", "train", "--set", "train.weights=m.onnx", "--set", "train.freeze=10"];
+    p.ok(&start).says(&["starts from `m.onnx` (ONNX, yolov8n, 3 classes): 297 tensors loaded", "3 classes kept"]);
+    p.ok(&start).says(&["cached"]);
+    fs::copy(p.path("nms.onnx"), p.path("m.onnx")).unwrap();
+    p.ok(&["plan", "--set", "train.weights=m.onnx", "--set", "train.freeze=10"]).says(&["input `weights`"]);
+    p.call(&["plan", "--set", "train.weights=gone.pt"]).says(&["gone.pt"]);
+}
+
+#[test]
 fn a_bundle_is_worked_on_elsewhere_and_its_results_come_back() {
     let p = Project::new(2);
     p.ok(&["run", "--until", "ontology"]);

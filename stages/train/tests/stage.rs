@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, io::Cursor};
 
-use artifacts::{Annotations, Files, IMAGES, Model, OntologyKind, OntologyValue, Report};
+use artifacts::{Annotations, Files, IMAGES, Model, OntologyKind, OntologyValue, Report, WEIGHTS};
 use datasets::{Annotation, AnnotationSet, ClassInfo, ImageAnnotations};
 use engine::{
     Digest, Level, Registry, StageError,
@@ -12,6 +12,7 @@ use engine::{
 use image::{ImageFormat, Rgb, RgbImage};
 use ontologies::{Class, Ontology};
 use serde_json::json;
+use vision::yolov8::{Backend, Native, Size, Spec, State};
 
 const NAMES: [&str; 2] = ["block", "bar"];
 
@@ -154,6 +155,51 @@ fn nothing_to_train_on_is_an_error_with_the_way_out() {
     match train(&harness(dir.path(), &files, &set)) {
         Err(StageError::Input { message, help }) => {
             assert!(message.contains("nothing to train on") && help.contains("thresholds"), "{message} {help}");
+        }
+        other => panic!("{:?}", other.map(|r| r.outcome)),
+    }
+}
+
+#[test]
+fn starting_weights_are_taken_by_class_name_and_their_licence_goes_on() {
+    let (files, set) = drawings();
+    let spec = Spec { size: Size::N, classes: 2 };
+    let mut weights = Native::new(spec, 77).state();
+    weights.metadata.insert("classes".into(), json!(["Bar", "pump"]).to_string());
+    weights.metadata.insert("licence".into(), json!("AGPL-3.0").to_string());
+    let dir = tempfile::tempdir().unwrap();
+    let given = [("old.safetensors", &weights.to_bytes().unwrap()[..])];
+    let harness = harness(dir.path(), &files, &set).files("weights", WEIGHTS, &given).unwrap();
+    let config = json!({"epochs": 1, "imgsz": 64, "batch": 2, "tile": "native", "val_fraction": 0.3, "freeze": 22});
+    let ran = harness.run(&Registry::new().add(train::Train), config).unwrap();
+    let said = |part: &str| ran.notes.messages.iter().any(|(_, text)| text.contains(part));
+    for part in ["291 tensors loaded, 6 adapted, 0 skipped; 1 class kept, 1 new", "AGPL-3.0", "start anew: block"] {
+        assert!(said(part), "{part}: {:?}", ran.notes.messages);
+    }
+    let model: Files = harness.read::<Model>(&ran, "model").unwrap();
+    let account: serde_json::Value = serde_json::from_slice(&model["weights.json"]).unwrap();
+    assert_eq!(account["classes"], json!({"kept": ["bar"], "new": ["block"], "left": ["pump"]}));
+    let trained = State::from_bytes(&model["best.safetensors"]).unwrap();
+    assert_eq!(trained.metadata["licence"], json!("AGPL-3.0").to_string());
+    assert!(trained.metadata["start"].contains("old.safetensors"));
+    // All but the head was frozen.
+    for (key, tensor) in trained.tensors.iter().filter(|(key, _)| !key.starts_with("model.22")) {
+        assert!(*tensor == weights.tensors[key], "{key}");
+    }
+    let bytes = harness.read::<Report>(&ran, "report").unwrap();
+    let section = report::Section::from_json(&bytes["section.json"]).unwrap();
+    assert!(section.body.as_str().contains("Starting weights") && section.body.as_str().contains("AGPL-3.0"));
+}
+
+#[test]
+fn starting_weights_of_another_size_are_refused_with_the_way_out() {
+    let (files, set) = drawings();
+    let weights = Native::new(Spec { size: Size::S, classes: 2 }, 1).state().to_bytes().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let harness = harness(dir.path(), &files, &set).files("weights", WEIGHTS, &[("s.safetensors", &weights)]).unwrap();
+    match train(&harness) {
+        Err(StageError::Input { message, help }) => {
+            assert!(message.contains("yolov8s") && help.contains("train.model: yolov8s"), "{message} {help}");
         }
         other => panic!("{:?}", other.map(|r| r.outcome)),
     }

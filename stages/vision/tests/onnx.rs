@@ -93,8 +93,10 @@ fn expected(folder: &Path, name: &str, heads: &Heads, options: &Options) -> Vec<
                 let d = decode(heads, image);
                 anchors = d.boxes.len();
                 let sides: [fn(&[f32; 4]) -> f32; 4] =
-                    [|b| (b[0] + b[2]) / 2.0, |b| (b[1] + b[3]) / 2.0, |b| b[2] - b[0], |b| b[3] - b[1]];
-                sides.iter().for_each(|side| data.extend(d.boxes.iter().map(side)));
+                    [|b| b[0].midpoint(b[2]), |b| b[1].midpoint(b[3]), |b| b[2] - b[0], |b| b[3] - b[1]];
+                for side in sides {
+                    data.extend(d.boxes.iter().map(side));
+                }
                 (0..d.classes).for_each(|c| data.extend(d.scores.iter().skip(c).step_by(d.classes)));
             }
             vec![write(folder, &format!("{name}.out"), &[batch, 4 + SPEC.classes, anchors], &data)]

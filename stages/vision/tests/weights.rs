@@ -108,7 +108,7 @@ fn a_file_of_ultralytics_is_read_and_every_layer_is_that_of_pytorch() {
     let mut rows = vec![Vec::new(); 7];
     for (b, s) in decoded.boxes.iter().zip(decoded.scores.chunks_exact(3)) {
         let [x0, y0, x1, y1] = *b;
-        for (row, v) in rows.iter_mut().zip([(x0 + x1) / 2.0, (y0 + y1) / 2.0, x1 - x0, y1 - y0, s[0], s[1], s[2]]) {
+        for (row, v) in rows.iter_mut().zip([x0.midpoint(x1), y0.midpoint(y1), x1 - x0, y1 - y0, s[0], s[1], s[2]]) {
             row.push(v);
         }
     }
@@ -174,12 +174,12 @@ fn safetensors_in_16_bits_are_read() {
 /// The whole chain of causes.
 fn said(bytes: &[u8]) -> String {
     let mut error: &dyn std::error::Error = &weights::read(bytes).expect_err("it is malformed");
-    let mut text = error.to_string();
+    let mut texts = vec![error.to_string()];
     while let Some(source) = error.source() {
-        text += &format!(": {source}");
+        texts.push(source.to_string());
         error = source;
     }
-    text
+    texts.join(": ")
 }
 
 fn replaced(from: &str, to: &str) -> Vec<u8> {

@@ -7,6 +7,7 @@ use crate::yolov8::{
     export::product::convolution,
     onnx::{Graph, Node, TensorProto, kind},
 };
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 
 /// Why a graph could not be run.
@@ -175,7 +176,7 @@ fn operation(node: &Node, inputs: &Inputs) -> Result<Vec<Array>, String> {
         }
         "Sigmoid" => {
             let x = x()?;
-            one(Array::floats(x.shape.clone(), x.f()?.iter().map(|&v| crate::yolov8::decode::sigmoid(v)).collect()))
+            one(Array::floats(x.shape.clone(), x.f()?.par_iter().map(|&v| crate::yolov8::decode::sigmoid(v)).collect()))
         }
         "Add" => one(binary(inputs, |a, b| a + b, |a, b| a + b)?),
         "Sub" => one(binary(inputs, |a, b| a - b, |a, b| a - b)?),

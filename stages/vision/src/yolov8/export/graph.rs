@@ -5,7 +5,7 @@
 
 use super::{ExportError, Options, Precision};
 use crate::yolov8::{
-    STRIDES, Spec, State,
+    STRIDES, Spec, State, Tensor,
     onnx::{Attribute, Graph, Node, TensorProto, kind},
     spec::{self, Op, Tail, View},
     weights::EPSILON,
@@ -65,15 +65,21 @@ impl Builder {
     }
 }
 
-/// A convolution's weights `[out, in, kernel, kernel]` and biases, its normalisation merged into them.
-pub fn merged(conv: &spec::Conv, state: &State) -> Result<(Vec<usize>, Vec<f32>, Vec<f32>), ExportError> {
+/// A convolution's weights `[out, in, kernel, kernel]` and biases.
+struct Merged {
+    weight: Tensor,
+    bias: Vec<f32>,
+}
+
+/// A convolution with its normalisation merged into it.
+fn merged(conv: &spec::Conv, state: &State) -> Result<Merged, ExportError> {
     let tensor = |key: &str| {
         let key = format!("{}.{key}", conv.name);
         state.tensors.get(&key).ok_or(ExportError::Missing(key))
     };
     if let Tail::Bias(_) = conv.tail {
         let weight = tensor("weight")?;
-        return Ok((weight.shape.clone(), weight.data.clone(), tensor("bias")?.data.clone()));
+        return Ok(Merged { weight: weight.clone(), bias: tensor("bias")?.data.clone() });
     }
     let weight = tensor("conv.weight")?;
     let [scale, shift] = [&tensor("bn.weight")?.data, &tensor("bn.bias")?.data];
@@ -84,7 +90,7 @@ pub fn merged(conv: &spec::Conv, state: &State) -> Result<(Vec<usize>, Vec<f32>,
     let data = weight.data.chunks_exact(row).zip(&factor);
     let data = data.flat_map(|(row, f)| row.iter().map(move |&w| (f64::from(w) * f) as f32)).collect();
     let bias = (0..factor.len()).map(|i| (f64::from(shift[i]) - f64::from(mean[i]) * factor[i]) as f32).collect();
-    Ok((weight.shape.clone(), data, bias))
+    Ok(Merged { weight: Tensor { shape: weight.shape.clone(), data }, bias })
 }
 
 /// Names of the values at the raw head, finest level first, `[batch, 64 + classes, height, width]`.
@@ -139,12 +145,12 @@ impl Lowering<'_> {
     }
 
     fn conv(&mut self, conv: &spec::Conv, state: &State, half: bool) -> Result<String, ExportError> {
-        let (shape, weight, bias) = merged(conv, state)?;
+        let Merged { weight, bias } = merged(conv, state)?;
         let input = self.view(conv.input);
         let name = &conv.name;
         let make = if half { TensorProto::halves } else { TensorProto::floats };
         let (w, b) = (format!("{name}.weight"), format!("{name}.bias"));
-        self.b.constants.push(make(&w, &shape, &weight));
+        self.b.constants.push(make(&w, &weight.shape, &weight.data));
         self.b.constants.push(make(&b, &[bias.len()], &bias));
         let (k, s, pad) = (conv.kernel as i64, conv.stride as i64, (conv.kernel / 2) as i64);
         let attributes = vec![

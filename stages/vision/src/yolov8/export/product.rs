@@ -52,11 +52,22 @@ pub(super) fn convolution(x: &Array, w: &Array, bias: &[f32], kernel: usize, str
         for (row, column) in columns.chunks_exact_mut(n).enumerate() {
             let (c, ky, kx) = (row / (kernel * kernel), row / kernel % kernel, row % kernel);
             let map = &d[(image * channels + c) * h * width..][..h * width];
-            for (i, to) in column.iter_mut().enumerate() {
-                let (y, x) = ((first + i) / ow * stride + ky, (first + i) % ow * stride + kx);
-                if (pad..h + pad).contains(&y) && (pad..width + pad).contains(&x) {
-                    *to = map[(y - pad) * width + x - pad];
+            let mut i = 0;
+            while i < n {
+                // One row of the output at a time.
+                let (oy, ox) = ((first + i) / ow, (first + i) % ow);
+                let len = (ow - ox).min(n - i);
+                let y = oy * stride + ky;
+                if (pad..h + pad).contains(&y) {
+                    let line = &map[(y - pad) * width..][..width];
+                    for (k, to) in column[i..i + len].iter_mut().enumerate() {
+                        // Left of the picture the subtraction wraps, which is beyond its width, too.
+                        if let Some(&v) = line.get(((ox + k) * stride + kx).wrapping_sub(pad)) {
+                            *to = v;
+                        }
+                    }
                 }
+                i += len;
             }
         }
         let mut part = vec![0.0; out * n];

@@ -11,7 +11,7 @@ use crate::yolov8::{
     onnx::{Attribute, Graph, Node, TensorProto},
 };
 use rayon::prelude::*;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 /// Bins of the histogram of a value.
 const BINS: usize = 2048;
@@ -54,6 +54,11 @@ impl Range {
 impl Seen {
     fn centre(&self, bin: usize) -> f32 {
         self.lo + (self.hi - self.lo) * (bin as f32 + 0.5) / BINS as f32
+    }
+
+    fn add(&mut self, other: &Self) {
+        (self.lo, self.hi) = (self.lo.min(other.lo), self.hi.max(other.hi));
+        self.counts.iter_mut().zip(&other.counts).for_each(|(a, b)| *a += b);
     }
 
     fn count(&mut self, data: &[f32]) {
@@ -103,29 +108,47 @@ fn watched(graph: &Graph) -> BTreeMap<String, bool> {
     watched
 }
 
+/// Notes what is seen of a value.
+type Look<'a> = dyn Fn(&str, &[f32], &mut BTreeMap<String, Seen>) + Sync + 'a;
+
 /// The range of every watched value over the pictures: their ends first, then how often which number comes.
 fn ranges(graph: &Graph, pictures: &[Array]) -> Result<BTreeMap<String, (Range, bool)>, ExportError> {
     let watched = watched(graph);
-    let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
-    for counting in [false, true] {
-        for picture in pictures {
-            let mut look = |name: &str, value: &Array| {
-                let (Some(&activated), Ok(data)) = (watched.get(name), value.f()) else { return };
-                let fresh = || Seen { lo: 0.0, hi: 0.0, counts: vec![0.0; BINS], activated };
-                let seen = seen.entry(name.to_owned()).or_insert_with(fresh);
-                if counting {
-                    seen.count(data);
-                } else {
-                    seen.lo = data.iter().copied().fold(seen.lo, f32::min);
-                    seen.hi = data.iter().copied().fold(seen.hi, f32::max);
+    let over_all = |look: &Look| {
+        let one = |picture: &Array| -> Result<BTreeMap<String, Seen>, ExportError> {
+            let mut seen = BTreeMap::new();
+            let mut show = |name: &str, value: &Array| {
+                if let (true, Ok(data)) = (watched.contains_key(name), value.f()) {
+                    look(name, data, &mut seen);
                 }
             };
             if let Some(input) = graph.input.first() {
-                look(&input.name, picture);
+                show(&input.name, picture);
             }
-            evaluate::run(graph, picture, &mut look)?;
-        }
-    }
+            evaluate::run(graph, picture, &mut show)?;
+            Ok(seen)
+        };
+        // Ends and whole counts add up to the same in any order.
+        pictures.par_iter().map(one).try_reduce(BTreeMap::new, |mut all, more| {
+            for (name, seen) in more {
+                match all.entry(name) {
+                    Entry::Vacant(new) => drop(new.insert(seen)),
+                    Entry::Occupied(mut known) => known.get_mut().add(&seen),
+                }
+            }
+            Ok(all)
+        })
+    };
+    let ends = over_all(&|name, data, seen| {
+        let lo = data.iter().copied().fold(0.0, f32::min);
+        let hi = data.iter().copied().fold(0.0, f32::max);
+        seen.insert(name.to_owned(), Seen { lo, hi, counts: Vec::new(), activated: watched[name] });
+    })?;
+    let seen = over_all(&|name, data, seen| {
+        let mut counted = Seen { counts: vec![0.0; BINS], ..ends[name].clone() };
+        counted.count(data);
+        seen.insert(name.to_owned(), counted);
+    })?;
     let list: Vec<(String, Seen)> = seen.into_iter().collect();
     Ok(list.into_par_iter().map(|(name, seen)| (name, (seen.best(), seen.activated))).collect())
 }

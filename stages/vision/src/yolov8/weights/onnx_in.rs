@@ -11,7 +11,10 @@ use crate::yolov8::{
     wiring::{Atom, Segment, joined, origin, part, width},
 };
 use prost::Message;
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 /// Why an ONNX file could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +50,8 @@ const TRANSPARENT: [&str; 6] =
     ["Identity", "Cast", "BatchNormalization", "QuantizeLinear", "DequantizeLinear", "Dropout"];
 /// Operations between a convolution and the next, at most; twice what the network has.
 const DEPTH: usize = 100;
+/// Values looked at in all; the largest network takes some thousands.
+const STEPS: usize = 1_000_000;
 
 struct File<'a> {
     nodes: &'a [Node],
@@ -55,6 +60,8 @@ struct File<'a> {
     consumers: BTreeMap<&'a str, Vec<usize>>,
     constants: BTreeMap<&'a str, &'a TensorProto>,
     inputs: BTreeSet<&'a str>,
+    /// Values traced so far: graphs made to be slow are refused.
+    steps: Cell<usize>,
 }
 
 impl<'a> File<'a> {
@@ -77,7 +84,7 @@ impl<'a> File<'a> {
             }
         }
         let inputs = graph.input.iter().map(|i| i.name.as_str()).filter(|n| !constants.contains_key(n)).collect();
-        Self { nodes: &graph.node, producer, consumers, constants, inputs }
+        Self { nodes: &graph.node, producer, consumers, constants, inputs, steps: Cell::new(0) }
     }
 
     /// The constant of a name; exports share equal ones.
@@ -109,7 +116,7 @@ impl<'a> File<'a> {
         Ok((shape, data))
     }
 
-    fn input_of(&self, node: &'a Node) -> Result<&'a str, OnnxError> {
+    fn input_of(node: &'a Node) -> Result<&'a str, OnnxError> {
         match node.input.first() {
             Some(name) => Ok(name),
             None => other(format!("`{}` ({}) reads nothing", node.name, node.op_type)),
@@ -118,7 +125,8 @@ impl<'a> File<'a> {
 
     /// Where the channels of a value come from.
     fn trace(&self, name: &'a str, depth: usize) -> Result<Vec<Segment>, OnnxError> {
-        if depth > DEPTH {
+        self.steps.set(self.steps.get() + 1);
+        if depth > DEPTH || self.steps.get() > STEPS {
             return other("more operations lie between two convolutions than the network has");
         }
         let Some(&(i, output)) = self.producer.get(name) else {
@@ -129,7 +137,7 @@ impl<'a> File<'a> {
             };
         };
         let node = &self.nodes[i];
-        let first = self.input_of(node)?;
+        let first = Self::input_of(node)?;
         let whole = |to| vec![Segment { atom: Atom::Op(i), from: 0, to }];
         let found = match node.op_type.as_str() {
             "Conv" => whole(self.weights(node, 1, "weights")?.0.first().copied().unwrap_or(0)),
@@ -222,7 +230,7 @@ impl<'a> File<'a> {
             return other("it is deeper than the network, or runs in a circle");
         }
         let node = &self.nodes[i];
-        let from = self.trace(self.input_of(node)?, 0)?;
+        let from = self.trace(Self::input_of(node)?, 0)?;
         let Some(from) = from.first() else { return other(format!("`{}` reads no channels", node.name)) };
         let before = self.stride(from.atom, known, depth + 1)?;
         let step = node.ints("strides").first().copied().unwrap_or(1).max(1) as usize;
@@ -250,20 +258,13 @@ impl<'a> File<'a> {
         }
         let mut found = [[0; 2]; 3];
         for (level, stride) in STRIDES.into_iter().enumerate() {
-            match levels.get(&stride).map(Vec::as_slice) {
-                // The branch of the boxes comes first in every export; it has 64 channels.
-                Some(&[(first, channels), (second, _)]) => {
-                    found[level] = if channels == BOX_CHANNELS { [first, second] } else { [second, first] };
-                }
-                _ => {
-                    let has: Vec<String> = levels.iter().map(|(s, l)| format!("{} at stride {s}", l.len())).collect();
-                    let text = "convolutions without activation, where YOLOv8 has 2 at each of the strides 8, 16, 32";
-                    return other(format!(
-                        "it has {} {text}",
-                        if has.is_empty() { "no".into() } else { has.join(", ") }
-                    ));
-                }
-            }
+            let Some(&[(first, channels), (second, _)]) = levels.get(&stride).map(Vec::as_slice) else {
+                let has: Vec<String> = levels.iter().map(|(s, l)| format!("{} at stride {s}", l.len())).collect();
+                let text = "convolutions without activation, where YOLOv8 has 2 at each of the strides 8, 16, 32";
+                return other(format!("it has {} {text}", if has.is_empty() { "no".into() } else { has.join(", ") }));
+            };
+            // The branch of the boxes comes first in every export; it has 64 channels.
+            found[level] = if channels == BOX_CHANNELS { [first, second] } else { [second, first] };
         }
         Ok(found)
     }
@@ -320,9 +321,9 @@ fn pairs(file: &File<'_>, graph: &spec::Graph, last: [[usize; 2]; 3]) -> Result<
                 if found.insert(op, at).is_some_and(|before| before != at) {
                     return other(format!("two convolutions stand where `{}` is one", conv.name));
                 }
-                inputs.push((conv.input, file.input_of(&file.nodes[at])?));
+                inputs.push((conv.input, File::input_of(&file.nodes[at])?));
             }
-            Op::Upsample(from, _) | Op::MaxPool(from, _) => inputs.push((*from, file.input_of(&file.nodes[at])?)),
+            Op::Upsample(from, _) | Op::MaxPool(from, _) => inputs.push((*from, File::input_of(&file.nodes[at])?)),
         }
         let node = &file.nodes[at];
         let fits = match &graph.ops[op] {

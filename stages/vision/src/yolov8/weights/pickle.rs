@@ -4,6 +4,8 @@
 //! arguments, and whoever reads the tree decides what that means. Values lie in one list and refer to each other by
 //! number, so that neither cycles nor deep nesting in a hostile file cost a stack.
 
+use std::collections::BTreeMap;
+
 /// Why a pickle could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum PickleError {
@@ -84,7 +86,7 @@ struct Reader<'a> {
     values: Vec<Value>,
     stack: Vec<Id>,
     marks: Vec<usize>,
-    memo: std::collections::BTreeMap<u64, Id>,
+    memo: BTreeMap<u64, Id>,
 }
 
 impl Reader<'_> {
@@ -324,7 +326,7 @@ impl Pickle {
     /// Reads the first pickle in `bytes`.
     pub fn read(bytes: &[u8]) -> Result<Self, PickleError> {
         let reader =
-            Reader { bytes, at: 0, values: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: Default::default() };
+            Reader { bytes, at: 0, values: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: BTreeMap::new() };
         reader.run()
     }
 

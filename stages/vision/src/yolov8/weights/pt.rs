@@ -6,6 +6,7 @@
 use super::pickle::{Id, Pickle, PickleError, Value};
 use crate::yolov8::{Tensor, state::Number};
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     io::{Cursor, Read},
 };
@@ -52,7 +53,9 @@ pub struct Checkpoint {
 
 /// Most modules inside each other; the network has six.
 const DEPTH: usize = 32;
-/// Numbers of one tensor, at most; the largest of the network has 12 million.
+/// Modules, at most; the largest network has some hundreds.
+const MODULES: usize = 10_000;
+/// Numbers of all tensors together, at most; the largest network has 68 million.
 const MOST: usize = 1 << 28;
 
 struct File<'a> {
@@ -62,6 +65,10 @@ struct File<'a> {
     pickle: Pickle,
     /// Storages that were read, as numbers.
     storages: BTreeMap<String, Vec<f32>>,
+    /// Numbers that may still be read.
+    left: usize,
+    /// Modules that may still be looked at.
+    modules: usize,
 }
 
 fn content<T>(text: impl Into<String>) -> Result<T, PtError> {
@@ -79,7 +86,7 @@ fn entry(archive: &mut ZipArchive<Cursor<&[u8]>>, name: &str) -> Result<Vec<u8>,
 pub fn read(bytes: &[u8]) -> Result<Checkpoint, PtError> {
     let mut archive = ZipArchive::new(Cursor::new(bytes))?;
     let Some(name) =
-        archive.file_names().flatten().find(|n| n == "data.pkl" || n.ends_with("/data.pkl")).map(|n| n.into_owned())
+        archive.file_names().flatten().find(|n| n == "data.pkl" || n.ends_with("/data.pkl")).map(Cow::into_owned)
     else {
         return content("the archive has no `data.pkl`: it is no file of PyTorch, or TorchScript; save the network");
     };
@@ -90,7 +97,7 @@ pub fn read(bytes: &[u8]) -> Result<Checkpoint, PtError> {
         return content("the numbers lie high byte first: save the file again on a usual machine");
     }
     let pickle = Pickle::read(&entry(&mut archive, &name)?)?;
-    File { archive, prefix, pickle, storages: BTreeMap::new() }.checkpoint()
+    File { archive, prefix, pickle, storages: BTreeMap::new(), left: MOST, modules: MODULES }.checkpoint()
 }
 
 impl File<'_> {
@@ -161,10 +168,11 @@ impl File<'_> {
     }
 
     /// The tensors of a module and of those inside it.
-    fn module(&self, id: Id, prefix: &str, out: &mut Vec<(String, Id)>, depth: usize) -> Result<(), PtError> {
-        if depth > DEPTH {
-            return content(format!("modules lie more than {DEPTH} deep inside each other"));
+    fn module(&mut self, id: Id, prefix: &str, out: &mut Vec<(String, Id)>, depth: usize) -> Result<(), PtError> {
+        if depth > DEPTH || self.modules == 0 {
+            return content(format!("it has more than {MODULES} modules, or {DEPTH} inside each other"));
         }
+        self.modules -= 1;
         for group in ["_parameters", "_buffers"] {
             for (key, value) in self.pickle.attribute(id, group).map_or(&[][..], |g| self.pickle.entries(g)) {
                 if let Some(key) = self.pickle.str(*key) {
@@ -172,13 +180,11 @@ impl File<'_> {
                 }
             }
         }
-        for (key, value) in self.pickle.attribute(id, "_modules").map_or(&[][..], |g| self.pickle.entries(g)) {
-            if let Some(key) = self.pickle.str(*key) {
-                self.module(*value, &format!("{prefix}{key}."), out, depth + 1)?;
-            }
-            if out.len() > 100_000 {
-                return content("it has more than 100,000 tensors");
-            }
+        let inner = self.pickle.attribute(id, "_modules").map_or(&[][..], |g| self.pickle.entries(g));
+        let inner: Vec<(String, Id)> =
+            inner.iter().filter_map(|(key, value)| Some((self.pickle.str(*key)?.to_owned(), *value))).collect();
+        for (key, value) in inner {
+            self.module(value, &format!("{prefix}{key}."), out, depth + 1)?;
         }
         Ok(())
     }
@@ -196,7 +202,7 @@ impl File<'_> {
             let inner = args.first().copied().filter(|&a| self.is_tensor(a) && a != id);
             let inner = inner.ok_or_else(|| bad("the parameter holds no tensor"))?;
             return match self.pickle.called(inner) {
-                Some((name, _)) if name == "torch._utils._rebuild_tensor_v2" => self.tensor(inner, key),
+                Some(("torch._utils._rebuild_tensor_v2", _)) => self.tensor(inner, key),
                 _ => Err(bad("the parameter is of an unknown kind")),
             };
         }
@@ -213,9 +219,13 @@ impl File<'_> {
         let (Some(offset), Some(shape), Some(strides)) = (offset, sizes(shape), sizes(strides)) else {
             return Err(bad("its sizes are no whole numbers"));
         };
-        let len = shape.iter().try_fold(1_usize, |n, &s| n.checked_mul(s)).filter(|&n| n <= MOST);
-        let len = len.filter(|_| shape.len() == strides.len()).ok_or_else(|| bad("its sizes make no sense"))?;
-        let numbers = self.storage(*storage, key)?;
+        let len = shape.iter().try_fold(1_usize, |n, &s| n.checked_mul(s)).filter(|&n| n <= self.left);
+        let len = len
+            .filter(|_| shape.len() == strides.len())
+            .ok_or_else(|| bad("its sizes make no sense, or it is larger than the largest network"))?;
+        let storage = *storage;
+        self.left -= len;
+        let numbers = self.storage(storage, key)?;
         let mut data = Vec::with_capacity(len);
         let mut index = vec![0_usize; shape.len()];
         for _ in 0..len {
@@ -254,10 +264,12 @@ impl File<'_> {
             other => return Err(bad(format!("it holds {other}; 16, 32 and 64-bit floats are read"))),
         };
         let name = format!("{}data/{file}", self.prefix);
-        if !self.storages.contains_key(&name) {
+        // One storage may be read as numbers of two kinds.
+        let known = format!("{kind} {name}");
+        if !self.storages.contains_key(&known) {
             let bytes = entry(&mut self.archive, &name)?;
-            self.storages.insert(name.clone(), number.read(&bytes));
+            self.storages.insert(known.clone(), number.read(&bytes));
         }
-        Ok(&self.storages[&name])
+        Ok(&self.storages[&known])
     }
 }
