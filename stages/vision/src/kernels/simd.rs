@@ -102,6 +102,8 @@ pub(crate) trait Simd: Copy {
 /// A computation that can be compiled for any [`Simd`]. Implementations mark `run` `#[inline(always)]`.
 pub(crate) trait Kernel {
     type Output;
+    /// Whether it works on 16-bit numbers; if not, it is not compiled once more for their instructions.
+    const HALVES: bool = true;
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
@@ -276,8 +278,8 @@ fn run<K: Kernel>(with: Instructions, kernel: K) -> K::Output {
         // SAFETY: just asked.
         unsafe {
             match with {
-                Instructions::Avx512Bf16 => return x86::with_avx512_halves(kernel),
-                Instructions::Avx512 => return x86::with_avx512(kernel),
+                Instructions::Avx512Bf16 if K::HALVES => return x86::with_avx512_halves(kernel),
+                Instructions::Avx512Bf16 | Instructions::Avx512 => return x86::with_avx512(kernel),
                 Instructions::Avx2 => return x86::with_avx2(kernel),
                 Instructions::Portable => {}
             }
@@ -302,6 +304,7 @@ macro_rules! kernel {
             struct Body<$($life,)* $($($number),+)?> { $($arg: $ty),* }
             impl<$($life,)* $($($number: $crate::kernels::number::Number),+)?> $crate::kernels::simd::Kernel for Body<$($life,)* $($($number),+)?> {
                 type Output = $out;
+                const HALVES: bool = false $($(|| <$number as $crate::kernels::number::Number>::PER_WORD == 2)+)?;
                 #[inline(always)]
                 fn run<S: $crate::kernels::simd::Simd>(self, $simd: S) -> $out {
                     let Self { $($arg),* } = self;

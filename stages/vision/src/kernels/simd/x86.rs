@@ -110,13 +110,13 @@ impl<const HALVES: bool> Simd for Avx512<HALVES> {
     }
     #[inline(always)]
     fn store_half(self, v: __m512, to: &mut HalfLanes) {
-        unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), self.rounded(v)) }
+        unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), Self::rounded(v)) }
     }
     #[inline(always)]
     fn pair(self, low: __m512, high: __m512) -> __m512i {
         unsafe {
-            let low = _mm512_cvtepu16_epi32(self.rounded(low));
-            _mm512_or_si512(low, _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(self.rounded(high))))
+            let low = _mm512_cvtepu16_epi32(Self::rounded(low));
+            _mm512_or_si512(low, _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(Self::rounded(high))))
         }
     }
     #[inline(always)]
@@ -220,14 +220,14 @@ impl Simd for Avx2 {
     fn store_half(self, v: [__m256; 2], to: &mut HalfLanes) {
         unsafe {
             // Packing works within halves of a register: the quarters come out as 0, 2, 1, 3.
-            let packed = _mm256_packus_epi32(self.rounded(v[0]), self.rounded(v[1]));
+            let packed = _mm256_packus_epi32(Self::rounded(v[0]), Self::rounded(v[1]));
             _mm256_storeu_si256(to.as_mut_ptr().cast(), _mm256_permute4x64_epi64::<0b1101_1000>(packed));
         }
     }
     #[inline(always)]
     fn pair(self, low: [__m256; 2], high: [__m256; 2]) -> [__m256i; 2] {
         let (low, high) =
-            ([self.rounded(low[0]), self.rounded(low[1])], [self.rounded(high[0]), self.rounded(high[1])]);
+            ([Self::rounded(low[0]), Self::rounded(low[1])], [Self::rounded(high[0]), Self::rounded(high[1])]);
         unsafe {
             [
                 _mm256_or_si256(low[0], _mm256_slli_epi32::<16>(high[0])),
@@ -261,7 +261,7 @@ const INFINITY: i32 = 0x7F80_0000;
 impl<const HALVES: bool> Avx512<HALVES> {
     /// Sixteen 16-bit numbers.
     #[inline(always)]
-    fn rounded(self, v: __m512) -> __m256i {
+    fn rounded(v: __m512) -> __m256i {
         unsafe {
             let bits = _mm512_castps_si512(v);
             let magnitude = _mm512_and_si512(bits, _mm512_set1_epi32(MAGNITUDE));
@@ -284,7 +284,7 @@ impl<const HALVES: bool> Avx512<HALVES> {
 impl Avx2 {
     /// Eight 16-bit numbers, each in a word.
     #[inline(always)]
-    fn rounded(self, v: __m256) -> __m256i {
+    fn rounded(v: __m256) -> __m256i {
         unsafe {
             let bits = _mm256_castps_si256(v);
             let magnitude = _mm256_and_si256(bits, _mm256_set1_epi32(MAGNITUDE));
