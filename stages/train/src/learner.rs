@@ -9,7 +9,7 @@ use crate::{
     config::Config,
     ema::Ema,
     loss::{Gains, LossTerms, loss},
-    optimizer::{Group, Optimizer, Parameter},
+    optimizer::{Group, Optimizer, Parameter, Settled},
     schedule::{Rates, Schedule},
 };
 
@@ -31,6 +31,7 @@ pub struct Learner {
     pub carried: Vec<Vec<f32>>,
     gains: Gains,
     head_gradient: Heads,
+    settled: Settled,
 }
 
 /// All arrays of a network: parameters, then buffers.
@@ -75,7 +76,31 @@ impl Learner {
             carried: Vec::new(),
             gains: config.gains(),
             head_gradient: Heads::default(),
+            settled,
         }
+    }
+
+    /// Gives every class a weight in the class loss; none for 1.
+    pub fn weigh_classes(&mut self, weights: &[f32]) {
+        self.gains.classes = weights.to_vec();
+    }
+
+    /// Sets the timetable to batches of this size, as after [`Learner::change_batch`]; the counters stay.
+    pub fn set_batch(&mut self, config: &Config, samples: usize, batch: usize) {
+        let epochs = self.schedule.epochs;
+        self.schedule = Schedule { epochs, ..config.schedule_with(&self.settled, samples, batch) };
+        self.optimizer.set_weight_decay(self.schedule.weight_decay(config.weight_decay));
+    }
+
+    /// Goes on with batches of another size after the end of an epoch: the same number of epochs is done, and gradients
+    /// that wait for a step stand for as many pictures as before.
+    pub fn change_batch(&mut self, config: &Config, samples: usize, batch: usize) {
+        let (batches, size) = (self.schedule.batches, self.schedule.batch);
+        let waiting = self.step - self.last_update.map_or(0, |u| u + 1);
+        self.set_batch(config, samples, batch);
+        self.step = self.step * self.schedule.batches / batches;
+        let due = self.step.saturating_sub((waiting * size).div_ceil(batch));
+        self.last_update = due.checked_sub(1);
     }
 
     /// Learns from one batch in epoch `epoch`.

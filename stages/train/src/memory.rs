@@ -1,0 +1,205 @@
+//! How much memory a batch takes, how much there is, and the batch that fits.
+//!
+//! Owns the setting `batch`, the prediction from the network's description, and the search. Refuses to own what happens
+//! when memory runs out (`trainer`).
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use vision::yolov8::{
+    Mode, Spec,
+    spec::{Op, Tail},
+};
+
+use crate::{config::Config, optimizer::Choice};
+
+/// Share of the available memory that `batch: auto` plans for. The rest is for the system's file cache, other programs
+/// and what the prediction does not know; it is the share that people know from automatic batches on GPUs.
+pub const AUTO_SHARE: f64 = 0.6;
+/// Memory that has to stay available beside a training, in bytes; with less, the system soon ends some program.
+pub const LEAST_FREE: u64 = 128 << 20;
+/// Most pictures a batch in measuring: without gradients, larger ones are no faster.
+pub const MEASURE_BATCH: usize = 16;
+/// Available memory that is assumed where the system does not tell: this part of what is built in.
+const UNKNOWN_PART: u64 = 2;
+
+/// Pictures a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Written", into = "Written")]
+pub enum BatchSize {
+    /// The largest that fits into memory.
+    Auto,
+    /// This many.
+    Of(usize),
+}
+
+/// [`BatchSize`] as it is written.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Written {
+    /// Pictures; -1 means `auto`.
+    Number(i64),
+    /// `auto`.
+    Word(Word),
+}
+
+/// The one word.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Word {
+    /// The largest batch that fits.
+    Auto,
+}
+
+impl TryFrom<Written> for BatchSize {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        match written {
+            Written::Word(Word::Auto) | Written::Number(-1) => Ok(Self::Auto),
+            Written::Number(n) if n >= 1 => Ok(Self::Of(n as usize)),
+            Written::Number(n) => Err(format!("a batch of {n} pictures: it must be at least 1, or auto")),
+        }
+    }
+}
+
+impl From<BatchSize> for Written {
+    fn from(size: BatchSize) -> Self {
+        match size {
+            BatchSize::Auto => Self::Word(Word::Auto),
+            BatchSize::Of(n) => Self::Number(n as i64),
+        }
+    }
+}
+
+impl From<usize> for BatchSize {
+    fn from(n: usize) -> Self {
+        Self::Of(n)
+    }
+}
+
+impl BatchSize {
+    /// The number, or what stands in for `auto`.
+    pub fn or(self, auto: usize) -> usize {
+        match self {
+            Self::Auto => auto,
+            Self::Of(n) => n,
+        }
+    }
+}
+
+/// Bytes that a network takes once it has run on batches `[pictures, height, width]` in a mode: parameters with their
+/// gradients and the forms of the weights that the products read, maps, and in training what the backward pass keeps.
+/// The only place that knows the engine's habits.
+pub fn network_bytes(spec: Spec, [batch, height, width]: [usize; 3], mode: Mode) -> u64 {
+    let graph = spec.graph();
+    let cells = |stride: usize| batch * (height / stride) * (width / stride);
+    let map = |b: usize| cells(graph.buffers[b].stride) * graph.buffers[b].channels;
+    let maps: usize = (0..graph.buffers.len()).map(map).sum();
+    let weights = graph.parameter_count();
+    let numbers = match mode {
+        Mode::Eval => maps + 3 * weights,
+        Mode::Train => {
+            let raw = graph.ops.iter().map(|op| match op {
+                Op::Conv(conv) if matches!(conv.tail, Tail::NormSilu(_)) => {
+                    cells(graph.buffers[conv.output.buffer].stride) * conv.output.channels
+                }
+                _ => 0,
+            });
+            let (sum, most) = raw.fold((0, 0), |(sum, most), n| (sum + n, usize::max(most, n)));
+            2 * maps + sum + most + 4 * weights
+        }
+    };
+    (numbers * size_of::<f32>()) as u64
+}
+
+/// Bytes that a whole training takes with batches of `batch` pictures: the network, its averaged twin that is measured,
+/// the optimizer's state, the averages, and the batches that wait (`waiting` of them). Pictures in the cache are not
+/// counted: they are there already when this is asked.
+pub fn training_bytes(config: &Config, spec: Spec, batch: usize, waiting: usize) -> u64 {
+    let side = config.longest_side() as usize;
+    let measured = config.batch.or(MEASURE_BATCH).min(MEASURE_BATCH);
+    let weights = spec.graph().parameter_count();
+    let moments = if config.optimizer == Choice::Sgd { 1 } else { 2 };
+    let pixels = batch * side * side * 3 * (waiting + 1);
+    network_bytes(spec, [batch, side, side], Mode::Train)
+        + network_bytes(spec, [measured, config.imgsz as usize, config.imgsz as usize], Mode::Eval)
+        + (((moments + 1) * weights + pixels) * size_of::<f32>()) as u64
+}
+
+/// The largest divisor of the nominal batch whose training takes at most `budget` bytes, so that adding up batches
+/// reaches the nominal one exactly; 1 when not even that fits. `bytes` gives the need of a batch.
+pub fn fitting(nominal: usize, budget: u64, bytes: impl Fn(usize) -> u64) -> usize {
+    let divisors = (1..=nominal).rev().filter(|d| nominal.is_multiple_of(*d));
+    divisors.into_iter().find(|&d| bytes(d) <= budget).unwrap_or(1)
+}
+
+/// Bytes that programs can still take without pushing others out: the system's own estimate, less a container's limit.
+pub fn available() -> u64 {
+    from_system().unwrap_or_else(|| engine::Machine::probe().memory_bytes / UNKNOWN_PART)
+}
+
+fn from_system() -> Option<u64> {
+    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let free = parsed(&std::fs::read_to_string("/proc/meminfo").ok()?)?;
+    let limit = number("/sys/fs/cgroup/memory.max").zip(number("/sys/fs/cgroup/memory.current"));
+    Some(limit.map_or(free, |(most, taken)| free.min(most.saturating_sub(taken))))
+}
+
+fn parsed(info: &str) -> Option<u64> {
+    let line = info.lines().find(|l| l.starts_with("MemAvailable:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+}
+
+/// Bytes for a reader.
+pub fn shown(bytes: u64) -> String {
+    let mib = bytes as f64 / f64::from(1 << 20);
+    if mib < 1024.0 { format!("{mib:.0} MiB") } else { format!("{:.1} GiB", mib / 1024.0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vision::yolov8::Size;
+
+    #[test]
+    fn batches_are_numbers_auto_or_minus_one() {
+        let read = |text: &str| serde_json::from_str::<BatchSize>(text);
+        assert_eq!(read("12").unwrap(), BatchSize::Of(12));
+        assert_eq!(read("\"auto\"").unwrap(), BatchSize::Auto);
+        assert_eq!(read("-1").unwrap(), BatchSize::Auto);
+        for wrong in ["0", "-2", "\"most\"", "1.5"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(serde_json::to_string(&[BatchSize::Auto, BatchSize::Of(3)]).unwrap(), "[\"auto\",3]");
+    }
+
+    #[test]
+    fn the_largest_divisor_that_fits_is_taken() {
+        let bytes = |n: usize| 100 + 10 * n as u64;
+        assert_eq!(fitting(64, 10_000, bytes), 64);
+        assert_eq!(fitting(64, 420, bytes), 32);
+        assert_eq!(fitting(64, 419, bytes), 16);
+        assert_eq!(fitting(24, 190, bytes), 8);
+        assert_eq!(fitting(64, 5, bytes), 1);
+    }
+
+    #[test]
+    fn the_prediction_grows_with_pictures_sides_and_network() {
+        let spec = |size| Spec { size, classes: 5 };
+        let n = |b, s| network_bytes(spec(Size::N), [b, s, s], Mode::Train);
+        let one = n(1, 320);
+        // What does not depend on the batch is small beside the maps.
+        assert!(n(8, 320) > 6 * one && n(8, 320) < 8 * one);
+        assert!(n(1, 640) > 3 * one);
+        assert!(network_bytes(spec(Size::S), [1, 320, 320], Mode::Train) > 3 * one / 2);
+        assert!(network_bytes(spec(Size::N), [1, 320, 320], Mode::Eval) < one / 2);
+    }
+
+    #[test]
+    fn available_memory_is_read_and_plausible() {
+        assert_eq!(parsed("MemTotal: 9 kB\nMemAvailable:    123 kB\n"), Some(123 << 10));
+        assert_eq!(parsed("MemTotal: 9 kB\n"), None);
+        let now = available();
+        assert!(now > 1 << 20 && now <= engine::Machine::probe().memory_bytes.max(now), "{now}");
+    }
+}
