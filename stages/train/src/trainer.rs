@@ -156,10 +156,10 @@ impl Job<'_> {
             };
             learner.end_epoch();
             let spent = || before + session.start.elapsed().as_secs_f64();
-            let last = position.epochs + 1 >= self.planned(position.epochs + 1, spent());
+            let last = position.epochs + 1 >= planned(self.config, position.epochs + 1, spent());
             let row = self.measured(&mut learner, averaged.as_mut(), &mut position, loss, last)?;
             position.seconds = spent();
-            position.planned = self.planned(position.epochs, position.seconds);
+            position.planned = planned(self.config, position.epochs, position.seconds);
             self.save(&mut learner, &position)?;
             self.forget_all_but(position.best);
             observer.epoch(&row)?;
@@ -196,7 +196,9 @@ impl Job<'_> {
         position.batch = match self.config.batch {
             BatchSize::Of(n) => n,
             BatchSize::Auto => {
-                let budget = ((self.available)() as f64 * memory::AUTO_SHARE) as u64;
+                let available = (self.available)();
+                let share = (available as f64 * memory::AUTO_SHARE) as u64;
+                let budget = share.min(available.saturating_sub(memory::LEAST_FREE));
                 let batch = memory::fitting(self.config.nominal_batch, budget, |n| self.need(&learner, n));
                 let text = format!(
                     "batch: auto settled to {batch} pictures: {} predicted, {} planned for ({:.0} % of what was available)",
@@ -264,14 +266,6 @@ impl Job<'_> {
     fn save(&self, learner: &mut Learner, position: &Position) -> Result<(), TrainError> {
         let bytes = checkpoint::to_bytes(learner, position)?;
         Ok(checkpoint::write(self.store, &self.scratch.join(CHECKPOINT), &bytes)?)
-    }
-
-    /// Epochs in all when `done` of them took `seconds`.
-    fn planned(&self, done: usize, seconds: f64) -> usize {
-        match self.config.time_s {
-            None => self.config.epochs,
-            Some(limit) => done + ((limit - seconds) * done as f64 / seconds.max(1e-9)).max(0.0) as usize,
-        }
     }
 
     fn best_path(&self, epoch: usize) -> std::path::PathBuf {
@@ -410,11 +404,20 @@ impl Job<'_> {
     }
 }
 
+/// Epochs in all when `done` of them (1 or more) took `seconds`: as set, or what the rest of the budget allows at that
+/// speed.
+fn planned(config: &Config, done: usize, seconds: f64) -> usize {
+    match config.time_s {
+        None => config.epochs,
+        Some(limit) => done + ((limit - seconds) * done as f64 / seconds.max(1e-9)).max(0.0) as usize,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::{cell::Cell, rc::Rc};
 
-    use vision::yolov8::{Native, Size, Spec};
+    use vision::yolov8::{Buffer, Error, Heads, Images, Mode, Native, Parameter, Size, Spec};
 
     use super::*;
     use crate::{
@@ -574,5 +577,185 @@ mod tests {
         .run(&StopAfter(Cell::new(usize::MAX)))
         .unwrap();
         assert_eq!((finished.rows.len(), finished.best_epoch), (3, 1));
+    }
+
+    /// A back end that finds no memory for a large batch from some call on.
+    struct Tight {
+        net: Native,
+        calls: Rc<Cell<usize>>,
+        from: usize,
+    }
+
+    impl Backend for Tight {
+        fn spec(&self) -> Spec {
+            self.net.spec()
+        }
+        fn forward(&mut self, images: Images<'_>, mode: Mode) -> Result<&Heads, Error> {
+            if mode == Mode::Train {
+                self.calls.set(self.calls.get() + 1);
+                if self.calls.get() >= self.from && images.batch > 1 {
+                    return Err(Error::Memory { batch: images.batch, bytes: 1 << 40 });
+                }
+            }
+            self.net.forward(images, mode)
+        }
+        fn heads(&self) -> &Heads {
+            self.net.heads()
+        }
+        fn backward(&mut self, gradient: &Heads) -> Result<(), Error> {
+            self.net.backward(gradient)
+        }
+        fn zero_gradients(&mut self) {
+            self.net.zero_gradients();
+        }
+        fn parameters(&mut self) -> Vec<Parameter<'_>> {
+            self.net.parameters()
+        }
+        fn buffers(&mut self) -> Vec<Buffer<'_>> {
+            self.net.buffers()
+        }
+        fn state(&self) -> State {
+            self.net.state()
+        }
+        fn load(&mut self, state: &State) -> Result<(), StateError> {
+            self.net.load(state)
+        }
+    }
+
+    /// A run that is told of this much memory at each question, on a back end that fails as [`Tight`] does.
+    fn run_tight(
+        dir: &Path,
+        config: &Config,
+        stop: usize,
+        available: &dyn Fn() -> u64,
+        from: usize,
+    ) -> Result<Finished, TrainError> {
+        let spec = Spec { size: Size::N, classes: CLASSES };
+        let calls = Rc::new(Cell::new(0));
+        let network = || {
+            let net = Native::new(spec, config.seed);
+            Ok(Box::new(Tight { net, calls: calls.clone(), from }) as Box<dyn Backend>)
+        };
+        Job {
+            config,
+            source: &source(),
+            measure: &WeightSum,
+            network: &network,
+            store: &Store::open(dir.join("store")).unwrap(),
+            scratch: &dir.join("scratch"),
+            workers: 2,
+            class_weights: &[],
+            available,
+        }
+        .run(&StopAfter(Cell::new(stop)))
+    }
+
+    const PLENTY: u64 = u64::MAX / 4;
+
+    fn need(config: &Config, batch: usize) -> u64 {
+        memory::training_bytes(config, Spec { size: Size::N, classes: CLASSES }, batch, 4)
+    }
+
+    fn batches(f: &Finished) -> Vec<usize> {
+        f.rows.iter().map(|r| r.batch).collect()
+    }
+
+    #[test]
+    fn an_automatic_batch_fits_and_stays_over_a_restart() {
+        let config = Config { batch: BatchSize::Auto, nominal_batch: 4, ..config(Choice::AdamW) };
+        let (rich, poor) = (|| PLENTY, || need(&config, 1) + 2 * memory::LEAST_FREE);
+        let dir = tempfile::tempdir().unwrap();
+        let whole = run_tight(dir.path(), &config, usize::MAX, &rich, usize::MAX).unwrap();
+        assert_eq!(batches(&whole), [4; 4]);
+        assert!(whole.notes[0].contains("auto settled to 4 pictures"), "{:?}", whole.notes);
+        let dir = tempfile::tempdir().unwrap();
+        let stopped = run_tight(dir.path(), &config, 1, &rich, usize::MAX);
+        assert!(matches!(stopped, Err(TrainError::Stage(StageError::Cancelled))));
+        let resumed = run_tight(dir.path(), &config, usize::MAX, &poor, usize::MAX).unwrap();
+        assert!(bytes(&resumed) == bytes(&whole) && resumed.notes == whole.notes);
+        let dir = tempfile::tempdir().unwrap();
+        let small = || need(&config, 2) + memory::LEAST_FREE;
+        let first = run_tight(dir.path(), &config, usize::MAX, &small, usize::MAX).unwrap();
+        assert_eq!(batches(&first), [2; 4]);
+    }
+
+    #[test]
+    fn a_batch_is_halved_when_memory_gets_short_and_a_restart_changes_nothing() {
+        let config = Config { batch: BatchSize::Of(4), nominal_batch: 4, ..config(Choice::AdamW) };
+        // For 2 pictures, beside what is held for 4.
+        let little = memory::LEAST_FREE + need(&config, 2) - need(&config, 4);
+        let short_from = |question: usize| {
+            let asked = Cell::new(0);
+            move || {
+                asked.set(asked.get() + 1);
+                if asked.get() == question { little } else { PLENTY }
+            }
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let whole = run_tight(dir.path(), &config, usize::MAX, &short_from(3), usize::MAX).unwrap();
+        // What the first epochs hold is enough for a batch of 2 with what has to stay available, not for 4.
+        assert_eq!(batches(&whole), [4, 4, 2, 2]);
+        assert!(whole.notes[0].contains("halved from 4 to 2 pictures before epoch 3"), "{:?}", whole.notes);
+        let dir = tempfile::tempdir().unwrap();
+        assert!(run_tight(dir.path(), &config, 6, &short_from(3), usize::MAX).is_err());
+        let resumed = run_tight(dir.path(), &config, usize::MAX, &|| PLENTY, usize::MAX).unwrap();
+        assert!(bytes(&resumed) == bytes(&whole) && resumed.notes == whole.notes);
+    }
+
+    #[test]
+    fn an_epoch_for_which_memory_fails_starts_again_with_half_the_batch() {
+        let config = Config { batch: BatchSize::Of(2), nominal_batch: 4, ..config(Choice::Sgd) };
+        // At the very start, and in the second batch of the second epoch: what its first batch taught is undone.
+        for (call, epoch, expected) in [(1, 1, [1, 1, 1, 1]), (5, 2, [2, 1, 1, 1])] {
+            let dir = tempfile::tempdir().unwrap();
+            let failed = run_tight(dir.path(), &config, usize::MAX, &|| PLENTY, call).unwrap();
+            assert_eq!(batches(&failed), expected);
+            assert!(failed.notes[0].contains("no memory for a batch of 2"), "{:?}", failed.notes);
+            // The same as when it had been known before the epoch.
+            let dir = tempfile::tempdir().unwrap();
+            let asked = Cell::new(0);
+            let held = if epoch == 2 { need(&config, 2) } else { 0 };
+            let known = || {
+                asked.set(asked.get() + 1);
+                if asked.get() == epoch { need(&config, 1) + memory::LEAST_FREE - held } else { PLENTY }
+            };
+            let known = run_tight(dir.path(), &config, usize::MAX, &known, usize::MAX).unwrap();
+            assert_eq!(batches(&known), expected);
+            assert!(bytes(&failed) == bytes(&known));
+        }
+    }
+
+    #[test]
+    fn a_batch_is_halved_as_often_as_needed_but_never_to_nothing() {
+        let config = Config { batch: BatchSize::Of(3), nominal_batch: 4, ..config(Choice::Sgd) };
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(batches(&run_tight(dir.path(), &config, usize::MAX, &|| 0, usize::MAX).unwrap()), [1; 4]);
+    }
+
+    #[test]
+    fn a_budget_sets_the_number_of_epochs() {
+        let config = Config { time_s: Some(100.0), epochs: 7, ..config(Choice::AdamW) };
+        assert_eq!(planned(&config, 2, 20.0), 10);
+        assert_eq!(planned(&config, 1, 60.0), 1);
+        assert_eq!(planned(&config, 1, 150.0), 1);
+        assert_eq!(planned(&config, 9, 99.9), 9);
+        assert_eq!(planned(&Config { time_s: None, ..config.clone() }, 2, 20.0), 7);
+        let dir = tempfile::tempdir().unwrap();
+        let finished = run(dir.path(), &Config { time_s: Some(1e-3), ..config }, usize::MAX).unwrap();
+        assert_eq!(finished.rows.len(), 1);
+        assert!(finished.rows[0].measured.is_some() && finished.notes[0].contains("1 epochs"), "{:?}", finished.notes);
+    }
+
+    #[test]
+    fn sides_that_change_train_and_stay_the_same_over_a_restart() {
+        let config = Config { multi_scale: true, epochs: 3, ..config(Choice::AdamW) };
+        let dir = tempfile::tempdir().unwrap();
+        let whole = bytes(&run(dir.path(), &config, usize::MAX).unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        assert!(run(dir.path(), &config, 5).is_err());
+        assert!(bytes(&run(dir.path(), &config, usize::MAX).unwrap()) == whole);
+        let dir = tempfile::tempdir().unwrap();
+        let plain = Config { multi_scale: false, ..config };
+        assert!(bytes(&run(dir.path(), &plain, usize::MAX).unwrap()) != whole);
     }
 }
