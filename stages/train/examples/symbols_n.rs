@@ -123,11 +123,11 @@ impl Source for Drawings<'_> {
         self.count
     }
 
-    fn view(&self, index: usize) -> View {
+    fn view(&self, index: usize) -> Result<View, StageError> {
         self.view_in(0, index)
     }
 
-    fn view_in(&self, epoch: usize, index: usize) -> View {
+    fn view_in(&self, epoch: usize, index: usize) -> Result<View, StageError> {
         let index = (epoch * self.count + index) as u64;
         let number = index % WORLDS;
         let (world, drawer) = &self.worlds[number as usize];
@@ -144,7 +144,7 @@ impl Source for Drawings<'_> {
             let bbox = [x0, y0, x1, y1].map(|v| v as f32);
             (share >= LEAST_INSIDE).then(|| Truth { class: world.class_of(&a.class), bbox })
         });
-        View { rgb, objects: objects.collect() }
+        Ok(View { rgb, objects: objects.collect() })
     }
 }
 
@@ -199,7 +199,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let config = Config {
         epochs: number(1),
         imgsz: SIDE,
-        batch: 16,
+        batch: 16.into(),
         nominal_batch: 16,
         optimizer: Choice::AdamW,
         lr0: 0.001,
@@ -208,7 +208,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         warmup_bias_lr: 0.0,
         patience: 0,
         // Every sample is new: it need not be made of four.
-        augment: Augment { mosaic: 0.0, scale: 0.25, ..Augment::default() },
+        augment: Augment { mosaic: 0.0, scale: Some(0.25), ..Augment::default() },
         seed: SEED,
         ..Config::default()
     };
@@ -223,6 +223,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         store: &Store::open(folder.join("store"))?,
         scratch: &folder.join("checkpoints"),
         workers: 1,
+        class_weights: &[],
+        available: &train::memory::available,
     };
     let finished = job.run(&Terminal { last: Mutex::new(Instant::now()) })?;
     write(&folder.join("symbols-n.safetensors"), &finished.last.to_bytes()?)?;
@@ -244,9 +246,9 @@ mod tests {
         let drawings = Drawings::new(&worlds, 48);
         let mut objects = 0;
         for index in 0..48 {
-            let view = drawings.view_in(2, index);
-            assert_eq!(view, drawings.view_in(2, index));
-            assert_ne!(view.rgb, drawings.view_in(3, index).rgb, "every epoch has its own");
+            let view = drawings.view_in(2, index).unwrap();
+            assert_eq!(view, drawings.view_in(2, index).unwrap());
+            assert_ne!(view.rgb, drawings.view_in(3, index).unwrap().rgb, "every epoch has its own");
             assert_eq!(view.rgb.dimensions(), (SIDE, SIDE));
             objects += view.objects.len();
         }

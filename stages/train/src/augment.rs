@@ -3,13 +3,14 @@
 //! Owns what a sample looks like in a given epoch, as a pure function of seed, epoch and sample: threads, order and
 //! restarts change nothing. Refuses to own decoding, batching and the choice of samples.
 
+use engine::StageError;
 use image::{Rgb, RgbImage, imageops};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::assigner::Truth;
+use crate::{assigner::Truth, config::Model, paste};
 
 /// Grey of everything that is not picture. Source: recipe `yolov8@8.2.103`.
 pub const FILL: u8 = 114;
@@ -19,6 +20,10 @@ const MIN_SIDE: f32 = 2.0;
 const MIN_AREA_SHARE: f32 = 0.1;
 /// Objects longer than this many times their width are dropped. Source: same recipe.
 const MAX_ASPECT: f32 = 100.0;
+/// `scale` for the small models. Source: same recipe.
+const SMALL_SCALE: f64 = 0.5;
+/// `mixup` for the small models. Source: same recipe.
+const SMALL_MIXUP: f64 = 0.0;
 /// The mixing weight of mixup is Beta(32, 32) distributed. Source: same recipe.
 const MIXUP_BETA: usize = 32;
 
@@ -30,8 +35,9 @@ pub struct Augment {
     pub mosaic: f64,
     /// Last epochs without mosaic. Default 10 (recipe).
     pub close_mosaic: usize,
-    /// Size changes by a factor from 1 - scale to 1 + scale, 0..1. Default 0.5 (recipe; 0.9 for the larger models).
-    pub scale: f64,
+    /// Size changes by a factor from 1 - scale to 1 + scale, 0..1; null for the recipe's value for the model: 0.5 for n
+    /// and s, 0.9 for m, l and x. Default null.
+    pub scale: Option<f64>,
     /// The picture moves by up to this share of its side, 0..=0.5. Default 0.1 (recipe).
     pub translate: f64,
     /// Turns by up to this many degrees, 0..=180. Default 0 (recipe).
@@ -50,8 +56,12 @@ pub struct Augment {
     /// Turns by a random multiple of 90 degrees. Default true, because symbols on drawings follow pipes in all four
     /// directions; the recipe has none.
     pub rot90: bool,
-    /// Share of samples blended with a second one, 0..=1. Default 0 (recipe; 0.1 for m, 0.15 for l and x).
-    pub mixup: f64,
+    /// Share of samples blended with a second one, 0..=1; null for the recipe's value for the model: 0 for n and s, 0.1
+    /// for m, 0.15 for l and x. Default null. Ends with mosaic.
+    pub mixup: Option<f64>,
+    /// Chance of each object to be pasted a second time, with what its box shows around it, at a random place of the
+    /// picture where it covers at most 0.3 of any other object, 0..=1. Default 0 (recipe). Ends with mosaic.
+    pub copy_paste: f64,
 }
 
 impl Default for Augment {
@@ -59,7 +69,7 @@ impl Default for Augment {
         Self {
             mosaic: 1.0,
             close_mosaic: 10,
-            scale: 0.5,
+            scale: None,
             translate: 0.1,
             degrees: 0.0,
             hsv_h: 0.015,
@@ -68,18 +78,30 @@ impl Default for Augment {
             fliplr: 0.5,
             flipud: 0.5,
             rot90: true,
-            mixup: 0.0,
+            mixup: None,
+            copy_paste: 0.0,
         }
     }
 }
 
 impl Augment {
+    /// The same with what was left to the recipe set for a model; values given stay.
+    #[must_use]
+    pub fn settled(&self, model: Model) -> Self {
+        let (scale, mixup) = match model {
+            Model::Yolov8n | Model::Yolov8s => (SMALL_SCALE, SMALL_MIXUP),
+            Model::Yolov8m => (0.9, 0.1),
+            Model::Yolov8l | Model::Yolov8x => (0.9, 0.15),
+        };
+        Self { scale: self.scale.or(Some(scale)), mixup: self.mixup.or(Some(mixup)), ..self.clone() }
+    }
+
     /// The field that is out of its range, and the range.
     pub fn wrong_field(&self) -> Option<(&'static str, &'static str)> {
         let share = |x: f64| (0.0..=1.0).contains(&x);
         [
             ("mosaic", share(self.mosaic), "0 to 1"),
-            ("scale", (0.0..1.0).contains(&self.scale), "0 to below 1"),
+            ("scale", self.scale.is_none_or(|s| (0.0..1.0).contains(&s)), "0 to below 1, or null"),
             ("translate", (0.0..=0.5).contains(&self.translate), "0 to 0.5"),
             ("degrees", (0.0..=180.0).contains(&self.degrees), "0 to 180"),
             ("hsv_h", (0.0..=0.5).contains(&self.hsv_h), "0 to 0.5"),
@@ -87,7 +109,8 @@ impl Augment {
             ("hsv_v", share(self.hsv_v), "0 to 1"),
             ("fliplr", share(self.fliplr), "0 to 1"),
             ("flipud", share(self.flipud), "0 to 1"),
-            ("mixup", share(self.mixup), "0 to 1"),
+            ("mixup", self.mixup.is_none_or(share), "0 to 1, or null"),
+            ("copy_paste", share(self.copy_paste), "0 to 1"),
         ]
         .into_iter()
         .find(|(_, right, _)| !right)
@@ -117,10 +140,10 @@ pub fn random(seed: u64, epoch: u64, sample: u64, purpose: u64) -> ChaCha8Rng {
 pub trait Source: Sync {
     /// Number of pictures.
     fn count(&self) -> usize;
-    /// One picture; the same at every call.
-    fn view(&self, index: usize) -> View;
+    /// One picture; the same at every call. Errors when it cannot be had from where it is kept.
+    fn view(&self, index: usize) -> Result<View, StageError>;
     /// A picture as it is in an epoch, for sources that have new ones in each; the same at every call.
-    fn view_in(&self, _epoch: usize, index: usize) -> View {
+    fn view_in(&self, _epoch: usize, index: usize) -> Result<View, StageError> {
         self.view(index)
     }
 }
@@ -138,7 +161,7 @@ impl Source for InEpoch<'_> {
         self.source.count()
     }
 
-    fn view(&self, index: usize) -> View {
+    fn view(&self, index: usize) -> Result<View, StageError> {
         self.source.view_in(self.epoch, index)
     }
 }
@@ -152,20 +175,27 @@ pub fn augmented(
     settings: &Augment,
     mosaic: bool,
     rng: &mut ChaCha8Rng,
-) -> View {
-    let mut view = composed(source, index, size, settings, mosaic, rng);
-    if chance(rng, settings.mixup) && mosaic {
+) -> Result<View, StageError> {
+    let mut view = composed(source, index, size, settings, mosaic, rng)?;
+    if chance(rng, settings.mixup.unwrap_or(SMALL_MIXUP)) && mosaic {
         let other = rng.random_range(0..source.count());
-        let second = composed(source, other, size, settings, mosaic, rng);
+        let second = composed(source, other, size, settings, mosaic, rng)?;
         view = mixed(view, second, beta(rng));
     }
     colour(&mut view.rgb, settings, rng);
-    flips(view, settings, rng)
+    Ok(flips(view, settings, rng))
 }
 
 fn chance(rng: &mut ChaCha8Rng, p: f64) -> bool {
     // The number is drawn in any case, so that one setting does not shift the randomness of the others.
     rng.random::<f64>() < p
+}
+
+/// Numbers of their own for a step that draws a varying number of them, so that it shifts no other step's.
+fn aside(rng: &ChaCha8Rng) -> ChaCha8Rng {
+    let mut own = rng.clone();
+    own.set_stream(1);
+    own
 }
 
 /// Between -1 and 1.
@@ -180,28 +210,36 @@ fn composed(
     settings: &Augment,
     mosaic: bool,
     rng: &mut ChaCha8Rng,
-) -> View {
-    let canvas = if chance(rng, settings.mosaic) && mosaic {
-        let mut parts = vec![source.view(index)];
+) -> Result<View, StageError> {
+    let mut canvas = if chance(rng, settings.mosaic) && mosaic {
+        let mut parts = vec![source.view(index)?];
         for _ in 0..3 {
-            parts.push(source.view(rng.random_range(0..source.count())));
+            parts.push(source.view(rng.random_range(0..source.count()))?);
         }
         let centre = [(); 2].map(|()| (f64::from(size) * rng.random_range(0.5..1.5)) as i64);
         four(&parts, size, centre)
     } else {
-        centred(source.view(index), size)
+        centred(source.view(index)?, size)
     };
-    affine(&canvas, size, settings, rng)
+    if settings.copy_paste > 0.0 && mosaic {
+        paste::copies(&mut canvas, settings.copy_paste, &mut aside(rng));
+    }
+    Ok(affine(&canvas, size, settings, rng))
 }
 
 /// A picture in the middle of a square of side `size`, the rest filled.
 pub(crate) fn centred(view: View, size: u32) -> View {
+    placed(view, (size, size))
+}
+
+/// A picture in the middle of a canvas (width, height), the rest filled.
+pub(crate) fn placed(view: View, canvas: (u32, u32)) -> View {
     let (w, h) = view.rgb.dimensions();
-    if (w, h) == (size, size) {
+    if (w, h) == canvas {
         return view;
     }
-    let (left, top) = ((size - w) / 2, (size - h) / 2);
-    let mut rgb = RgbImage::from_pixel(size, size, Rgb([FILL; 3]));
+    let (left, top) = ((canvas.0 - w) / 2, (canvas.1 - h) / 2);
+    let mut rgb = RgbImage::from_pixel(canvas.0, canvas.1, Rgb([FILL; 3]));
     imageops::replace(&mut rgb, &view.rgb, i64::from(left), i64::from(top));
     let mut objects = view.objects;
     for o in &mut objects {
@@ -242,7 +280,7 @@ fn four(parts: &[View], size: u32, [cx, cy]: [i64; 2]) -> View {
 /// is left.
 fn affine(canvas: &View, size: u32, settings: &Augment, rng: &mut ChaCha8Rng) -> View {
     let angle = (swing(rng) * settings.degrees).to_radians();
-    let factor = 1.0 + swing(rng) * settings.scale;
+    let factor = 1.0 + swing(rng) * settings.scale.unwrap_or(SMALL_SCALE);
     let shift = [(); 2].map(|()| (0.5 + swing(rng) * settings.translate) * f64::from(size));
     let middle = f64::from(canvas.rgb.width()) / 2.0;
     let (cos, sin) = (angle.cos() * factor, angle.sin() * factor);
@@ -406,12 +444,12 @@ pub(crate) mod tests {
         fn count(&self) -> usize {
             self.0.len()
         }
-        fn view(&self, index: usize) -> View {
+        fn view(&self, index: usize) -> Result<View, StageError> {
             let (w, h, b) = self.0[index];
             let rgb = RgbImage::from_fn(w, h, |x, y| {
                 Rgb([if x >= b[0] && x < b[2] && y >= b[1] && y < b[3] { 0 } else { 255 }; 3])
             });
-            View { rgb, objects: vec![Truth { class: index, bbox: b.map(|v| v as f32) }] }
+            Ok(View { rgb, objects: vec![Truth { class: index, bbox: b.map(|v| v as f32) }] })
         }
     }
 
@@ -443,7 +481,8 @@ pub(crate) mod tests {
         let mut seen = 0;
         for sample in 0..40 {
             let view =
-                augmented(&blocks(), sample % 4, 64, &settings, sample % 2 == 0, &mut random(1, 0, sample as u64, 0));
+                augmented(&blocks(), sample % 4, 64, &settings, sample % 2 == 0, &mut random(1, 0, sample as u64, 0))
+                    .unwrap();
             assert_eq!(view.rgb.dimensions(), (64, 64));
             for o in &view.objects {
                 let found = dark_bounds(&view.rgb, o.bbox);
@@ -458,7 +497,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_view_and_another_epoch_another() {
-        let make = |epoch| augmented(&blocks(), 1, 64, &Augment::default(), true, &mut random(3, epoch, 1, 0));
+        let make = |epoch| augmented(&blocks(), 1, 64, &Augment::default(), true, &mut random(3, epoch, 1, 0)).unwrap();
         assert_eq!(make(2), make(2));
         assert_ne!(make(2).rgb, make(3).rgb);
     }
@@ -467,7 +506,7 @@ pub(crate) mod tests {
     fn without_any_setting_the_view_is_the_picture() {
         let off = Augment {
             mosaic: 0.0,
-            scale: 0.0,
+            scale: Some(0.0),
             translate: 0.0,
             hsv_h: 0.0,
             hsv_s: 0.0,
@@ -478,8 +517,8 @@ pub(crate) mod tests {
             ..Augment::default()
         };
         let source = blocks();
-        assert_eq!(augmented(&source, 0, 64, &off, true, &mut random(0, 0, 0, 0)), source.view(0));
-        let narrow = augmented(&source, 2, 64, &off, true, &mut random(0, 0, 0, 0));
+        assert_eq!(augmented(&source, 0, 64, &off, true, &mut random(0, 0, 0, 0)).unwrap(), source.view(0).unwrap());
+        let narrow = augmented(&source, 2, 64, &off, true, &mut random(0, 0, 0, 0)).unwrap();
         assert_eq!(narrow.rgb.get_pixel(0, 0).0, [FILL; 3]);
         assert_eq!(narrow.objects[0].bbox, [20.0, 30.0, 42.0, 60.0]);
     }
@@ -493,9 +532,44 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn the_recipe_depends_on_the_model_and_given_values_win() {
+        let of = |model| {
+            let a = Augment::default().settled(model);
+            (a.scale.unwrap(), a.mixup.unwrap())
+        };
+        assert_eq!(
+            [Model::Yolov8n, Model::Yolov8s, Model::Yolov8m, Model::Yolov8l, Model::Yolov8x].map(of),
+            [(0.5, 0.0), (0.5, 0.0), (0.9, 0.1), (0.9, 0.15), (0.9, 0.15)]
+        );
+        let given = Augment { scale: Some(0.2), mixup: Some(0.0), ..Augment::default() };
+        assert_eq!(given.settled(Model::Yolov8m), given);
+    }
+
+    #[test]
+    fn copy_paste_adds_objects_where_their_boxes_say_and_shifts_no_other_randomness() {
+        let plain = Augment { hsv_v: 0.1, ..Augment::default() };
+        let pasting = Augment { copy_paste: 1.0, ..plain.clone() };
+        let mut more = 0;
+        for sample in 0..30 {
+            let make = |s: &Augment| augmented(&blocks(), 0, 64, s, true, &mut random(1, 0, sample, 0)).unwrap();
+            let (a, b) = (make(&plain), make(&pasting));
+            assert_eq!(a.objects.iter().filter(|o| !b.objects.contains(o)).count(), 0, "those that were there stay");
+            for o in &b.objects {
+                let found = dark_bounds(&b.rgb, o.bbox);
+                // Other blocks may touch a pasted one: the dark part is at least as large as the box.
+                assert!((0..2).all(|i| found[i] <= o.bbox[i] + 1.6 && found[i + 2] >= o.bbox[i + 2] - 1.6), "{sample}");
+            }
+            more += b.objects.len() - a.objects.len();
+            let closed = |s: &Augment| augmented(&blocks(), 0, 64, s, false, &mut random(1, 0, sample, 0)).unwrap();
+            assert_eq!(closed(&plain), closed(&pasting), "closed with mosaic");
+        }
+        assert!(more > 10, "{more}");
+    }
+
+    #[test]
     fn wrong_settings_are_named() {
         assert_eq!(Augment::default().wrong_field(), None);
         assert_eq!(Augment { hsv_s: 3.0, ..Augment::default() }.wrong_field().unwrap().0, "hsv_s");
-        assert_eq!(Augment { scale: f64::NAN, ..Augment::default() }.wrong_field().unwrap().0, "scale");
+        assert_eq!(Augment { scale: Some(f64::NAN), ..Augment::default() }.wrong_field().unwrap().0, "scale");
     }
 }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 const META: &str = "training";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// A checkpoint that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +52,12 @@ pub struct Position {
     pub best: Option<Best>,
     /// Seconds spent so far; used by `time_s` alone.
     pub seconds: f64,
+    /// Epochs in all, as far as is known.
+    pub planned: usize,
+    /// Pictures a batch from here on.
+    pub batch: usize,
+    /// What the machine made of the settings, for the report.
+    pub notes: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]

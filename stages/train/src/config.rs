@@ -12,7 +12,9 @@ use vision::yolov8::{
 
 use crate::{
     augment::Augment,
+    balance::ClassWeights,
     loss::Gains,
+    memory::{BatchSize, Written},
     optimizer::{Choice, Rule, Settled, settle_auto},
     schedule::{NOMINAL_BATCH, Schedule},
 };
@@ -106,6 +108,18 @@ impl PrecisionChoice {
     }
 }
 
+/// Where sized pictures are kept that do not fit into `cache_mb`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Cache {
+    /// In memory, compressed without loss.
+    #[default]
+    Ram,
+    /// As they are, in a file of the run's folder that goes away with the training: less memory and no decompression, for
+    /// sets of many thousands of pictures.
+    Disk,
+}
+
 /// Settings of the `train` stage. Defaults not said otherwise are those of the recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -123,15 +137,19 @@ pub struct Config {
     pub freeze: usize,
     /// Passes over the training set, at least 1. Default 50 (the recipe's 100 is for hundreds of thousands of photographs).
     pub epochs: usize,
-    /// Stops after the epoch in which this many seconds of training are over; null for no limit. Default null: a limit
-    /// makes the result depend on the speed of the machine. Prefer `epochs`.
+    /// A budget in seconds, above 0, instead of `epochs`: after each epoch their number is set anew to what the budget
+    /// allows at the mean speed so far, at least one, and the learning rate follows. `epochs` is the guess that the first
+    /// one starts with. Null for no budget. Default null: with one, the result depends on the speed of the machine.
     pub time_s: Option<f64>,
     /// Stops when the fitness has not risen for this many epochs; 0 for never. Default 100.
     pub patience: usize,
     /// Side of the square that the network sees, in pixels, a multiple of 32. Default 640.
     pub imgsz: u32,
-    /// Pictures a batch, at least 1. Default 16.
-    pub batch: usize,
+    /// Pictures a batch, at least 1; or `auto` (or -1) for the largest divisor of `nominal_batch` whose predicted memory is
+    /// at most 60 % of what is available; then the result depends on the machine. A batch for which memory cannot be had
+    /// is halved; `nominal_batch` stays. Default 16.
+    #[schemars(with = "Written")]
+    pub batch: BatchSize,
     /// Pictures that one step of the optimizer stands for, reached by adding up batches. Default 64.
     pub nominal_batch: usize,
     /// `auto`, `sgd` or `adamw`. Default auto, which also sets `lr0`, `momentum` and `warmup_bias_lr`.
@@ -167,6 +185,14 @@ pub struct Config {
     /// Weight of the box side distributions in the loss. Default 1.5.
     #[serde(rename = "dfl")]
     pub dfl_gain: f64,
+    /// Weight of each class in the class loss: a map of names to numbers (0 or more; 1 for those not named), `balanced`
+    /// for inverse frequencies, or null for 1 everywhere. Default null.
+    pub class_weights: Option<ClassWeights>,
+    /// All objects count as one class, `object`. Default false.
+    pub single_cls: bool,
+    /// The side of the network's input changes from batch to batch, from half to one and a half times `imgsz` in steps of
+    /// 32. Default false.
+    pub multi_scale: bool,
     /// Random views of the training pictures.
     pub augment: Augment,
     /// Whether big drawings are cut into tiles of `imgsz`: auto, native or off. Default auto (ours; the recipe shrinks).
@@ -188,10 +214,16 @@ pub struct Config {
     /// `auto`, `f32` or `bf16`: the numbers that the network learns with. `args.json` says which it was. The metrics of
     /// each epoch are measured with the same, those of the finished model in f32. Default f32.
     pub precision: PrecisionChoice,
+    /// Measures on rectangles: pictures of like shape share a batch, with the least padding to multiples of 32. Saves time
+    /// on long drawings. Boxes near the padding differ a little from those of inference, which always shows squares; so
+    /// the default is false (ours).
+    pub rect: bool,
     /// Start of all randomness. Default 0.
     pub seed: u64,
-    /// Megabytes of pictures kept as they are; further ones are kept compressed without loss. No influence on the
-    /// result. Default 2048.
+    /// Where pictures beyond `cache_mb` are kept: ram (compressed) or disk (as they are). No influence on the result.
+    /// Default ram.
+    pub cache: Cache,
+    /// Megabytes of sized pictures kept in memory as they are, 0 or more. No influence on the result. Default 2048.
     pub cache_mb: usize,
 }
 
@@ -207,7 +239,7 @@ impl Default for Config {
             time_s: None,
             patience: 100,
             imgsz: 640,
-            batch: 16,
+            batch: BatchSize::Of(16),
             nominal_batch: NOMINAL_BATCH,
             optimizer: Choice::Auto,
             lr0: 0.01,
@@ -224,6 +256,9 @@ impl Default for Config {
             box_gain: gains.bbox,
             cls_gain: gains.cls,
             dfl_gain: gains.dfl,
+            class_weights: None,
+            single_cls: false,
+            multi_scale: false,
             augment: Augment::default(),
             tile: Tile::Auto,
             tile_overlap: None,
@@ -233,7 +268,9 @@ impl Default for Config {
             val_iou: 0.7,
             val_max_det: 300,
             precision: PrecisionChoice::F32,
+            rect: false,
             seed: 0,
+            cache: Cache::Ram,
             cache_mb: 2048,
         }
     }
@@ -251,7 +288,7 @@ impl Config {
             ("epochs", self.epochs >= 1, "at least 1"),
             ("time_s", self.time_s.is_none_or(positive), "above 0, or null"),
             ("imgsz", self.imgsz >= 32 && self.imgsz.is_multiple_of(32), "a multiple of 32"),
-            ("batch", self.batch >= 1, "at least 1"),
+            ("batch", self.batch != BatchSize::Of(0), "at least 1, or auto"),
             ("nominal_batch", self.nominal_batch >= 1, "at least 1"),
             ("lr0", positive(self.lr0), "above 0"),
             ("lrf", share(self.lrf), "0 to 1"),
@@ -275,6 +312,9 @@ impl Config {
         if let Some((key, _, range)) = rules.into_iter().find(|(_, right, _)| !right) {
             return wrong(key.into(), range);
         }
+        if let Some(class) = self.class_weights.as_ref().and_then(ClassWeights::wrong_field) {
+            return wrong(format!("class_weights.{class}"), "0 or more");
+        }
         match self.augment.wrong_field() {
             Some((key, range)) => wrong(format!("augment.{key}"), range),
             None => Ok(()),
@@ -283,20 +323,32 @@ impl Config {
 
     /// The weights of the loss terms.
     pub fn gains(&self) -> Gains {
-        Gains { bbox: self.box_gain, cls: self.cls_gain, dfl: self.dfl_gain }
+        Gains { bbox: self.box_gain, cls: self.cls_gain, dfl: self.dfl_gain, classes: Vec::new() }
+    }
+
+    /// Longest side of the network's input in training, in pixels.
+    pub fn longest_side(&self) -> u32 {
+        if self.multi_scale { sides(self.imgsz).1 } else { self.imgsz }
     }
 
     /// The optimizer and its numbers, `auto` settled for `samples` training pictures (tiles) an epoch.
     pub fn settled(&self, samples: usize, classes: usize) -> Settled {
         match self.optimizer {
-            Choice::Auto => settle_auto(samples, self.batch, self.nominal_batch, self.epochs, classes),
+            Choice::Auto => {
+                settle_auto(samples, self.batch.or(self.nominal_batch), self.nominal_batch, self.epochs, classes)
+            }
             choice => Settled { choice, lr0: self.lr0, momentum: self.momentum, warmup_bias_lr: self.warmup_bias_lr },
         }
     }
 
-    /// The timetable for `samples` training pictures (tiles) an epoch.
+    /// The timetable for `samples` training pictures (tiles) an epoch; `batch: auto` stands for the nominal one.
     pub fn schedule(&self, settled: &Settled, samples: usize) -> Schedule {
-        let batches = samples.div_ceil(self.batch);
+        self.schedule_with(settled, samples, self.batch.or(self.nominal_batch))
+    }
+
+    /// The timetable with batches of `batch` pictures.
+    pub fn schedule_with(&self, settled: &Settled, samples: usize, batch: usize) -> Schedule {
+        let batches = samples.div_ceil(batch);
         let warmup = if self.warmup_epochs > 0.0 {
             ((self.warmup_epochs * batches as f64).round() as usize).max(self.warmup_min_batches)
         } else {
@@ -305,7 +357,7 @@ impl Config {
         Schedule {
             epochs: self.epochs,
             batches,
-            batch: self.batch,
+            batch,
             nominal_batch: self.nominal_batch,
             lr0: settled.lr0,
             lrf: self.lrf,
@@ -316,6 +368,12 @@ impl Config {
             momentum: settled.momentum,
         }
     }
+}
+
+/// Shortest and longest side that `multi_scale` gives, in pixels.
+pub fn sides(imgsz: u32) -> (u32, u32) {
+    let whole = |v: u32| v / 32 * 32;
+    (whole(imgsz / 2).max(32), whole(imgsz + imgsz / 2))
 }
 
 impl Settled {

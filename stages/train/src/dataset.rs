@@ -1,8 +1,15 @@
 //! From labelled pictures to what the network is shown: shrunk pictures, or tiles of big drawings.
 //!
-//! Owns the choice between the two, the boxes in each part, and the cache in memory. Where the parts lie and how they are
+//! Owns the choice between the two, the boxes in each part, and the cache in memory and on disk. Where the parts lie and how they are
 //! scaled is `vision::tiles`, the same as in inference. Every picture is decoded once.
 //! Refuses to own random views and the checks of labels.
+
+use std::{
+    fs::File,
+    io::{Read as _, Seek as _, SeekFrom, Write as _},
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
 
 use datasets::{
     BBox, Pixels,
@@ -20,7 +27,7 @@ use crate::{
     assigner::Truth,
     augment::{Source, View},
     config::{Config, Tile},
-    intake::{Ignored, Labelled, Object},
+    intake::{Ignored, Labelled, Object, shown},
 };
 
 /// `auto` cuts tiles when a typical symbol of a shrunk picture would be smaller than this, in pixels of the network's
@@ -87,11 +94,60 @@ fn quantile(list: &mut [f64], share: f64) -> f64 {
 enum Stored {
     Raw(RgbImage),
     Png(Vec<u8>),
+    Disk { offset: u64, size: (u32, u32) },
+}
+
+/// How sized pictures are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Keep<'a> {
+    /// Bytes of pictures that stay in memory as they are.
+    pub bytes: usize,
+    /// File for the others, made when it is needed; they are kept in memory, compressed without loss, when there is none.
+    pub file: Option<&'a Path>,
+}
+
+/// Pictures in a file, one behind the other, as they are.
+struct Shelf {
+    path: PathBuf,
+    file: Mutex<File>,
+    end: u64,
+}
+
+impl Shelf {
+    fn new(path: &Path) -> Result<Self, StageError> {
+        let open = || {
+            std::fs::create_dir_all(path.parent().unwrap_or(path))?;
+            File::options().read(true).write(true).create(true).truncate(true).open(path)
+        };
+        let file =
+            open().map_err(|e| StageError::failed(format!("making the picture cache `{}`", path.display()), e))?;
+        Ok(Self { path: path.to_owned(), file: Mutex::new(file), end: 0 })
+    }
+
+    fn put(&mut self, rgb: &RgbImage) -> Result<Stored, StageError> {
+        let file = self.file.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let text = "writing pictures to the cache; free space there, or set `train.cache: ram`";
+        file.write_all(rgb.as_raw())
+            .map_err(|e| StageError::failed(format!("`{}`: {text}", self.path.display()), e))?;
+        let offset = self.end;
+        self.end += rgb.as_raw().len() as u64;
+        Ok(Stored::Disk { offset, size: rgb.dimensions() })
+    }
+
+    fn get(&self, offset: u64, (w, h): (u32, u32)) -> Result<RgbImage, StageError> {
+        let mut bytes = vec![0; w as usize * h as usize * 3];
+        let mut file = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        file.seek(SeekFrom::Start(offset))
+            .and_then(|_| file.read_exact(&mut bytes))
+            .map_err(|e| StageError::failed(format!("reading the picture cache `{}`", self.path.display()), e))?;
+        Ok(RgbImage::from_raw(w, h, bytes).expect("the buffer has the size of the picture"))
+    }
 }
 
 /// All inputs made of a list of pictures.
 pub struct Views {
     stored: Vec<(Stored, Vec<Truth>)>,
+    shelf: Option<Shelf>,
     /// The picture (index in the list given to [`Views::build`]) and the tile of its plan that each shows.
     pub places: Vec<(usize, usize)>,
     /// The plan of every picture; those of pictures that could not be used have no views.
@@ -100,17 +156,17 @@ pub struct Views {
 
 impl Views {
     /// Decodes, scales and cuts pictures, in parallel, a few at a time. Pictures that cannot be used are returned with
-    /// reasons. Up to `cache_bytes` are kept as they are, the rest compressed without loss.
+    /// reasons, and so are objects that no tile shows enough of.
     pub fn build(
         images: &[Labelled],
         cut: Cut,
         input: u32,
-        cache_bytes: usize,
+        keep: Keep,
         read: &(dyn Fn(&Blob) -> Result<Vec<u8>, StageError> + Sync),
         mut progress: impl FnMut(usize) -> Result<(), StageError>,
     ) -> Result<(Self, Vec<Ignored>), StageError> {
         let plans = images.iter().map(|i| TilePlan::new(i.size, cut, input)).collect();
-        let mut out = Self { stored: Vec::new(), places: Vec::new(), plans };
+        let mut out = Self { stored: Vec::new(), shelf: None, places: Vec::new(), plans };
         let mut ignored = Vec::new();
         let mut raw_bytes = 0;
         let at_once = rayon::current_num_threads();
@@ -127,9 +183,19 @@ impl Views {
                         ignored.push(Ignored { image: image.blob.name.clone(), label: None, reason });
                     }
                     Ok(views) => {
+                        ignored.extend(unseen(image, &out.plans[chunk_index * at_once + i]));
                         for (tile, view) in views.into_iter().enumerate() {
                             raw_bytes += view.rgb.as_raw().len();
-                            let stored = if raw_bytes <= cache_bytes { Stored::Raw(view.rgb) } else { png(&view.rgb)? };
+                            let stored = match (raw_bytes <= keep.bytes, keep.file) {
+                                (true, _) => Stored::Raw(view.rgb),
+                                (false, None) => png(&view.rgb)?,
+                                (false, Some(path)) => {
+                                    if out.shelf.is_none() {
+                                        out.shelf = Some(Shelf::new(path)?);
+                                    }
+                                    out.shelf.as_mut().expect("made above").put(&view.rgb)?
+                                }
+                            };
                             out.stored.push((stored, view.objects));
                             out.places.push((chunk_index * at_once + i, tile));
                         }
@@ -152,15 +218,18 @@ impl Source for Views {
         self.stored.len()
     }
 
-    fn view(&self, index: usize) -> View {
+    fn view(&self, index: usize) -> Result<View, StageError> {
         let (stored, objects) = &self.stored[index];
         let rgb = match stored {
             Stored::Raw(rgb) => rgb.clone(),
+            Stored::Disk { offset, size } => {
+                self.shelf.as_ref().expect("pictures on disk have a file").get(*offset, *size)?
+            }
             Stored::Png(bytes) => image::load_from_memory_with_format(bytes, ImageFormat::Png)
                 .expect("bytes that this program compressed itself are whole")
                 .into_rgb8(),
         };
-        View { rgb, objects: objects.clone() }
+        Ok(View { rgb, objects: objects.clone() })
     }
 }
 
@@ -183,6 +252,16 @@ fn views_of(image: &Labelled, plan: &TilePlan, bytes: &[u8]) -> Result<Vec<View>
         View { rgb: resize_window(&picture, plan.scaled, window), objects }
     };
     Ok(plan.tiles.iter().map(view).collect())
+}
+
+/// Objects that no part shows enough of to learn from.
+fn unseen<'a>(image: &'a Labelled, plan: &'a TilePlan) -> impl Iterator<Item = Ignored> + 'a {
+    let nowhere = |o: &&Object| plan.tiles.iter().all(|tile| visible(o, plan, tile).is_none());
+    image.objects.iter().filter(nowhere).map(|o| Ignored {
+        image: image.blob.name.clone(),
+        label: Some(o.label),
+        reason: format!("{} is too large for the tiles: raise `train.imgsz`, or set `train.tile: off`", shown(&o.bbox)),
+    })
 }
 
 /// The part of an object that a tile shows, in the tile's pixels; `None` when that is too little.
@@ -209,7 +288,7 @@ mod tests {
         Labelled {
             blob: Blob { name: name.into(), digest: Digest::of(name.as_bytes()), size: 1 },
             size,
-            objects: boxes.iter().map(|&b| Object { class: 0, bbox: b.into() }).collect(),
+            objects: boxes.iter().map(|&b| Object { class: 0, bbox: b.into(), label: 1 }).collect(),
         }
     }
 
@@ -274,14 +353,38 @@ mod tests {
         ];
         let read = |blob: &Blob| Ok(if blob.name == "broken" { vec![1, 2, 3] } else { picture(400, 400) });
         let cut = Cut::Tiles { scale: 1.0, overlap: 32 };
-        let build = |bytes| Views::build(&images, cut, 320, bytes, &read, |_| Ok(())).unwrap();
-        let ((raw, ignored), (packed, _)) = (build(1 << 30), build(400_000));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("new folder/views.rgb");
+        let build = |bytes, file| Views::build(&images, cut, 320, Keep { bytes, file }, &read, |_| Ok(())).unwrap();
+        let ((raw, ignored), (packed, _)) = (build(1 << 30, Some(path.as_path())), build(400_000, None));
+        assert!(!path.exists(), "no file without need");
+        let (shelved, _) = build(400_000, Some(path.as_path()));
         assert_eq!(ignored.len(), 2);
         assert!(ignored[0].image == "broken" && ignored[1].reason.contains("labelled at 200 x 400"));
         assert_eq!(raw.count(), 8);
         assert!(matches!(packed.stored[7].0, Stored::Png(_)));
         for i in 0..raw.count() {
-            assert_eq!(raw.view(i), packed.view(i));
+            assert_eq!(raw.view(i).unwrap(), packed.view(i).unwrap());
+            assert_eq!(raw.view(i).unwrap(), shelved.view(i).unwrap());
         }
+        // What fits stays in memory; the file holds the rest, and its loss is an error that names it.
+        let on_disk = raw.count() as u64 - 1;
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), on_disk * 320 * 320 * 3);
+        File::options().write(true).open(&path).unwrap().set_len(10).unwrap();
+        assert_eq!(raw.view(0).unwrap(), shelved.view(0).unwrap());
+        let text = shelved.view(raw.count() - 1).err().unwrap().to_string();
+        assert!(text.contains("views.rgb"), "{text}");
+    }
+
+    #[test]
+    fn objects_that_no_tile_shows_are_named() {
+        let large = labelled("a", (900, 900), &[[10.0, 10.0, 890.0, 890.0], [10.0, 10.0, 50.0, 50.0]]);
+        let read = |_: &Blob| Ok(picture(900, 900));
+        let keep = Keep { bytes: 1 << 30, file: None };
+        let cut = Cut::Tiles { scale: 1.0, overlap: 64 };
+        let (_, ignored) = Views::build(std::slice::from_ref(&large), cut, 320, keep, &read, |_| Ok(())).unwrap();
+        assert_eq!(ignored.len(), 1);
+        assert!(ignored[0].reason.contains("[10.0, 10.0, 890.0, 890.0] is too large"), "{}", ignored[0].reason);
+        assert_eq!(Views::build(&[large], Cut::Whole, 320, keep, &read, |_| Ok(())).unwrap().1, []);
     }
 }

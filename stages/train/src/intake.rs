@@ -19,6 +19,8 @@ pub struct Object {
     pub class: usize,
     /// Inside the picture.
     pub bbox: BBox<Pixels>,
+    /// Number of its label in the picture, from 1.
+    pub label: usize,
 }
 
 /// A picture with its labels.
@@ -56,9 +58,10 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// Joins pictures and labels by name.
-    pub fn new(pictures: &Manifest, set: &AnnotationSet, classes: &[String]) -> Self {
-        let index: BTreeMap<&str, usize> = classes.iter().enumerate().map(|(i, c)| (c.as_str(), i)).collect();
+    /// Joins pictures and labels by name. With `single`, all classes count as class 0.
+    pub fn new(pictures: &Manifest, set: &AnnotationSet, classes: &[String], single: bool) -> Self {
+        let index: BTreeMap<&str, usize> =
+            classes.iter().enumerate().map(|(i, c)| (c.as_str(), if single { 0 } else { i })).collect();
         let mut out = Self::default();
         let mut seen = BTreeSet::new();
         for labels in &set.images {
@@ -127,18 +130,17 @@ impl Intake {
                 refuse(format!("{} has a side below {MIN_SIDE} pixels", shown(&bbox)));
                 continue;
             }
-            let object = Object { class, bbox };
-            if objects.contains(&object) {
+            if objects.iter().any(|o| o.class == class && o.bbox == bbox) {
                 refuse(format!("{} is labelled `{}` twice", shown(&bbox), a.class));
                 continue;
             }
-            objects.push(object);
+            objects.push(Object { class, bbox, label: i + 1 });
         }
         objects
     }
 }
 
-fn shown(b: &BBox<Pixels>) -> String {
+pub(crate) fn shown(b: &BBox<Pixels>) -> String {
     format!("box [{:.1}, {:.1}, {:.1}, {:.1}]", b.x0, b.y0, b.x1, b.y1)
 }
 
@@ -177,6 +179,7 @@ mod tests {
                         boxed("valve", [f64::NAN, 10.0, 10.0, 30.0]),
                         boxed("valve", [200.0, 10.0, 230.0, 30.0]),
                         boxed("valve", [99.0, 10.0, 130.0, 30.0]),
+                        boxed("valve", [20.0, 10.0, 20.0, 30.0]),
                         boxed("valve", [10.0, 10.0, 30.0, 30.0]),
                         boxed("valve", [80.0, 60.0, 130.0, 90.0]),
                         rejected,
@@ -188,9 +191,10 @@ mod tests {
             ],
             skipped: vec![Skipped { image: "skipped.png".into(), reason: "truncated".into() }],
         };
-        let intake = Intake::new(&pictures, &set, &["valve".into()]);
+        let intake = Intake::new(&pictures, &set, &["valve".into()], false);
         assert_eq!(intake.images.len(), 1);
         assert_eq!(intake.images[0].objects.len(), 2);
+        assert_eq!(intake.images[0].objects[1].label, 9);
         assert_eq!(intake.images[0].objects[1].bbox, BBox::new(80.0, 60.0, 100.0, 80.0));
         assert_eq!(intake.rejected, 1);
         let text: Vec<String> =
@@ -202,7 +206,8 @@ mod tests {
             "a.png Some(4): box [NaN, 10.0, 10.0, 30.0] is no box",
             "a.png Some(5): box [200.0, 10.0, 230.0, 30.0] lies outside",
             "a.png Some(6): box [99.0, 10.0, 100.0, 30.0] has a side below",
-            "a.png Some(7): box [10.0, 10.0, 30.0, 30.0] is labelled `valve` twice",
+            "a.png Some(7): box [20.0, 10.0, 20.0, 30.0]",
+            "a.png Some(8): box [10.0, 10.0, 30.0, 30.0] is labelled `valve` twice",
             "changed.png None: was changed",
             "extra.png None: has no labels",
             "gone.png None: has labels but is not among the pictures",
@@ -212,5 +217,21 @@ mod tests {
         for (t, e) in text.iter().zip(expected) {
             assert!(t.starts_with(e), "{t} does not begin with {e}");
         }
+    }
+
+    #[test]
+    fn a_single_class_takes_all_and_leaves_twins_out() {
+        let blob = Blob { name: "a.png".into(), digest: Digest::of(b"a"), size: 1 };
+        let pictures = Manifest::new("images", 1, serde_json::Value::Null, vec![blob]);
+        let same = [10.0, 10.0, 30.0, 30.0];
+        let boxes = vec![boxed("pump", same), boxed("valve", same), boxed("valve", [40.0, 10.0, 60.0, 30.0])];
+        let set = AnnotationSet { images: vec![labels("a.png", "", boxes)], ..AnnotationSet::default() };
+        let names = ["pump".into(), "valve".into()];
+        let classes = |single| {
+            let intake = Intake::new(&pictures, &set, &names, single);
+            (intake.images[0].objects.iter().map(|o| o.class).collect::<Vec<_>>(), intake.ignored.len())
+        };
+        assert_eq!(classes(false), (vec![0, 1, 1], 0));
+        assert_eq!(classes(true), (vec![0, 0], 1));
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     config::Config,
     ema::Ema,
     loss::{Gains, LossTerms, loss},
-    optimizer::{Group, Optimizer, Parameter},
+    optimizer::{Group, Optimizer, Parameter, Settled},
     schedule::{Rates, Schedule},
 };
 
@@ -35,6 +35,7 @@ pub struct Learner {
     freeze: usize,
     /// Their statistics.
     frozen: Vec<Vec<f32>>,
+    settled: Settled,
 }
 
 /// All arrays of a network: parameters, then buffers.
@@ -90,7 +91,31 @@ impl Learner {
             head_gradient: Heads::default(),
             freeze,
             frozen,
+            settled,
         }
+    }
+
+    /// Gives every class a weight in the class loss; none for 1.
+    pub fn weigh_classes(&mut self, weights: &[f32]) {
+        self.gains.classes = weights.to_vec();
+    }
+
+    /// Sets the timetable to batches of this size, as after [`Learner::change_batch`]; the counters stay.
+    pub fn set_batch(&mut self, config: &Config, samples: usize, batch: usize) {
+        let epochs = self.schedule.epochs;
+        self.schedule = Schedule { epochs, ..config.schedule_with(&self.settled, samples, batch) };
+        self.optimizer.set_weight_decay(self.schedule.weight_decay(config.weight_decay));
+    }
+
+    /// Goes on with batches of another size after the end of an epoch: the same number of epochs is done, and gradients
+    /// that wait for a step stand for as many pictures as before.
+    pub fn change_batch(&mut self, config: &Config, samples: usize, batch: usize) {
+        let (batches, size) = (self.schedule.batches, self.schedule.batch);
+        let waiting = self.step - self.last_update.map_or(0, |u| u + 1);
+        self.set_batch(config, samples, batch);
+        self.step = self.step * self.schedule.batches / batches;
+        let due = self.step.saturating_sub((waiting * size).div_ceil(batch));
+        self.last_update = due.checked_sub(1);
     }
 
     /// Learns from one batch in epoch `epoch`.
@@ -180,7 +205,7 @@ mod tests {
             freeze: 10,
             optimizer: Choice::AdamW,
             warmup_epochs: 0.0,
-            batch: 1,
+            batch: 1.into(),
             nominal_batch: 1,
             ..Config::default()
         };
@@ -201,5 +226,23 @@ mod tests {
             assert!(!same || is_frozen(key, 10) || key.starts_with("model.22.cv2"), "{key}");
             assert!(!is_frozen(key, 10) || averaged.state().tensors[key] == before.tensors[key], "{key}");
         }
+    }
+
+    #[test]
+    fn a_smaller_batch_keeps_the_place_in_the_timetable() {
+        let config = Config { batch: 8.into(), epochs: 10, warmup_min_batches: 1, ..Config::default() };
+        let net = Native::new(Spec { size: Size::N, classes: 2 }, 0);
+        // 13 batches of 8 an epoch; after two epochs, the last step having taken the 24th batch, two wait.
+        let mut learner = Learner::new(Box::new(net), &config, 100);
+        (learner.step, learner.last_update) = (26, Some(23));
+        let before = learner.schedule.rates(2, learner.step);
+        learner.change_batch(&config, 100, 4);
+        assert_eq!((learner.schedule.batches, learner.step, learner.last_update), (25, 50, Some(45)));
+        let after = learner.schedule.rates(2, learner.step);
+        assert!((before.lr - after.lr).abs() < 1e-12 && (before.momentum - after.momentum).abs() < 1e-12);
+        assert_eq!(learner.schedule.full_accumulation(), 16);
+        learner.schedule.epochs = 4;
+        learner.set_batch(&config, 100, 2);
+        assert_eq!((learner.schedule.epochs, learner.step), (4, 50), "the budget's epochs and the counters stay");
     }
 }

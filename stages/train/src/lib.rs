@@ -5,6 +5,7 @@
 
 pub mod assigner;
 pub mod augment;
+pub mod balance;
 pub mod checkpoint;
 pub mod ciou;
 pub mod config;
@@ -14,8 +15,10 @@ pub mod intake;
 pub mod learner;
 pub mod loader;
 pub mod loss;
+pub mod memory;
 pub mod optimizer;
 pub mod outputs;
+pub mod paste;
 pub mod pictures;
 pub mod results;
 pub mod schedule;

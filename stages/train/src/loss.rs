@@ -14,7 +14,7 @@ use crate::ciou::ciou_with_gradient;
 const LONGEST: f64 = BINS as f64 - 1.0 - 0.01;
 
 /// Weights of the three terms. Source of the defaults: recipe `yolov8@8.2.103`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Gains {
     /// Weight of the box overlap, 7.5.
     pub bbox: f64,
@@ -22,11 +22,13 @@ pub struct Gains {
     pub cls: f64,
     /// Weight of the box side distributions, 1.5.
     pub dfl: f64,
+    /// Further weight of each class in the class loss, of its wanted and unwanted scores alike; empty for 1.
+    pub classes: Vec<f32>,
 }
 
 impl Default for Gains {
     fn default() -> Self {
-        Self { bbox: 7.5, cls: 0.5, dfl: 1.5 }
+        Self { bbox: 7.5, cls: 0.5, dfl: 1.5, classes: Vec::new() }
     }
 }
 
@@ -76,6 +78,8 @@ fn loss_of(
     grads: &mut Heads,
 ) -> LossTerms {
     assert_eq!(truths.len(), heads.batch, "one list of objects an image");
+    let classes = heads.levels[0].channels.saturating_sub(BOX_CHANNELS);
+    assert!(gains.classes.is_empty() || gains.classes.len() == classes, "one weight a class");
     if grads.batch != heads.batch || grads.levels[0].data.len() != heads.levels[0].data.len() {
         *grads = heads.zeros_like();
     }
@@ -118,13 +122,20 @@ fn image_loss(
     for (grid, grad) in head.grids.iter().zip(grad.iter_mut()) {
         terms.cls += background_loss(grid.raw, n, slope, grad);
     }
+    if !gains.classes.is_empty() {
+        terms.cls = 0.0;
+        for (grid, grad) in head.grids.iter().zip(grad.iter_mut()) {
+            terms.cls += weighted_background(grid.raw, n, &gains.classes, grad);
+        }
+    }
     for p in positives {
         let truth = &truths[p.truth];
         let channels = head.cell(p.level, p.cell);
         let grad = &mut grad[p.level][p.cell * n..][..n];
         let class = BOX_CHANNELS + truth.class;
-        terms.cls -= p.target * f64::from(channels[class]);
-        grad[class] -= (gains.cls * scale * p.target) as f32;
+        let weight = gains.classes.get(truth.class).map_or(1.0, |&w| f64::from(w));
+        terms.cls -= weight * p.target * f64::from(channels[class]);
+        grad[class] -= (gains.cls * scale * weight * p.target) as f32;
 
         let stride = head.grids[p.level].stride as f64;
         let [x, y] = head.anchor(p.level, p.cell);
@@ -157,6 +168,19 @@ fn image_loss(
     terms
 }
 
+/// The class loss of cells that learn no object, each class with its weight; multiplies the gradient that was written
+/// for weights of 1. `raw` and `grad`: `[cells, channels]`.
+fn weighted_background(raw: &[f32], channels: usize, weights: &[f32], grad: &mut [f32]) -> f64 {
+    let mut sum = 0.0;
+    for (cell, grad) in raw.chunks_exact(channels).zip(grad.chunks_exact_mut(channels)) {
+        for ((&z, g), &w) in cell[BOX_CHANNELS..].iter().zip(&mut grad[BOX_CHANNELS..]).zip(weights) {
+            sum += f64::from(w * (z.max(0.0) + (-z.abs()).exp().ln_1p()));
+            *g *= w;
+        }
+    }
+    sum
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,7 +195,7 @@ mod tests {
     }
 
     /// The definition with dense targets, in the order of the formulas.
-    fn naive(heads: &Heads, truths: &[Vec<Truth>]) -> LossTerms {
+    fn naive(heads: &Heads, truths: &[Vec<Truth>], weights: [f64; CLASSES]) -> LossTerms {
         let positives = assignments(heads, truths);
         let norm = positives.iter().flatten().map(|p| p.target).sum::<f64>().max(1.0);
         let mut out = LossTerms::default();
@@ -184,7 +208,7 @@ mod tests {
                     for k in 0..CLASSES {
                         let y = p.filter(|p| truths[i][p.truth].class == k).map_or(0.0, |p| p.target);
                         let s = sigmoid(f64::from(c[BOX_CHANNELS + k]));
-                        out.cls -= 0.5 * (y * s.ln() + (1.0 - y) * (1.0 - s).ln()) / norm;
+                        out.cls -= 0.5 * weights[k] * (y * s.ln() + (1.0 - y) * (1.0 - s).ln()) / norm;
                     }
                     let Some(p) = p else { continue };
                     let t = truths[i][p.truth].bbox.map(|v| f64::from(v) / g.stride as f64);
@@ -208,7 +232,14 @@ mod tests {
         for seed in 0..5 {
             let (heads, truths) = scene(seed, CLASSES, 2);
             let a = loss(&heads, &truths, &Gains::default(), &mut Heads::default());
-            let b = naive(&heads, &truths);
+            let b = naive(&heads, &truths, [1.0; CLASSES]);
+            let gains = Gains { classes: vec![1.0, 0.25, 3.0], ..Gains::default() };
+            let weighted = loss(&heads, &truths, &gains, &mut Heads::default()).cls;
+            let wanted = naive(&heads, &truths, [1.0, 0.25, 3.0]).cls;
+            assert!(
+                (weighted - wanted).abs() < 1e-5 * wanted && (weighted - a.cls).abs() > 1e-2,
+                "{weighted} {wanted}"
+            );
             for (a, b) in [(a.bbox, b.bbox), (a.cls, b.cls), (a.dfl, b.dfl)] {
                 assert!((a - b).abs() < 1e-5 * b.abs(), "{a} is not {b}");
             }
@@ -218,7 +249,7 @@ mod tests {
     #[test]
     fn the_gradient_is_that_of_finite_differences() {
         let (heads, truths) = scene(7, CLASSES, 2);
-        let gains = Gains::default();
+        let gains = Gains { classes: vec![1.0, 0.25, 3.0], ..Gains::default() };
         let positives = assignments(&heads, &truths);
         let mut grads = Heads::default();
         loss_of(&heads, &truths, &positives, &gains, &mut grads);

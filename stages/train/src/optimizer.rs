@@ -115,6 +115,11 @@ impl Optimizer {
         Self { rule, weight_decay, steps: 0, first: zeros(), second }
     }
 
+    /// Changes the weight decay of [`Group::Weight`] from the next step on.
+    pub fn set_weight_decay(&mut self, weight_decay: f64) {
+        self.weight_decay = weight_decay;
+    }
+
     /// One step: shortens the gradient to [`MAX_GRADIENT_NORM`] and moves the parameters. Returns the gradient's
     /// length before that.
     pub fn step(&mut self, parameters: &mut [Parameter], rates: &Rates) -> f64 {

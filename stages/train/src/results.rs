@@ -43,6 +43,8 @@ impl Measured {
 pub struct Row {
     /// Number, from 1.
     pub epoch: usize,
+    /// Pictures a batch.
+    pub batch: usize,
     /// Learning rate of its last batch.
     pub lr: f64,
     /// Mean loss over its batches.
@@ -55,7 +57,7 @@ pub struct Row {
 pub fn csv(rows: &[Row]) -> String {
     let mut out = String::from(
         "epoch,train/box_loss,train/cls_loss,train/dfl_loss,metrics/precision,metrics/recall,metrics/mAP50,\
-         metrics/mAP50-95,metrics/COCO_AP50,metrics/COCO_AP,val/box_loss,val/cls_loss,val/dfl_loss,lr\n",
+         metrics/mAP50-95,metrics/COCO_AP50,metrics/COCO_AP,val/box_loss,val/cls_loss,val/dfl_loss,lr,batch\n",
     );
     for r in rows {
         let _ = write!(out, "{},{:.5},{:.5},{:.5}", r.epoch, r.loss.bbox, r.loss.cls, r.loss.dfl);
@@ -70,7 +72,7 @@ pub fn csv(rows: &[Row]) -> String {
             }
             None => out.push_str(",,,,,,,,,"),
         }
-        let _ = writeln!(out, ",{:.8}", r.lr);
+        let _ = writeln!(out, ",{:.8},{}", r.lr, r.batch);
     }
     out
 }
@@ -109,9 +111,9 @@ mod tests {
 
     #[test]
     fn every_row_has_every_column() {
-        let row = Row { epoch: 1, lr: 0.01, loss: LossTerms::default(), measured: None };
+        let row = Row { epoch: 1, batch: 4, lr: 0.01, loss: LossTerms::default(), measured: None };
         let text = csv(&[row, Row { epoch: 2, measured: Some(Measured::default()), ..row }]);
         let columns: Vec<usize> = text.lines().map(|l| l.split(',').count()).collect();
-        assert_eq!(columns, [14, 14, 14]);
+        assert_eq!(columns, [15, 15, 15]);
     }
 }

@@ -16,7 +16,7 @@ pub struct Rates {
     pub bias_lr: f64,
     /// Momentum (SGD only; AdamW keeps its beta1).
     pub momentum: f64,
-    /// Batches whose gradients are added up before the optimizer steps.
+    /// Batches whose gradients are added up before the optimizer steps; in the warm-up halves round to even.
     pub accumulate: usize,
 }
 
@@ -76,7 +76,7 @@ impl Schedule {
             lr: between(0.0, lr),
             bias_lr: between(self.warmup_bias_lr, lr),
             momentum: between(self.warmup_momentum, self.momentum),
-            accumulate: (between(1.0, full).round() as usize).max(1),
+            accumulate: (between(1.0, full).round_ties_even() as usize).max(1),
         }
     }
 

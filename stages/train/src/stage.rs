@@ -21,10 +21,12 @@ use vision::{
 
 use crate::{
     augment::{Source as _, centred},
-    config::Config,
-    dataset::{Views, settle_cut},
+    config::{Cache, Config},
+    dataset::{Keep, Views, settle_cut},
     intake::{Ignored, Intake, Labelled},
     loader::Epoch,
+    loss::Gains,
+    memory::{self, BatchSize, MEASURE_BATCH},
     outputs::{self, describe},
     pictures::{Sample, grid, truth_boxes},
     results::Row,
@@ -40,23 +42,28 @@ pub const UNMEASURED: &str = "no drawing is held back, so nothing is measured an
 /// Ignored entries that are said one by one; the rest is counted, and all are in `ignored.json`.
 const SAID: usize = 10;
 
+/// Classes that are assumed before the ontology is read; they hardly change the memory.
+const USUAL_CLASSES: usize = 80;
+/// Name of the only class with `single_cls`.
+const SINGLE: &str = "object";
+
 /// Trains a detector.
 pub struct Train;
 
-struct Display<'a>(&'a Context, usize);
+struct Display<'a>(&'a Context);
 
 impl Observer for Display<'_> {
     fn batch(&self, t: &Tick) -> Result<(), StageError> {
         let detail = format!(
             "epoch {}/{} box {:.2} cls {:.2} dfl {:.2}, {:.1} images/s",
             t.epoch + 1,
-            self.1,
+            t.epochs,
             t.loss.bbox,
             t.loss.cls,
             t.loss.dfl,
             t.images_per_s
         );
-        self.0.progress((t.epoch * t.batches + t.batch) as u64, (self.1 * t.batches) as u64, "batches", detail);
+        self.0.progress((t.epoch * t.batches + t.batch) as u64, (t.epochs * t.batches) as u64, "batches", detail);
         self.0.check()
     }
 
@@ -98,6 +105,8 @@ struct Data {
     cut: Cut,
     ignored: Vec<Ignored>,
     notes: Vec<String>,
+    /// Weight of each class in the loss; none for 1.
+    class_weights: Vec<f32>,
 }
 
 impl Stage for Train {
@@ -106,7 +115,7 @@ impl Stage for Train {
     fn descriptor(&self) -> Descriptor {
         Descriptor {
             name: "train".into(),
-            version: 2,
+            version: 3,
             about: "Trains a YOLOv8 detector on the reviewed labels.".into(),
             inputs: vec![
                 Port::new("images", IMAGES),
@@ -119,25 +128,29 @@ impl Stage for Train {
         }
     }
 
-    fn resolve(&self, config: Config, _facts: &Facts) -> Result<(Config, Vec<String>), StageError> {
+    fn resolve(&self, mut config: Config, _facts: &Facts) -> Result<(Config, Vec<String>), StageError> {
         config.check()?;
         if config.weights.is_some() {
             let message =
                 format!("connect the file to the input `{}`; settings files do that by themselves", start::PORT);
             return Err(StageError::Config { key: "weights".into(), message });
         }
+        config.augment = config.augment.settled(config.model);
         let mut notes = Vec::new();
         if config.time_s.is_some() {
             notes.push("time_s: the result will depend on the speed of this machine; epochs do not".into());
+        }
+        if config.batch == BatchSize::Auto {
+            notes.push("batch: auto: the result will depend on the memory of this machine; a number does not".into());
         }
         Ok((config, notes))
     }
 
     fn needs(&self, config: &Config) -> Needs {
-        // Activations of yolov8n take about 150 MB a picture of 640 x 640 in training; larger networks more.
-        let pixels = u64::from(config.imgsz).pow(2) * config.batch as u64;
-        let activations = 450 * pixels * (1 + config.model as u64 * 2) / 2;
-        Needs { cores: 0, memory_bytes: activations + ((config.cache_mb as u64) << 20) / 4 + (512 << 20), gpu: false }
+        // With `auto` the batch follows what there is.
+        let spec = Spec { size: config.model.size(), classes: USUAL_CLASSES };
+        let training = memory::training_bytes(config, spec, config.batch.or(1), 2);
+        Needs { cores: 0, memory_bytes: training + ((config.cache_mb as u64) << 20) / 4 + (256 << 20), gpu: false }
     }
 
     fn run(&self, config: &Config, ctx: &Context) -> Result<Outcome, StageError> {
@@ -153,6 +166,8 @@ impl Stage for Train {
         }
         let set = ctx.read::<Annotations>("annotations")?;
         let data = prepare(config, ctx, &set, &classes)?;
+        let classes =
+            if config.single_cls { vec![ClassInfo { name: SINGLE.into(), ..classes[0].clone() }] } else { classes };
         let spec = Spec { size: config.model.size(), classes: classes.len() };
         let precision = config.precision.settled();
         if precision == Precision::Bf16 && Instructions::chosen() < Instructions::Avx512Bf16 {
@@ -180,7 +195,15 @@ impl Stage for Train {
             Ok(Box::new(new.with_precision(precision)) as Box<dyn Backend>)
         };
         let check = || ctx.check();
-        let held_back = HeldBack { images: &data.val, views: &data.val_views, classes: &names, config, check: &check };
+        let gains = Gains { classes: data.class_weights.clone(), ..config.gains() };
+        let held_back = HeldBack {
+            images: &data.val,
+            views: &data.val_views,
+            classes: &names,
+            config,
+            gains: &gains,
+            check: &check,
+        };
         let job = Job {
             config,
             source: &data.train_views,
@@ -189,8 +212,13 @@ impl Stage for Train {
             store: ctx.store(),
             scratch: ctx.scratch()?,
             workers: (ctx.threads() / 4).max(1),
+            class_weights: &data.class_weights,
+            available: &memory::available,
         };
-        let finished = job.run(&Display(ctx, config.epochs))?;
+        let finished = job.run(&Display(ctx))?;
+        for note in &finished.notes {
+            ctx.message(Level::Info, note.as_str());
+        }
         write(config, ctx, &classes, spec, &data, &held_back, finished, start.as_ref())?;
         Ok(Outcome::Done)
     }
@@ -199,7 +227,9 @@ impl Stage for Train {
 /// Checks labels, splits, decodes and cuts.
 fn prepare(config: &Config, ctx: &Context, set: &AnnotationSet, classes: &[ClassInfo]) -> Result<Data, StageError> {
     let names: Vec<String> = classes.iter().map(|c| c.name.clone()).collect();
-    let Intake { images, mut ignored, rejected } = Intake::new(&ctx.manifest("images")?, set, &names);
+    let Intake { images, mut ignored, rejected } =
+        Intake::new(&ctx.manifest("images")?, set, &names, config.single_cls);
+    let names = if config.single_cls { vec![SINGLE.to_owned()] } else { names };
     let mut notes = Vec::new();
     if rejected > 0 {
         notes.push(format!("{rejected} boxes rejected in review are left out"));
@@ -239,15 +269,18 @@ fn prepare(config: &Config, ctx: &Context, set: &AnnotationSet, classes: &[Class
     }
     let read = |blob: &Blob| ctx.bytes(blob);
     let total = (train.len() + val.len()) as u64;
-    let build = |images: &[Labelled], before: usize| {
-        Views::build(images, cut, config.imgsz, config.cache_mb << 20, &read, |done| {
+    let scratch = ctx.scratch()?;
+    let build = |images: &[Labelled], file: &str, before: usize| {
+        let file = (config.cache == Cache::Disk).then(|| scratch.join(file));
+        let keep = Keep { bytes: config.cache_mb << 20, file: file.as_deref() };
+        Views::build(images, cut, config.imgsz, keep, &read, |done| {
             ctx.progress((before + done) as u64, total, "images", "reading drawings");
             ctx.check()
         })
     };
-    let (train_views, bad) = build(&train, 0)?;
+    let (train_views, bad) = build(&train, "train.rgb", 0)?;
     ignored.extend(bad);
-    let (val_views, bad) = build(&val, train.len())?;
+    let (val_views, bad) = build(&val, "val.rgb", train.len())?;
     // Truth of a drawing that cannot be read must not count as missed.
     let val: Vec<Labelled> = val
         .into_iter()
@@ -262,13 +295,24 @@ fn prepare(config: &Config, ctx: &Context, set: &AnnotationSet, classes: &[Class
             "the warnings above name each with its reason",
         ));
     }
-    let settled = config.settled(train_views.count(), classes.len());
+    let settled = config.settled(train_views.count(), names.len());
     notes.push(format!("precision {}", config.precision.settled().name()));
     notes.push(format!("optimizer {:?}, lr {}, momentum {}", settled.choice, settled.lr0, settled.momentum));
+    let class_weights = match &config.class_weights {
+        None => Vec::new(),
+        Some(weights) => {
+            let mut objects = vec![0; names.len()];
+            train.iter().flat_map(|i| &i.objects).for_each(|o| objects[o.class] += 1);
+            let weights = weights.settled(&names, &objects)?;
+            let list: Vec<String> = names.iter().zip(&weights).map(|(n, w)| format!("{n} {w:.3}")).collect();
+            notes.push(format!("class weights: {}", list.join(", ")));
+            weights
+        }
+    };
     for note in &notes {
         ctx.message(Level::Info, note.as_str());
     }
-    Ok(Data { train, val, train_views, val_views, cut, ignored, notes })
+    Ok(Data { train, val, train_views, val_views, cut, ignored, notes, class_weights })
 }
 
 fn say(ctx: &Context, ignored: &[Ignored]) {
@@ -291,7 +335,8 @@ fn write(
     finished: Finished,
     start: Option<&Start>,
 ) -> Result<(), StageError> {
-    let Finished { rows, mut best, mut last, best_epoch } = finished;
+    let Finished { rows, mut best, mut last, best_epoch, notes } = finished;
+    let notes: Vec<String> = data.notes.iter().cloned().chain(notes).collect();
     let mut samples = vec![("train_batch0.jpg", train_sample(config, data, classes)?)];
     let evaluation = if data.val.is_empty() {
         None
@@ -324,7 +369,7 @@ fn write(
     let objects = data.train.iter().map(|i| i.objects.len()).sum();
     let outcome = outputs::Outcome {
         config,
-        notes: &data.notes,
+        notes: &notes,
         spec,
         classes,
         cut: data.cut,
@@ -342,17 +387,20 @@ fn write(
 }
 
 fn train_sample(config: &Config, data: &Data, classes: &[ClassInfo]) -> Result<Sample, StageError> {
+    let augment = config.augment.settled(config.model);
+    let batch = config.batch.or(MEASURE_BATCH);
     let epoch = Epoch {
         source: &data.train_views,
         size: config.imgsz,
-        batch: config.batch,
-        augment: &config.augment,
+        multi_scale: false,
+        batch,
+        augment: &augment,
         mosaic: config.augment.close_mosaic < config.epochs,
         seed: config.seed,
         number: 0,
     };
     let order = epoch.order();
-    let views = epoch.views(&order[..config.batch.min(16).min(order.len())]);
+    let views = epoch.views(&order[..batch.min(MEASURE_BATCH).min(order.len())])?;
     let marked: Vec<_> =
         views.into_iter().map(|v| (truth_boxes(&v.objects, classes), v)).map(|(m, v)| (v, m)).collect();
     grid("first training batch", &marked, config.imgsz, classes)
@@ -369,13 +417,13 @@ fn evaluate_best(
     let mut net = Native::from_state(spec, best).map_err(|e| StageError::failed("loading the best weights", e))?;
     let predictions = held_back.predict(&mut net)?;
     let evaluation = evaluate(&held_back.compared(&predictions.found), &EvalSettings::default());
-    let shown = 0..held_back.views.count().min(config.batch).min(16);
+    let shown = 0..held_back.views.count().min(config.batch.or(MEASURE_BATCH)).min(MEASURE_BATCH);
     let mut truth = Vec::new();
     let mut found = Vec::new();
     for i in shown {
         let (image, tile) = held_back.views.places[i];
         let plan = &held_back.views.plans[image];
-        let view = centred(held_back.views.view(i), config.imgsz);
+        let view = centred(held_back.views.view(i)?, config.imgsz);
         let boxes = predictions.found[image]
             .iter()
             .filter(|c| c.score >= SHOWN_CONF)

@@ -1,12 +1,15 @@
 //! The loop over epochs: learn, measure, keep the best, write a checkpoint; or go on from one.
 //!
-//! Owns the order of these, early stopping and the time limit. A training that is stopped at any instant and started
-//! again ends in the same bytes as one that ran through. Refuses to own data, metrics and the step itself.
+//! Owns the order of these, early stopping, the time budget and the way back to smaller batches. A training that is
+//! stopped at any instant and started again ends in the same bytes as one that ran through. Refuses to own data, metrics and the step itself.
 
-use std::{path::Path, time::Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use engine::{Level, StageError, Store};
-use vision::yolov8::{Backend, Images, State, StateError};
+use vision::yolov8::{Backend, State, StateError};
 
 use crate::{
     augment::Source,
@@ -15,6 +18,7 @@ use crate::{
     learner::{Learner, set_arrays},
     loader::Epoch,
     loss::LossTerms,
+    memory::{self, BatchSize},
     results::{Measured, Row},
 };
 
@@ -56,6 +60,8 @@ impl From<TrainError> for StageError {
 pub struct Tick {
     /// Epoch, from 0.
     pub epoch: usize,
+    /// Epochs in all, as far as is known.
+    pub epochs: usize,
     /// Batches done in this epoch.
     pub batch: usize,
     /// Batches an epoch.
@@ -98,6 +104,10 @@ pub struct Job<'a> {
     pub scratch: &'a Path,
     /// Threads that make batches.
     pub workers: usize,
+    /// Weight of each class in the class loss; none for 1.
+    pub class_weights: &'a [f32],
+    /// Bytes of memory that are available now.
+    pub available: &'a dyn Fn() -> u64,
 }
 
 /// A finished training.
@@ -110,26 +120,54 @@ pub struct Finished {
     pub last: State,
     /// Number of the best epoch, from 1.
     pub best_epoch: usize,
+    /// What the machine made of the settings: batches and epochs that were not given.
+    pub notes: Vec<String>,
+}
+
+/// What this process has done of a training; for display and decisions about memory.
+struct Session {
+    start: Instant,
+    /// Pictures learned from.
+    seen: usize,
+    /// Waited for pictures.
+    waited: Duration,
+    /// Bytes that the network is predicted to hold by now.
+    held: u64,
 }
 
 impl Job<'_> {
     /// Trains to the end, from a checkpoint if there is one.
     pub fn run(&self, observer: &dyn Observer) -> Result<Finished, TrainError> {
-        let mut learner = Learner::new((self.network)()?, self.config, self.source.count());
+        let mut session = Session { start: Instant::now(), seen: 0, waited: Duration::ZERO, held: 0 };
+        let (mut learner, mut position) = self.begin(observer)?;
         let mut averaged = (self.network)()?;
-        let mut position = self.resume(&mut learner, observer)?;
-        let start = Instant::now();
         let before = position.seconds;
-        let first = position.epochs;
         while !self.over(&position, observer) {
-            let loss = self.epoch(&mut learner, position.epochs, first, start, observer)?;
+            self.make_room(&mut learner, &mut position, &mut session, observer)?;
+            let loss = match self.epoch(&mut learner, &position, &mut session, observer) {
+                Err(TrainError::Network(e @ vision::yolov8::Error::Memory { .. })) if position.batch > 1 => {
+                    // What the failed epoch changed goes; its beginning is on disk, or is the start of all.
+                    drop(learner);
+                    (learner, position) = self.begin(observer)?;
+                    self.halve(&mut learner, &mut position, &e.to_string(), observer)?;
+                    continue;
+                }
+                loss => loss?,
+            };
             learner.end_epoch();
-            let row = self.measured(&mut learner, averaged.as_mut(), &mut position, loss)?;
-            position.seconds = before + start.elapsed().as_secs_f64();
-            let bytes = checkpoint::to_bytes(&mut learner, &position)?;
-            checkpoint::write(self.store, &self.scratch.join(CHECKPOINT), &bytes)?;
+            let spent = || before + session.start.elapsed().as_secs_f64();
+            let last = position.epochs + 1 >= planned(self.config, position.epochs + 1, spent());
+            let row = self.measured(&mut learner, averaged.as_mut(), &mut position, loss, last)?;
+            position.seconds = spent();
+            position.planned = planned(self.config, position.epochs, position.seconds);
+            self.save(&mut learner, &position)?;
             self.forget_all_but(position.best);
             observer.epoch(&row)?;
+        }
+        let whole = session.start.elapsed().as_secs_f64();
+        if session.seen > 0 {
+            let share = 100.0 * session.waited.as_secs_f64() / whole;
+            observer.note(Level::Info, format!("training waited for pictures {share:.1} % of {whole:.0} s"));
         }
         set_arrays(averaged.as_mut(), &learner.ema.values);
         let last = averaged.state();
@@ -137,7 +175,97 @@ impl Job<'_> {
             Some(best) => (State::open(&self.best_path(best.epoch))?, best.epoch + 1),
             None => (last.clone(), position.epochs),
         };
-        Ok(Finished { rows: position.rows, best, last, best_epoch })
+        let mut notes = position.notes;
+        if self.config.time_s.is_some() {
+            notes.push(format!("the time budget allowed {} epochs on this machine", position.epochs));
+        }
+        Ok(Finished { rows: position.rows, best, last, best_epoch, notes })
+    }
+
+    /// The learner and its place: from the checkpoint, or at the start with the batch settled.
+    fn begin(&self, observer: &dyn Observer) -> Result<(Learner, Position), TrainError> {
+        let samples = self.source.count();
+        let mut learner = Learner::new((self.network)()?, self.config, samples);
+        let mut position = self.resume(&mut learner, observer)?;
+        learner.weigh_classes(self.class_weights);
+        if position.batch > 0 {
+            learner.set_batch(self.config, samples, position.batch);
+            return Ok((learner, position));
+        }
+        position.planned = self.config.epochs;
+        position.batch = match self.config.batch {
+            BatchSize::Of(n) => n,
+            BatchSize::Auto => {
+                let available = (self.available)();
+                let share = (available as f64 * memory::AUTO_SHARE) as u64;
+                let budget = share.min(available.saturating_sub(memory::LEAST_FREE));
+                let batch = memory::fitting(self.config.nominal_batch, budget, |n| self.need(&learner, n));
+                let text = format!(
+                    "batch: auto settled to {batch} pictures: {} predicted, {} planned for ({:.0} % of what was available)",
+                    memory::shown(self.need(&learner, batch)),
+                    memory::shown(budget),
+                    100.0 * memory::AUTO_SHARE
+                );
+                observer.note(Level::Info, text.clone());
+                position.notes.push(text);
+                batch
+            }
+        };
+        learner.set_batch(self.config, samples, position.batch);
+        if self.config.batch == BatchSize::Auto {
+            // A second start may find other memory.
+            self.save(&mut learner, &position)?;
+        }
+        Ok((learner, position))
+    }
+
+    /// Predicted bytes of a training with this batch.
+    fn need(&self, learner: &Learner, batch: usize) -> u64 {
+        memory::training_bytes(self.config, learner.net.spec(), batch, 2 * self.workers)
+    }
+
+    /// Halves the batch until the memory that it still has to get is there, with something left for others.
+    fn make_room(
+        &self,
+        learner: &mut Learner,
+        position: &mut Position,
+        session: &mut Session,
+        observer: &dyn Observer,
+    ) -> Result<(), TrainError> {
+        let room = (self.available)() + session.held;
+        while position.batch > 1 && self.need(learner, position.batch) + memory::LEAST_FREE > room {
+            let need = memory::shown(self.need(learner, position.batch) + memory::LEAST_FREE);
+            let why = format!("{need} needed, {} to be had", memory::shown(room));
+            self.halve(learner, position, &why, observer)?;
+        }
+        session.held = self.need(learner, position.batch);
+        Ok(())
+    }
+
+    fn halve(
+        &self,
+        learner: &mut Learner,
+        position: &mut Position,
+        why: &str,
+        observer: &dyn Observer,
+    ) -> Result<(), TrainError> {
+        let (old, new) = (position.batch, position.batch / 2);
+        let text = format!(
+            "batch halved from {old} to {new} pictures before epoch {}, steps still stand for {} pictures: {why}",
+            position.epochs + 1,
+            self.config.nominal_batch
+        );
+        observer.note(Level::Info, text.clone());
+        position.notes.push(text);
+        position.batch = new;
+        learner.change_batch(self.config, self.source.count(), new);
+        // Written at once: a training that is stopped in the coming epoch goes on with the same batch.
+        self.save(learner, position)
+    }
+
+    fn save(&self, learner: &mut Learner, position: &Position) -> Result<(), TrainError> {
+        let bytes = checkpoint::to_bytes(learner, position)?;
+        Ok(checkpoint::write(self.store, &self.scratch.join(CHECKPOINT), &bytes)?)
     }
 
     fn best_path(&self, epoch: usize) -> std::path::PathBuf {
@@ -153,8 +281,10 @@ impl Job<'_> {
         };
         match checkpoint::restore(learner, &bytes) {
             Ok(position) if position.best.is_none_or(|b| self.best_path(b.epoch).is_file()) => {
-                let text = format!("going on after epoch {} of {}", position.epochs, self.config.epochs);
-                observer.note(Level::Info, text);
+                if position.epochs > 0 {
+                    let text = format!("going on after epoch {} of {}", position.epochs, position.planned);
+                    observer.note(Level::Info, text);
+                }
                 Ok(position)
             }
             Ok(_) => {
@@ -170,11 +300,10 @@ impl Job<'_> {
     }
 
     fn over(&self, position: &Position, observer: &dyn Observer) -> bool {
-        if position.epochs >= self.config.epochs {
-            return true;
-        }
-        if self.config.time_s.is_some_and(|limit| position.epochs > 0 && position.seconds >= limit) {
-            observer.note(Level::Info, format!("time is up after epoch {}", position.epochs));
+        if position.epochs >= position.planned {
+            if self.config.time_s.is_some() {
+                observer.note(Level::Info, format!("time is up after epoch {}", position.epochs));
+            }
             return true;
         }
         let waited = position.best.map_or(0, |b| position.epochs - 1 - b.epoch);
@@ -190,43 +319,45 @@ impl Job<'_> {
     fn epoch(
         &self,
         learner: &mut Learner,
-        number: usize,
-        first: usize,
-        start: Instant,
+        position: &Position,
+        session: &mut Session,
         observer: &dyn Observer,
     ) -> Result<LossTerms, TrainError> {
         let config = self.config;
+        let number = position.epochs;
+        learner.schedule.epochs = position.planned;
         let batches = learner.schedule.batches;
-        let side = config.imgsz as usize;
+        let augment = config.augment.settled(config.model);
         let epoch = Epoch {
             source: self.source,
             size: config.imgsz,
-            batch: config.batch,
-            augment: &config.augment,
-            mosaic: number + config.augment.close_mosaic < config.epochs,
+            multi_scale: config.multi_scale,
+            batch: position.batch,
+            augment: &augment,
+            mosaic: number + augment.close_mosaic < position.planned,
             seed: config.seed,
             number,
         };
         let mut sum = LossTerms::default();
-        epoch.run(self.workers, |i, batch| {
-            let images = Images { data: &batch.pixels, batch: batch.truths.len(), height: side, width: side };
-            let terms = learner.learn(number, images, &batch.truths)?;
+        let waited = epoch.run(self.workers, |i, batch| {
+            let terms = learner.learn(number, batch.images(), &batch.truths)?;
             if !terms.is_finite() {
                 let lr = learner.schedule.rates(number, learner.step).lr;
                 return Err(TrainError::Diverged { epoch: number + 1, batch: i + 1, lr, terms });
             }
             sum = LossTerms { bbox: sum.bbox + terms.bbox, cls: sum.cls + terms.cls, dfl: sum.dfl + terms.dfl };
-            let done = (number - first) * batches + i + 1;
-            let seconds = start.elapsed().as_secs_f64();
+            session.seen += batch.truths.len();
             observer.batch(&Tick {
                 epoch: number,
+                epochs: position.planned,
                 batch: i + 1,
                 batches,
                 loss: sum.scaled(1.0 / (i + 1) as f64),
-                images_per_s: (done * config.batch) as f64 / seconds,
+                images_per_s: session.seen as f64 / session.start.elapsed().as_secs_f64(),
             })?;
             Ok(())
         })?;
+        session.waited += waited;
         Ok(sum.scaled(1.0 / batches as f64))
     }
 
@@ -237,9 +368,9 @@ impl Job<'_> {
         averaged: &mut dyn Backend,
         position: &mut Position,
         loss: LossTerms,
+        last: bool,
     ) -> Result<Row, TrainError> {
         let epoch = position.epochs;
-        let last = epoch + 1 == self.config.epochs;
         let measured = if last || (epoch + 1).is_multiple_of(self.config.val_every) {
             set_arrays(averaged, &learner.ema.values);
             self.measure.measure(averaged)?
@@ -253,7 +384,7 @@ impl Job<'_> {
             position.best = Some(Best { epoch, fitness: m.fitness() });
         }
         let lr = learner.schedule.rates(epoch, learner.step.saturating_sub(1)).lr;
-        let row = Row { epoch: epoch + 1, lr, loss, measured };
+        let row = Row { epoch: epoch + 1, batch: position.batch, lr, loss, measured };
         position.rows.push(row);
         position.epochs += 1;
         Ok(row)
@@ -273,11 +404,20 @@ impl Job<'_> {
     }
 }
 
+/// Epochs in all when `done` of them (1 or more) took `seconds`: as set, or what the rest of the budget allows at that
+/// speed.
+fn planned(config: &Config, done: usize, seconds: f64) -> usize {
+    match config.time_s {
+        None => config.epochs,
+        Some(limit) => done + ((limit - seconds) * done as f64 / seconds.max(1e-9)).max(0.0) as usize,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::{cell::Cell, rc::Rc};
 
-    use vision::yolov8::{Native, Size, Spec};
+    use vision::yolov8::{Buffer, Error, Heads, Images, Mode, Native, Parameter, Size, Spec};
 
     use super::*;
     use crate::{
@@ -328,6 +468,8 @@ mod tests {
             store: &store,
             scratch: &scratch,
             workers: 2,
+            class_weights: &[],
+            available: &|| u64::MAX / 4,
         }
         .run(&StopAfter(Cell::new(stop)))
     }
@@ -341,7 +483,7 @@ mod tests {
         Config {
             epochs: 4,
             imgsz: 64,
-            batch: 2,
+            batch: BatchSize::Of(2),
             nominal_batch: 4,
             optimizer,
             lr0: 0.002,
@@ -392,7 +534,7 @@ mod tests {
             epochs: 12,
             warmup_epochs: 0.0,
             nominal_batch: 2,
-            augment: Augment { mosaic: 0.0, scale: 0.0, translate: 0.0, ..Augment::default() },
+            augment: Augment { mosaic: 0.0, scale: Some(0.0), translate: 0.0, ..Augment::default() },
             ..config(Choice::AdamW)
         };
         let dir = tempfile::tempdir().unwrap();
@@ -429,9 +571,191 @@ mod tests {
             store: &store,
             scratch: &dir.path().join("scratch"),
             workers: 1,
+            class_weights: &[],
+            available: &|| u64::MAX / 4,
         }
         .run(&StopAfter(Cell::new(usize::MAX)))
         .unwrap();
         assert_eq!((finished.rows.len(), finished.best_epoch), (3, 1));
+    }
+
+    /// A back end that finds no memory for a large batch from some call on.
+    struct Tight {
+        net: Native,
+        calls: Rc<Cell<usize>>,
+        from: usize,
+    }
+
+    impl Backend for Tight {
+        fn spec(&self) -> Spec {
+            self.net.spec()
+        }
+        fn forward(&mut self, images: Images<'_>, mode: Mode) -> Result<&Heads, Error> {
+            if mode == Mode::Train {
+                self.calls.set(self.calls.get() + 1);
+                if self.calls.get() >= self.from && images.batch > 1 {
+                    return Err(Error::Memory { batch: images.batch, bytes: 1 << 40 });
+                }
+            }
+            self.net.forward(images, mode)
+        }
+        fn heads(&self) -> &Heads {
+            self.net.heads()
+        }
+        fn backward(&mut self, gradient: &Heads) -> Result<(), Error> {
+            self.net.backward(gradient)
+        }
+        fn zero_gradients(&mut self) {
+            self.net.zero_gradients();
+        }
+        fn parameters(&mut self) -> Vec<Parameter<'_>> {
+            self.net.parameters()
+        }
+        fn buffers(&mut self) -> Vec<Buffer<'_>> {
+            self.net.buffers()
+        }
+        fn state(&self) -> State {
+            self.net.state()
+        }
+        fn load(&mut self, state: &State) -> Result<(), StateError> {
+            self.net.load(state)
+        }
+    }
+
+    /// A run that is told of this much memory at each question, on a back end that fails as [`Tight`] does.
+    fn run_tight(
+        dir: &Path,
+        config: &Config,
+        stop: usize,
+        available: &dyn Fn() -> u64,
+        from: usize,
+    ) -> Result<Finished, TrainError> {
+        let spec = Spec { size: Size::N, classes: CLASSES };
+        let calls = Rc::new(Cell::new(0));
+        let network = || {
+            let net = Native::new(spec, config.seed);
+            Ok(Box::new(Tight { net, calls: calls.clone(), from }) as Box<dyn Backend>)
+        };
+        Job {
+            config,
+            source: &source(),
+            measure: &WeightSum,
+            network: &network,
+            store: &Store::open(dir.join("store")).unwrap(),
+            scratch: &dir.join("scratch"),
+            workers: 2,
+            class_weights: &[],
+            available,
+        }
+        .run(&StopAfter(Cell::new(stop)))
+    }
+
+    const PLENTY: u64 = u64::MAX / 4;
+
+    fn need(config: &Config, batch: usize) -> u64 {
+        memory::training_bytes(config, Spec { size: Size::N, classes: CLASSES }, batch, 4)
+    }
+
+    fn batches(f: &Finished) -> Vec<usize> {
+        f.rows.iter().map(|r| r.batch).collect()
+    }
+
+    #[test]
+    fn an_automatic_batch_fits_and_stays_over_a_restart() {
+        let config = Config { batch: BatchSize::Auto, nominal_batch: 4, ..config(Choice::AdamW) };
+        let (rich, poor) = (|| PLENTY, || need(&config, 1) + 2 * memory::LEAST_FREE);
+        let dir = tempfile::tempdir().unwrap();
+        let whole = run_tight(dir.path(), &config, usize::MAX, &rich, usize::MAX).unwrap();
+        assert_eq!(batches(&whole), [4; 4]);
+        assert!(whole.notes[0].contains("auto settled to 4 pictures"), "{:?}", whole.notes);
+        let dir = tempfile::tempdir().unwrap();
+        let stopped = run_tight(dir.path(), &config, 1, &rich, usize::MAX);
+        assert!(matches!(stopped, Err(TrainError::Stage(StageError::Cancelled))));
+        let resumed = run_tight(dir.path(), &config, usize::MAX, &poor, usize::MAX).unwrap();
+        assert!(bytes(&resumed) == bytes(&whole) && resumed.notes == whole.notes);
+        let dir = tempfile::tempdir().unwrap();
+        let small = || need(&config, 2) + memory::LEAST_FREE;
+        let first = run_tight(dir.path(), &config, usize::MAX, &small, usize::MAX).unwrap();
+        assert_eq!(batches(&first), [2; 4]);
+    }
+
+    #[test]
+    fn a_batch_is_halved_when_memory_gets_short_and_a_restart_changes_nothing() {
+        let config = Config { batch: BatchSize::Of(4), nominal_batch: 4, ..config(Choice::AdamW) };
+        // For 2 pictures, beside what is held for 4.
+        let little = memory::LEAST_FREE + need(&config, 2) - need(&config, 4);
+        let short_from = |question: usize| {
+            let asked = Cell::new(0);
+            move || {
+                asked.set(asked.get() + 1);
+                if asked.get() == question { little } else { PLENTY }
+            }
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let whole = run_tight(dir.path(), &config, usize::MAX, &short_from(3), usize::MAX).unwrap();
+        // What the first epochs hold is enough for a batch of 2 with what has to stay available, not for 4.
+        assert_eq!(batches(&whole), [4, 4, 2, 2]);
+        assert!(whole.notes[0].contains("halved from 4 to 2 pictures before epoch 3"), "{:?}", whole.notes);
+        let dir = tempfile::tempdir().unwrap();
+        assert!(run_tight(dir.path(), &config, 6, &short_from(3), usize::MAX).is_err());
+        let resumed = run_tight(dir.path(), &config, usize::MAX, &|| PLENTY, usize::MAX).unwrap();
+        assert!(bytes(&resumed) == bytes(&whole) && resumed.notes == whole.notes);
+    }
+
+    #[test]
+    fn an_epoch_for_which_memory_fails_starts_again_with_half_the_batch() {
+        let config = Config { batch: BatchSize::Of(2), nominal_batch: 4, ..config(Choice::Sgd) };
+        // At the very start, and in the second batch of the second epoch: what its first batch taught is undone.
+        for (call, epoch, expected) in [(1, 1, [1, 1, 1, 1]), (5, 2, [2, 1, 1, 1])] {
+            let dir = tempfile::tempdir().unwrap();
+            let failed = run_tight(dir.path(), &config, usize::MAX, &|| PLENTY, call).unwrap();
+            assert_eq!(batches(&failed), expected);
+            assert!(failed.notes[0].contains("no memory for a batch of 2"), "{:?}", failed.notes);
+            // The same as when it had been known before the epoch.
+            let dir = tempfile::tempdir().unwrap();
+            let asked = Cell::new(0);
+            let held = if epoch == 2 { need(&config, 2) } else { 0 };
+            let known = || {
+                asked.set(asked.get() + 1);
+                if asked.get() == epoch { need(&config, 1) + memory::LEAST_FREE - held } else { PLENTY }
+            };
+            let known = run_tight(dir.path(), &config, usize::MAX, &known, usize::MAX).unwrap();
+            assert_eq!(batches(&known), expected);
+            assert!(bytes(&failed) == bytes(&known));
+        }
+    }
+
+    #[test]
+    fn a_batch_is_halved_as_often_as_needed_but_never_to_nothing() {
+        let config = Config { batch: BatchSize::Of(3), nominal_batch: 4, ..config(Choice::Sgd) };
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(batches(&run_tight(dir.path(), &config, usize::MAX, &|| 0, usize::MAX).unwrap()), [1; 4]);
+    }
+
+    #[test]
+    fn a_budget_sets_the_number_of_epochs() {
+        let config = Config { time_s: Some(100.0), epochs: 7, ..config(Choice::AdamW) };
+        assert_eq!(planned(&config, 2, 20.0), 10);
+        assert_eq!(planned(&config, 1, 60.0), 1);
+        assert_eq!(planned(&config, 1, 150.0), 1);
+        assert_eq!(planned(&config, 9, 99.9), 9);
+        assert_eq!(planned(&Config { time_s: None, ..config.clone() }, 2, 20.0), 7);
+        let dir = tempfile::tempdir().unwrap();
+        let finished = run(dir.path(), &Config { time_s: Some(1e-3), ..config }, usize::MAX).unwrap();
+        assert_eq!(finished.rows.len(), 1);
+        assert!(finished.rows[0].measured.is_some() && finished.notes[0].contains("1 epochs"), "{:?}", finished.notes);
+    }
+
+    #[test]
+    fn sides_that_change_train_and_stay_the_same_over_a_restart() {
+        let config = Config { multi_scale: true, epochs: 3, ..config(Choice::AdamW) };
+        let dir = tempfile::tempdir().unwrap();
+        let whole = bytes(&run(dir.path(), &config, usize::MAX).unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        assert!(run(dir.path(), &config, 5).is_err());
+        assert!(bytes(&run(dir.path(), &config, usize::MAX).unwrap()) == whole);
+        let dir = tempfile::tempdir().unwrap();
+        let plain = Config { multi_scale: false, ..config };
+        assert!(bytes(&run(dir.path(), &plain, usize::MAX).unwrap()) != whole);
     }
 }

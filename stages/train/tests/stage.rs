@@ -66,8 +66,27 @@ fn harness(dir: &std::path::Path, files: &[(String, Vec<u8>)], set: &AnnotationS
 }
 
 fn train(harness: &Harness) -> Result<Ran, StageError> {
-    let config = json!({"epochs": 2, "imgsz": 64, "batch": 2, "tile": "native", "val_fraction": 0.3});
+    train_with(harness, &json!({}))
+}
+
+/// With settings laid over those of all tests here.
+fn train_with(harness: &Harness, over: &serde_json::Value) -> Result<Ran, StageError> {
+    let mut config = json!({"epochs": 2, "imgsz": 64, "batch": 2, "tile": "native", "val_fraction": 0.3});
+    config.as_object_mut().unwrap().extend(over.as_object().unwrap().clone());
     harness.run(&Registry::new().add(train::Train), config)
+}
+
+/// The files of the model that a training with these settings makes.
+fn model_with(over: &serde_json::Value) -> (Files, Ran) {
+    let (files, set) = drawings();
+    let dir = tempfile::tempdir().unwrap();
+    let harness = harness(dir.path(), &files, &set);
+    let ran = train_with(&harness, over).unwrap();
+    (harness.read::<Model>(&ran, "model").unwrap(), ran)
+}
+
+fn args(model: &Files) -> serde_json::Value {
+    serde_json::from_slice(&model["args.json"]).unwrap()
 }
 
 #[test]
@@ -203,4 +222,56 @@ fn starting_weights_of_another_size_are_refused_with_the_way_out() {
         }
         other => panic!("{:?}", other.map(|r| r.outcome)),
     }
+}
+
+#[test]
+fn the_cache_changes_no_weight() {
+    let weights = |over| model_with(&over).0["last.safetensors"].clone();
+    let all = weights(json!({}));
+    assert!(weights(json!({"cache": "disk", "cache_mb": 0})) == all, "on disk");
+    assert!(weights(json!({"cache_mb": 0})) == all, "compressed");
+}
+
+#[test]
+fn a_single_class_is_called_object() {
+    let (model, ran) = model_with(&json!({"single_cls": true, "rect": true}));
+    let detector = vision::detector::YoloV8::from_bytes(&model["best.safetensors"], "").unwrap();
+    let names: Vec<String> = vision::detector::Detector::classes(&detector).iter().map(|c| c.name.clone()).collect();
+    assert_eq!(names, ["object"]);
+    assert!(String::from_utf8_lossy(&model["per_class.csv"]).contains("object,"));
+    assert!(ran.notes.metrics.contains_key("mAP50"));
+}
+
+#[test]
+fn class_weights_are_settled_said_and_matter() {
+    let (plain, _) = model_with(&json!({}));
+    let (model, ran) = model_with(&json!({"class_weights": {"bar": 3.0}}));
+    let said = |m: &(Level, String)| m.1 == "class weights: block 1.000, bar 3.000";
+    assert!(ran.notes.messages.iter().any(said), "{:?}", ran.notes.messages);
+    assert!(args(&model)["settled"].to_string().contains("bar 3.000"));
+    assert!(model["last.safetensors"] != plain["last.safetensors"]);
+    let (files, set) = drawings();
+    let dir = tempfile::tempdir().unwrap();
+    let wrong = train_with(&harness(dir.path(), &files, &set), &json!({"class_weights": {"tank": 3.0}}));
+    let text = wrong.err().map(|e| e.to_string()).unwrap();
+    assert!(text.contains("class_weights.tank") && text.contains("block, bar"), "{text}");
+}
+
+#[test]
+fn an_automatic_batch_is_said_in_message_and_report() {
+    let (model, ran) = model_with(&json!({"batch": -1, "nominal_batch": 4, "epochs": 1}));
+    let said = |m: &(Level, String)| m.1.starts_with("batch: auto settled to 4 pictures: ") && m.1.contains("60 %");
+    assert!(ran.notes.messages.iter().any(said), "{:?}", ran.notes.messages);
+    let args = args(&model);
+    assert_eq!(args["config"]["batch"], "auto");
+    assert!(args["settled"].to_string().contains("auto settled to 4"));
+    let table = String::from_utf8_lossy(&model["results.csv"]).into_owned();
+    assert!(table.lines().next().unwrap().ends_with(",batch") && table.trim_end().ends_with(",4"), "{table}");
+}
+
+#[test]
+fn what_the_recipe_leaves_to_the_model_is_in_the_arguments() {
+    let (model, _) = model_with(&json!({"epochs": 1, "augment": {"mixup": 0.3, "copy_paste": 0.5}}));
+    let args = args(&model);
+    assert_eq!((&args["config"]["augment"]["scale"], &args["config"]["augment"]["mixup"]), (&json!(0.5), &json!(0.3)));
 }

@@ -49,6 +49,14 @@ pub enum Error {
         /// Numbers needed.
         expected: usize,
     },
+    /// The system has no memory for a batch of this size. The network is as before the call.
+    #[error("no memory for a batch of {batch} pictures ({bytes} bytes)")]
+    Memory {
+        /// Pictures.
+        batch: usize,
+        /// Bytes asked for.
+        bytes: usize,
+    },
     /// Backward without a forward pass in training mode before it.
     #[error("backward needs a forward pass in training mode just before it")]
     NoForward,
