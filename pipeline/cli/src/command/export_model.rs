@@ -90,7 +90,7 @@ enum HeadArg {
     Nms,
 }
 
-/// Calibration pictures when not said; more changed the ranges of the trials by less than the pictures themselves do.
+/// Calibration pictures when not said; some dozens are usual.
 const PICTURES: usize = 32;
 /// Share of a tile that neighbours have in common, where the model does not tell its own.
 const OVERLAP: f64 = 0.2;
