@@ -325,6 +325,7 @@ fn say(ctx: &Context, ignored: &[Ignored]) {
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "everything that a training leaves comes together here")]
 fn write(
     config: &Config,
     ctx: &Context,

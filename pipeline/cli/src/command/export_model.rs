@@ -90,7 +90,7 @@ enum HeadArg {
     Nms,
 }
 
-/// Calibration pictures when not said; more changed the ranges of the trials by less than the pictures themselves do.
+/// Calibration pictures when not said; some dozens are usual.
 const PICTURES: usize = 32;
 /// Share of a tile that neighbours have in common, where the model does not tell its own.
 const OVERLAP: f64 = 0.2;
@@ -228,9 +228,10 @@ pub fn onnx(global: &Global, project: &Project, network: &Network, out: &Path) -
         }),
         doc,
     );
-    let size = match options.dynamic {
-        true => "any size".to_owned(),
-        false => format!("{} x 3 x {} x {}", options.batch, options.height, options.width),
+    let size = if options.dynamic {
+        "any size".to_owned()
+    } else {
+        format!("{} x 3 x {} x {}", options.batch, options.height, options.width)
     };
     let text = format!(
         "{whose} as ONNX ({size}, {} operations, {}) written to {}\nagainst the network itself: scores within {:.1e}, \
