@@ -29,9 +29,9 @@ pub struct Learner {
     pub last_update: Option<usize>,
     /// Gradients of earlier epochs that no step has used yet, by parameter; empty when there are none.
     pub carried: Vec<Vec<f32>>,
+    settled: Settled,
     gains: Gains,
     head_gradient: Heads,
-    settled: Settled,
 }
 
 /// All arrays of a network: parameters, then buffers.
@@ -74,9 +74,9 @@ impl Learner {
             step: 0,
             last_update: None,
             carried: Vec::new(),
+            settled,
             gains: config.gains(),
             head_gradient: Heads::default(),
-            settled,
         }
     }
 

@@ -125,7 +125,6 @@ impl Stage for Train {
 
     fn resolve(&self, mut config: Config, _facts: &Facts) -> Result<(Config, Vec<String>), StageError> {
         config.check()?;
-        config.augment = config.augment.settled(config.model);
         let mut notes = Vec::new();
         if config.time_s.is_some() {
             notes.push("time_s: the result will depend on the speed of this machine; epochs do not".into());
@@ -133,6 +132,7 @@ impl Stage for Train {
         if config.batch == BatchSize::Auto {
             notes.push("batch: auto: the result will depend on the memory of this machine; a number does not".into());
         }
+        config.augment = config.augment.settled(config.model);
         Ok((config, notes))
     }
 
@@ -187,9 +187,6 @@ impl Stage for Train {
             available: &memory::available,
         };
         let finished = job.run(&Display(ctx))?;
-        for note in &finished.notes {
-            ctx.message(Level::Info, note.as_str());
-        }
         write(config, ctx, &classes, spec, &data, &held_back, finished)?;
         Ok(Outcome::Done)
     }
@@ -305,6 +302,9 @@ fn write(
     finished: Finished,
 ) -> Result<(), StageError> {
     let Finished { rows, mut best, mut last, best_epoch, notes } = finished;
+    for note in &notes {
+        ctx.message(Level::Info, note.as_str());
+    }
     let notes: Vec<String> = data.notes.iter().cloned().chain(notes).collect();
     let mut samples = vec![("train_batch0.jpg", train_sample(config, data, classes)?)];
     let evaluation = if data.val.is_empty() {
