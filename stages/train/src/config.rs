@@ -10,6 +10,7 @@ use vision::yolov8::Size;
 use crate::{
     augment::Augment,
     balance::ClassWeights,
+    dataset::Cache,
     loss::Gains,
     memory::{BatchSize, Written},
     optimizer::{Choice, Rule, Settled, settle_auto},
@@ -78,18 +79,6 @@ pub enum Tile {
     Native,
     /// Never: every picture is shrunk to `imgsz`.
     Off,
-}
-
-/// Where sized pictures are kept that do not fit into `cache_mb`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Cache {
-    /// In memory, compressed without loss.
-    #[default]
-    Ram,
-    /// As they are, in a file of the run's folder that goes away with the training: less memory and no decompression, for
-    /// sets of many thousands of pictures.
-    Disk,
 }
 
 /// Settings of the `train` stage. Defaults not said otherwise are those of the recipe.
@@ -172,16 +161,16 @@ pub struct Config {
     pub val_fraction: f64,
     /// Measures every this many epochs, and after the last. Default 1.
     pub val_every: usize,
+    /// Measures on rectangles: pictures of like shape share a batch, with the least padding to multiples of 32. Saves time
+    /// on long drawings. Boxes near the padding differ a little from those of inference, which always shows squares; so
+    /// the default is false (ours).
+    pub rect: bool,
     /// Lowest confidence that counts in measuring, 0..1. Default 0.001.
     pub val_conf: f64,
     /// Overlap above which two boxes of a class are one object in measuring, 0..=1. Default 0.7.
     pub val_iou: f64,
     /// Most boxes of a picture (of a tile, for tiled drawings) in measuring. Default 300.
     pub val_max_det: usize,
-    /// Measures on rectangles: pictures of like shape share a batch, with the least padding to multiples of 32. Saves time
-    /// on long drawings. Boxes near the padding differ a little from those of inference, which always shows squares; so
-    /// the default is false (ours).
-    pub rect: bool,
     /// Start of all randomness. Default 0.
     pub seed: u64,
     /// Where pictures beyond `cache_mb` are kept: ram (compressed) or disk (as they are). No influence on the result.
@@ -226,10 +215,10 @@ impl Default for Config {
             tile_overlap: None,
             val_fraction: 0.2,
             val_every: 1,
+            rect: false,
             val_conf: 0.001,
             val_iou: 0.7,
             val_max_det: 300,
-            rect: false,
             seed: 0,
             cache: Cache::Ram,
             cache_mb: 2048,

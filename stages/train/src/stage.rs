@@ -18,8 +18,8 @@ use vision::{
 
 use crate::{
     augment::{Source as _, centred},
-    config::{Cache, Config},
-    dataset::{Keep, Views, settle_cut},
+    config::Config,
+    dataset::{Cache, Keep, Views, settle_cut},
     intake::{Ignored, Intake, Labelled},
     loader::Epoch,
     loss::Gains,
