@@ -13,6 +13,7 @@ use vision::yolov8::{
 use crate::{
     augment::Augment,
     balance::ClassWeights,
+    dataset::Cache,
     loss::Gains,
     memory::{BatchSize, Written},
     optimizer::{Choice, Rule, Settled, settle_auto},
@@ -108,21 +109,10 @@ impl PrecisionChoice {
     }
 }
 
-/// Where sized pictures are kept that do not fit into `cache_mb`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Cache {
-    /// In memory, compressed without loss.
-    #[default]
-    Ram,
-    /// As they are, in a file of the run's folder that goes away with the training: less memory and no decompression, for
-    /// sets of many thousands of pictures.
-    Disk,
-}
-
 /// Settings of the `train` stage. Defaults not said otherwise are those of the recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own, known by its name")]
 pub struct Config {
     /// The network. Default yolov8n, the one that trains on a CPU.
     pub model: Model,
@@ -141,7 +131,8 @@ pub struct Config {
     /// allows at the mean speed so far, at least one, and the learning rate follows. `epochs` is the guess that the first
     /// one starts with. Null for no budget. Default null: with one, the result depends on the speed of the machine.
     pub time_s: Option<f64>,
-    /// Stops when the fitness has not risen for this many epochs; 0 for never. Default 100.
+    /// Stops when the fitness (0.1 mAP50 + 0.9 mAP50-95) has not risen for this many epochs after the first in which
+    /// anything was found; 0 for never. Default 100.
     pub patience: usize,
     /// Side of the square that the network sees, in pixels, a multiple of 32. Default 640.
     pub imgsz: u32,
@@ -205,6 +196,10 @@ pub struct Config {
     pub val_fraction: f64,
     /// Measures every this many epochs, and after the last. Default 1.
     pub val_every: usize,
+    /// Measures on rectangles: pictures of like shape share a batch, with the least padding to multiples of 32. Saves time
+    /// on long drawings. Boxes near the padding differ a little from those of inference, which always shows squares; so
+    /// the default is false (ours).
+    pub rect: bool,
     /// Lowest confidence that counts in measuring, 0..1. Default 0.001.
     pub val_conf: f64,
     /// Overlap above which two boxes of a class are one object in measuring, 0..=1. Default 0.7.
@@ -214,10 +209,6 @@ pub struct Config {
     /// `auto`, `f32` or `bf16`: the numbers that the network learns with. `args.json` says which it was. The metrics of
     /// each epoch are measured with the same, those of the finished model in f32. Default f32.
     pub precision: PrecisionChoice,
-    /// Measures on rectangles: pictures of like shape share a batch, with the least padding to multiples of 32. Saves time
-    /// on long drawings. Boxes near the padding differ a little from those of inference, which always shows squares; so
-    /// the default is false (ours).
-    pub rect: bool,
     /// Start of all randomness. Default 0.
     pub seed: u64,
     /// Where pictures beyond `cache_mb` are kept: ram (compressed) or disk (as they are). No influence on the result.
@@ -264,11 +255,11 @@ impl Default for Config {
             tile_overlap: None,
             val_fraction: 0.2,
             val_every: 1,
+            rect: false,
             val_conf: 0.001,
             val_iou: 0.7,
             val_max_det: 300,
             precision: PrecisionChoice::F32,
-            rect: false,
             seed: 0,
             cache: Cache::Ram,
             cache_mb: 2048,

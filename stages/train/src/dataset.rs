@@ -18,6 +18,8 @@ use datasets::{
 use engine::{Blob, StageError};
 use image::{ImageFormat, RgbImage};
 use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use vision::{
     letterbox::resize_window,
     tiles::{Cut, Tile as Place, TilePlan},
@@ -89,6 +91,18 @@ fn quantile(list: &mut [f64], share: f64) -> f64 {
     list.sort_by(f64::total_cmp);
     let at = (list.len() as f64 * share) as usize;
     list.get(at.min(list.len().saturating_sub(1))).copied().unwrap_or(0.0)
+}
+
+/// Where sized pictures are kept that do not fit into `cache_mb`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Cache {
+    /// In memory, compressed without loss.
+    #[default]
+    Ram,
+    /// As they are, in a file of the run's folder that goes away with the training: less memory and no decompression, for
+    /// sets of many thousands of pictures.
+    Disk,
 }
 
 enum Stored {

@@ -29,13 +29,13 @@ pub struct Learner {
     pub last_update: Option<usize>,
     /// Gradients of earlier epochs that no step has used yet, by parameter; empty when there are none.
     pub carried: Vec<Vec<f32>>,
+    settled: Settled,
     gains: Gains,
     head_gradient: Heads,
     /// The first so many modules do not learn.
     freeze: usize,
     /// Their statistics.
     frozen: Vec<Vec<f32>>,
-    settled: Settled,
 }
 
 /// All arrays of a network: parameters, then buffers.
@@ -87,11 +87,11 @@ impl Learner {
             step: 0,
             last_update: None,
             carried: Vec::new(),
+            settled,
             gains: config.gains(),
             head_gradient: Heads::default(),
             freeze,
             frozen,
-            settled,
         }
     }
 
@@ -226,23 +226,5 @@ mod tests {
             assert!(!same || is_frozen(key, 10) || key.starts_with("model.22.cv2"), "{key}");
             assert!(!is_frozen(key, 10) || averaged.state().tensors[key] == before.tensors[key], "{key}");
         }
-    }
-
-    #[test]
-    fn a_smaller_batch_keeps_the_place_in_the_timetable() {
-        let config = Config { batch: 8.into(), epochs: 10, warmup_min_batches: 1, ..Config::default() };
-        let net = Native::new(Spec { size: Size::N, classes: 2 }, 0);
-        // 13 batches of 8 an epoch; after two epochs, the last step having taken the 24th batch, two wait.
-        let mut learner = Learner::new(Box::new(net), &config, 100);
-        (learner.step, learner.last_update) = (26, Some(23));
-        let before = learner.schedule.rates(2, learner.step);
-        learner.change_batch(&config, 100, 4);
-        assert_eq!((learner.schedule.batches, learner.step, learner.last_update), (25, 50, Some(45)));
-        let after = learner.schedule.rates(2, learner.step);
-        assert!((before.lr - after.lr).abs() < 1e-12 && (before.momentum - after.momentum).abs() < 1e-12);
-        assert_eq!(learner.schedule.full_accumulation(), 16);
-        learner.schedule.epochs = 4;
-        learner.set_batch(&config, 100, 2);
-        assert_eq!((learner.schedule.epochs, learner.step), (4, 50), "the budget's epochs and the counters stay");
     }
 }

@@ -21,8 +21,8 @@ use vision::{
 
 use crate::{
     augment::{Source as _, centred},
-    config::{Cache, Config},
-    dataset::{Keep, Views, settle_cut},
+    config::Config,
+    dataset::{Cache, Keep, Views, settle_cut},
     intake::{Ignored, Intake, Labelled},
     loader::Epoch,
     loss::Gains,
@@ -143,6 +143,7 @@ impl Stage for Train {
         if config.batch == BatchSize::Auto {
             notes.push("batch: auto: the result will depend on the memory of this machine; a number does not".into());
         }
+        config.augment = config.augment.settled(config.model);
         Ok((config, notes))
     }
 
@@ -216,9 +217,6 @@ impl Stage for Train {
             available: &memory::available,
         };
         let finished = job.run(&Display(ctx))?;
-        for note in &finished.notes {
-            ctx.message(Level::Info, note.as_str());
-        }
         write(config, ctx, &classes, spec, &data, &held_back, finished, start.as_ref())?;
         Ok(Outcome::Done)
     }
@@ -337,6 +335,9 @@ fn write(
     start: Option<&Start>,
 ) -> Result<(), StageError> {
     let Finished { rows, mut best, mut last, best_epoch, notes } = finished;
+    for note in &notes {
+        ctx.message(Level::Info, note.as_str());
+    }
     let notes: Vec<String> = data.notes.iter().cloned().chain(notes).collect();
     let mut samples = vec![("train_batch0.jpg", train_sample(config, data, classes)?)];
     let evaluation = if data.val.is_empty() {

@@ -141,45 +141,6 @@ fn a_training_leaves_everything_and_names_what_it_left_out() {
 }
 
 #[test]
-fn one_drawing_is_trained_on_and_said_not_to_be_measured() {
-    let (mut files, mut set) = drawings();
-    files.truncate(1);
-    set.images.truncate(1);
-    let dir = tempfile::tempdir().unwrap();
-    let harness = harness(dir.path(), &files, &set);
-    let ran = train(&harness).unwrap();
-    assert!(!ran.notes.metrics.contains_key("mAP50"));
-    let said =
-        |m: &(Level, String)| m.0 == Level::Warn && m.1.contains("nothing is measured") && m.1.contains("one labelled");
-    assert!(ran.notes.messages.iter().any(said), "{:?}", ran.notes.messages);
-    let section = report::Section::from_json(&harness.read::<Report>(&ran, "report").unwrap()["section.json"]).unwrap();
-    assert!(section.body.as_str().contains("Not measured"));
-}
-
-#[test]
-fn the_number_of_threads_does_not_change_a_byte() {
-    let (files, set) = drawings();
-    let digest = |threads| {
-        let dir = tempfile::tempdir().unwrap();
-        train(&harness(dir.path(), &files, &set).threads(threads)).unwrap().outputs["model"]
-    };
-    assert_eq!(digest(1), digest(5));
-}
-
-#[test]
-fn nothing_to_train_on_is_an_error_with_the_way_out() {
-    let (files, mut set) = drawings();
-    set.images.iter_mut().for_each(|i| i.annotations.clear());
-    let dir = tempfile::tempdir().unwrap();
-    match train(&harness(dir.path(), &files, &set)) {
-        Err(StageError::Input { message, help }) => {
-            assert!(message.contains("nothing to train on") && help.contains("thresholds"), "{message} {help}");
-        }
-        other => panic!("{:?}", other.map(|r| r.outcome)),
-    }
-}
-
-#[test]
 fn starting_weights_are_taken_by_class_name_and_their_licence_goes_on() {
     let (files, set) = drawings();
     let spec = Spec { size: Size::N, classes: 2 };
@@ -274,4 +235,43 @@ fn what_the_recipe_leaves_to_the_model_is_in_the_arguments() {
     let (model, _) = model_with(&json!({"epochs": 1, "augment": {"mixup": 0.3, "copy_paste": 0.5}}));
     let args = args(&model);
     assert_eq!((&args["config"]["augment"]["scale"], &args["config"]["augment"]["mixup"]), (&json!(0.5), &json!(0.3)));
+}
+
+#[test]
+fn one_drawing_is_trained_on_and_said_not_to_be_measured() {
+    let (mut files, mut set) = drawings();
+    files.truncate(1);
+    set.images.truncate(1);
+    let dir = tempfile::tempdir().unwrap();
+    let harness = harness(dir.path(), &files, &set);
+    let ran = train(&harness).unwrap();
+    assert!(!ran.notes.metrics.contains_key("mAP50"));
+    let said =
+        |m: &(Level, String)| m.0 == Level::Warn && m.1.contains("nothing is measured") && m.1.contains("one labelled");
+    assert!(ran.notes.messages.iter().any(said), "{:?}", ran.notes.messages);
+    let section = report::Section::from_json(&harness.read::<Report>(&ran, "report").unwrap()["section.json"]).unwrap();
+    assert!(section.body.as_str().contains("Not measured"));
+}
+
+#[test]
+fn the_number_of_threads_does_not_change_a_byte() {
+    let (files, set) = drawings();
+    let digest = |threads| {
+        let dir = tempfile::tempdir().unwrap();
+        train(&harness(dir.path(), &files, &set).threads(threads)).unwrap().outputs["model"]
+    };
+    assert_eq!(digest(1), digest(5));
+}
+
+#[test]
+fn nothing_to_train_on_is_an_error_with_the_way_out() {
+    let (files, mut set) = drawings();
+    set.images.iter_mut().for_each(|i| i.annotations.clear());
+    let dir = tempfile::tempdir().unwrap();
+    match train(&harness(dir.path(), &files, &set)) {
+        Err(StageError::Input { message, help }) => {
+            assert!(message.contains("nothing to train on") && help.contains("thresholds"), "{message} {help}");
+        }
+        other => panic!("{:?}", other.map(|r| r.outcome)),
+    }
 }
