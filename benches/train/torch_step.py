@@ -8,8 +8,8 @@ its table; it can also be run by hand:
                                             "model": "yolov8n", "how": "fp32"}'
 
 "how" is fp32 (as people train: NCHW), channels_last, or bf16 (autocast, channels last). It says {"torch",
-"ultralytics", "python"} when it is ready, then does one step for each line that it reads and says {"ms", "loss",
-"peak_mb"}.
+"ultralytics", "python"} when it is ready, then does one step for each line that it reads and says {"ms", "cpu_ms",
+"loss", "peak_mb"}.
 """
 
 import json
@@ -91,9 +91,10 @@ def main():
     versions = {"torch": torch.__version__, "ultralytics": ultralytics.__version__}
     say({**versions, "python": platform.python_version()})
     for _ in sys.stdin:
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.process_time()
         loss = step()
-        say({"ms": (time.perf_counter() - started) * 1e3, "loss": loss, "peak_mb": peak_mb()})
+        ms, cpu_ms = (time.perf_counter() - started) * 1e3, (time.process_time() - worked) * 1e3
+        say({"ms": ms, "cpu_ms": cpu_ms, "loss": loss, "peak_mb": peak_mb()})
 
 
 if __name__ == "__main__":

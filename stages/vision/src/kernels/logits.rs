@@ -34,7 +34,8 @@ kernel! {
                 // Stable for either sign: e^-|z| is at most 1.
                 let positive = simd.max(z, zero);
                 let e = simd.exp(simd.sub(simd.min(z, zero), positive));
-                let value = simd.add(positive, ln_1p(simd, e));
+                // Maxima hide what is not a number; this difference, otherwise 0, keeps it.
+                let value = simd.add(simd.add(positive, simd.sub(z, z)), ln_1p(simd, e));
                 let share = simd.div(one, simd.add(one, simd.exp(simd.sub(zero, z))));
                 f32::put(simd, simd.mul(slope, share), gradient, j, len);
                 if len == LANES {
@@ -84,5 +85,8 @@ mod tests {
         let mut gradient = [0.0; 2];
         let sum = background(&[700.0, -700.0], 2, 0, 1.0, &mut gradient);
         assert!((sum - 700.0).abs() < 1e-3 && gradient[0] == 1.0 && gradient[1] >= 0.0);
+        for broken in [f32::NAN, f32::INFINITY] {
+            assert!(!background(&[0.0, broken], 2, 0, 1.0, &mut gradient).is_finite());
+        }
     }
 }

@@ -109,7 +109,7 @@ pub fn run(global: &Global, args: &TrainBench) -> Result<Exit> {
         "definitions": {
             "gflop_per_step": "three times the multiply-adds of the convolutions of a forward pass, two operations each",
             "peak": "a product whose operands fit the first-level cache, on as many threads, best of several, same run",
-            "ratio": "median time by PyTorch's fp32 median time (NCHW), steps in turns",
+            "ratios": "medians by those of PyTorch's fp32 (NCHW), steps in turns; CPU time is that of all threads",
         },
     });
     show(global, &doc, &rows)?;
@@ -133,12 +133,14 @@ fn head() -> Vec<String> {
         "threads",
         "ms a step",
         "best",
+        "CPU ms a step",
         "images/s",
         "GFLOP/s",
         "of peak",
         "peak MB",
         "planned MB",
         "time / PyTorch",
+        "CPU / PyTorch",
         "memory / PyTorch",
     ]
     .map(str::to_owned)
@@ -203,24 +205,28 @@ impl Bench<'_> {
                 *peak = peak.max(step::peak(threads, precision)?);
             }
         }
-        let yardstick = lines.iter().find(|l| l.name == "PyTorch fp32").map(|l| (median(l), l.memory()));
+        let yardstick = lines
+            .iter()
+            .find(|l| l.name == "PyTorch fp32")
+            .map(|l| [Some(l.median(|s| s.ms)), Some(l.median(|s| s.cpu_ms)), l.memory()]);
         for line in &lines {
             self.add(line, imgsz, threads, peaks[usize::from(line.precision == Precision::Bf16)], yardstick);
         }
         Ok(())
     }
 
-    fn add(&mut self, line: &Line, imgsz: u32, threads: usize, peak: f64, yardstick: Option<(f64, Option<f64>)>) {
+    fn add(&mut self, line: &Line, imgsz: u32, threads: usize, peak: f64, yardstick: Option<[Option<f64>; 3]>) {
         let (side, batch) = (imgsz as usize, self.args.batch);
-        let middle = median(line);
+        let (middle, cpu) = (line.median(|s| s.ms), line.median(|s| s.cpu_ms));
         let best = line.runner.steps.iter().map(|s| s.ms).fold(f64::INFINITY, f64::min);
         let gflop = 3.0 * self.spec.graph().flops(side, side) * batch as f64 / 1e9;
         let rate = gflop / middle * 1e3;
         let memory = line.memory();
         let planned =
             line.ours.then(|| Native::memory(self.spec, [batch, side, side], Mode::Train, line.precision) as f64 / 1e6);
-        let time_ratio = yardstick.map(|(ms, _)| middle / ms);
-        let memory_ratio = yardstick.and_then(|(_, theirs)| Some(memory? / theirs?));
+        let yardstick = yardstick.unwrap_or_default();
+        let ratio = |ours: Option<f64>, which: usize| Some(ours? / yardstick[which]?);
+        let (time_ratio, cpu_ratio, memory_ratio) = (ratio(Some(middle), 0), ratio(Some(cpu), 1), ratio(memory, 2));
         let number = |v: Option<f64>, digits: usize| v.map_or_else(|| "-".to_owned(), |v| format!("{v:.digits$}"));
         self.rows.push(vec![
             line.name.to_owned(),
@@ -228,19 +234,21 @@ impl Bench<'_> {
             threads.to_string(),
             format!("{middle:.0}"),
             format!("{best:.0}"),
+            format!("{cpu:.0}"),
             format!("{:.1}", batch as f64 / middle * 1e3),
             format!("{rate:.0}"),
             format!("{:.0} %", 100.0 * rate / peak),
             number(memory, 0),
             number(planned, 0),
             number(time_ratio, 2),
+            number(cpu_ratio, 2),
             number(memory_ratio, 2),
         ]);
         self.docs.push(json!({
             "engine": line.name, "imgsz": imgsz, "threads": threads, "ms_per_step_median": middle,
-            "ms_per_step_best": best, "images_per_s": batch as f64 / middle * 1e3, "gflop_per_step": gflop,
+            "ms_per_step_best": best, "cpu_ms_per_step_median": cpu, "images_per_s": batch as f64 / middle * 1e3, "gflop_per_step": gflop,
             "gflop_per_s": rate, "peak_gflop_per_s": peak, "share_of_peak": rate / peak, "peak_mb": memory,
-            "planned_mb": planned, "time_ratio": time_ratio, "memory_ratio": memory_ratio, "about": line.runner.about,
+            "planned_mb": planned, "time_ratio": time_ratio, "cpu_ratio": cpu_ratio, "memory_ratio": memory_ratio, "about": line.runner.about,
             "steps": line.runner.steps,
         }));
     }
@@ -251,11 +259,11 @@ impl Line {
     fn memory(&self) -> Option<f64> {
         self.runner.steps.last()?.peak_mb
     }
-}
 
-/// Median milliseconds.
-fn median(line: &Line) -> f64 {
-    let mut times: Vec<f64> = line.runner.steps.iter().map(|s| s.ms).collect();
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
+    /// Median over the steps.
+    fn median(&self, figure: fn(&runner::Step) -> f64) -> f64 {
+        let mut figures: Vec<f64> = self.runner.steps.iter().map(figure).collect();
+        figures.sort_by(f64::total_cmp);
+        figures[figures.len() / 2]
+    }
 }

@@ -44,6 +44,8 @@ pub struct Request {
 pub struct Step {
     /// Milliseconds on the clock.
     pub ms: f64,
+    /// Milliseconds that all threads of the process worked (or waited in a busy loop).
+    pub cpu_ms: f64,
     /// The loss, so that work without meaning shows.
     pub loss: f64,
     /// Most memory of the process so far, in MB (a million bytes), where the system tells.
@@ -192,10 +194,13 @@ mod tests {
     #[test]
     fn a_process_that_fails_is_reported() {
         let mut command = Command::new("sh");
-        command.args(["-c", "echo '{}'; read line; echo '{\"ms\": 2.0, \"loss\": 1.0}'; echo broken >&2; exit 1"]);
+        command.args([
+            "-c",
+            "echo '{}'; read line; echo '{\"ms\": 2.0, \"cpu_ms\": 3.0, \"loss\": 1.0}'; echo broken >&2; exit 1",
+        ]);
         let mut runner = Runner::start(command).map_err(|_| "it starts").unwrap();
         runner.step().unwrap();
-        assert_eq!(runner.steps, [Step { ms: 2.0, loss: 1.0, peak_mb: None }]);
+        assert_eq!(runner.steps, [Step { ms: 2.0, cpu_ms: 3.0, loss: 1.0, peak_mb: None }]);
         assert!(runner.step().unwrap_err().to_string().contains("broken"));
     }
 

@@ -31,7 +31,9 @@ pub fn peak(threads: usize, precision: Precision) -> Result<f64> {
         // Threads that start take a while to reach full speed.
         let warm = Instant::now();
         while warm.elapsed() < Duration::from_millis(2) {
-            (0..threads).into_par_iter().for_each(|_| drop(products(precision, 10)));
+            (0..threads).into_par_iter().for_each(|_| {
+                products(precision, 10);
+            });
         }
         let start = Instant::now();
         let operations: f64 = (0..threads).into_par_iter().map(|_| products(precision, PEAK_PRODUCTS)).sum();
@@ -66,13 +68,13 @@ fn work(request: &Request) -> Result<()> {
     let network = Native::new(spec, 0).with_precision(precision);
     let mut learner = Learner::new(Box::new(network), &config, batch * 1000);
     let mut step = || -> Result<Value> {
-        let start = Instant::now();
+        let (start, worked) = (Instant::now(), meter::cpu_s());
         let terms = learner.learn(0, images, &truths).map_err(Report::from_err)?;
-        let ms = start.elapsed().as_secs_f64() * 1e3;
+        let (ms, cpu_ms) = (start.elapsed().as_secs_f64() * 1e3, (meter::cpu_s() - worked) * 1e3);
         if !terms.is_finite() {
             return Err(miette!("the loss is not finite"));
         }
-        Ok(json!({ "ms": ms, "loss": terms.total() * batch as f64, "peak_mb": meter::peak_mb() }))
+        Ok(json!({ "ms": ms, "cpu_ms": cpu_ms, "loss": terms.total() * batch as f64, "peak_mb": meter::peak_mb() }))
     };
     // The first step allocates.
     step()?;
