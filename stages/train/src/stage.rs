@@ -135,7 +135,6 @@ impl Stage for Train {
                 format!("connect the file to the input `{}`; settings files do that by themselves", start::PORT);
             return Err(StageError::Config { key: "weights".into(), message });
         }
-        config.augment = config.augment.settled(config.model);
         let mut notes = Vec::new();
         if config.time_s.is_some() {
             notes.push("time_s: the result will depend on the speed of this machine; epochs do not".into());
