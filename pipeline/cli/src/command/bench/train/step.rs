@@ -52,7 +52,7 @@ fn work(request: &Request) -> Result<()> {
     let side = imgsz as usize;
     let precision = if request.how == Precision::Bf16.name() { Precision::Bf16 } else { Precision::F32 };
     let spec = Spec { size: model(&request.model)?.size(), classes };
-    let config = Config { batch, imgsz, nominal_batch: batch, ..Config::default() };
+    let config = Config { batch: batch.into(), imgsz, nominal_batch: batch, ..Config::default() };
     let pixels: Vec<f32> = (0..batch * side * side * 3).map(|i| (i * 7919 % 1009) as f32 / 1009.0).collect();
     let images = Images { data: &pixels, batch, height: side, width: side };
     let truths: Vec<Vec<Truth>> = (0..batch)
