@@ -319,6 +319,9 @@ fn finish(
             }
             None => data("every trial failed"),
         }
+        if best.is_some_and(|b| standings[b].fitness() == 0.0) {
+            data("no trial has found anything yet, so none is better than another: give more epochs or more drawings");
+        }
         if let Some(out) = out {
             data(format_args!("written to {}: sweep.csv, sweep.json and best/ (the best model)", out.display()));
         }
