@@ -125,7 +125,7 @@ pub struct Finished {
 }
 
 /// What this process has done of a training; for display and decisions about memory.
-struct Session {
+struct Stint {
     start: Instant,
     /// Pictures learned from.
     seen: usize,
@@ -138,13 +138,13 @@ struct Session {
 impl Job<'_> {
     /// Trains to the end, from a checkpoint if there is one.
     pub fn run(&self, observer: &dyn Observer) -> Result<Finished, TrainError> {
-        let mut session = Session { start: Instant::now(), seen: 0, waited: Duration::ZERO, held: 0 };
+        let mut stint = Stint { start: Instant::now(), seen: 0, waited: Duration::ZERO, held: 0 };
         let (mut learner, mut position) = self.begin(observer)?;
         let mut averaged = (self.network)()?;
         let before = position.seconds;
         while !self.over(&position, observer) {
-            self.make_room(&mut learner, &mut position, &mut session, observer)?;
-            let loss = match self.epoch(&mut learner, &position, &mut session, observer) {
+            self.make_room(&mut learner, &mut position, &mut stint, observer)?;
+            let loss = match self.epoch(&mut learner, &position, &mut stint, observer) {
                 Err(TrainError::Network(e @ vision::yolov8::Error::Memory { .. })) if position.batch > 1 => {
                     // What the failed epoch changed goes; its beginning is on disk, or is the start of all.
                     drop(learner);
@@ -155,7 +155,7 @@ impl Job<'_> {
                 loss => loss?,
             };
             learner.end_epoch();
-            let spent = || before + session.start.elapsed().as_secs_f64();
+            let spent = || before + stint.start.elapsed().as_secs_f64();
             let last = position.epochs + 1 >= planned(self.config, position.epochs + 1, spent());
             let row = self.measured(&mut learner, averaged.as_mut(), &mut position, loss, last)?;
             position.seconds = spent();
@@ -164,9 +164,9 @@ impl Job<'_> {
             self.forget_all_but(position.best);
             observer.epoch(&row)?;
         }
-        let whole = session.start.elapsed().as_secs_f64();
-        if session.seen > 0 {
-            let share = 100.0 * session.waited.as_secs_f64() / whole;
+        let whole = stint.start.elapsed().as_secs_f64();
+        if stint.seen > 0 {
+            let share = 100.0 * stint.waited.as_secs_f64() / whole;
             observer.note(Level::Info, format!("training waited for pictures {share:.1} % of {whole:.0} s"));
         }
         set_arrays(averaged.as_mut(), &learner.ema.values);
@@ -229,16 +229,16 @@ impl Job<'_> {
         &self,
         learner: &mut Learner,
         position: &mut Position,
-        session: &mut Session,
+        stint: &mut Stint,
         observer: &dyn Observer,
     ) -> Result<(), TrainError> {
-        let room = (self.available)() + session.held;
+        let room = (self.available)() + stint.held;
         while position.batch > 1 && self.need(learner, position.batch) + memory::LEAST_FREE > room {
             let need = memory::shown(self.need(learner, position.batch) + memory::LEAST_FREE);
             let why = format!("{need} needed, {} to be had", memory::shown(room));
             self.halve(learner, position, &why, observer)?;
         }
-        session.held = self.need(learner, position.batch);
+        stint.held = self.need(learner, position.batch);
         Ok(())
     }
 
@@ -320,7 +320,7 @@ impl Job<'_> {
         &self,
         learner: &mut Learner,
         position: &Position,
-        session: &mut Session,
+        stint: &mut Stint,
         observer: &dyn Observer,
     ) -> Result<LossTerms, TrainError> {
         let config = self.config;
@@ -346,18 +346,18 @@ impl Job<'_> {
                 return Err(TrainError::Diverged { epoch: number + 1, batch: i + 1, lr, terms });
             }
             sum = LossTerms { bbox: sum.bbox + terms.bbox, cls: sum.cls + terms.cls, dfl: sum.dfl + terms.dfl };
-            session.seen += batch.truths.len();
+            stint.seen += batch.truths.len();
             observer.batch(&Tick {
                 epoch: number,
                 epochs: position.planned,
                 batch: i + 1,
                 batches,
                 loss: sum.scaled(1.0 / (i + 1) as f64),
-                images_per_s: session.seen as f64 / session.start.elapsed().as_secs_f64(),
+                images_per_s: stint.seen as f64 / stint.start.elapsed().as_secs_f64(),
             })?;
             Ok(())
         })?;
-        session.waited += waited;
+        stint.waited += waited;
         Ok(sum.scaled(1.0 / batches as f64))
     }
 

@@ -17,8 +17,8 @@ use vision::yolov8::{
 use super::{model, runner::Request};
 use crate::{command::bench::meter, terminal::data};
 
-/// Products of one sample of the peak: some milliseconds.
-const PEAK_PRODUCTS: usize = 2000;
+/// Products of one sample of the peak: ten milliseconds or so, long enough for every thread to take part.
+const PEAK_PRODUCTS: usize = 10_000;
 
 fn pool(threads: usize, most: Instructions) -> Result<ThreadPool> {
     let builder = ThreadPoolBuilder::new().num_threads(threads).start_handler(move |_| most.limit_this_thread());
