@@ -4,10 +4,10 @@
 //! Maximization", Evangelidis and Psarakis 2008): a look at the levels and their slopes says how they change with each
 //! motion, and so where the correlation is highest if they went on like that.
 
-use super::patch::{Correlation, Patch};
+use super::patch::Patch;
 use super::pose::{Limits, Pose};
 use super::score::Sheet;
-use super::simd::{self, MOTIONS, NORMAL, Plane, Simd};
+use super::simd::{self, MOTIONS, NORMAL, Simd};
 
 /// How much more the grey levels may agree in the end than before each step.
 const LATER_GAIN: [f32; 4] = [0.3, 0.1, 0.05, 0.03];
@@ -22,68 +22,54 @@ const FARTHEST_SKEW: f64 = 0.02;
 /// followed at all: the turn of a circle says nothing.
 const LEAST_CHANGE: f64 = 0.003;
 
-/// A look at the levels at a pose.
-struct Look {
-    value: f32,
-    sums: Correlation,
-    normal: [f32; NORMAL],
-}
-
 /// Moves a pose to where the levels of a patch agree best with the drawing, at the stroke width that agrees best at the
 /// start; `None` once it is clear that they will not agree as well as `needed`.
 pub(super) fn align(patch: &Patch, sheet: &Sheet, start: &Pose, limits: &Limits, needed: f32) -> Option<Pose> {
     let (simd, plane) = (Simd::chosen(), sheet.darkness());
     let mut sampled = [const { Vec::new() }; 3].map(|_: Vec<f32>| vec![0.0; patch.cloud.padded()]);
-    let mut look = |pose: &Pose, stroke: Option<usize>| look(simd, patch, &plane, pose, stroke, &mut sampled);
-    let (stroke, mut best) = look(start, None);
     let mut pose = *start;
+    simd::between_with_slopes(simd, &plane, &patch.cloud, &pose.affine(), &mut sampled);
+    let (stroke, mut best) = patch.best_stroke(simd, &sampled[0]);
     let mut farthest = FARTHEST;
     if !limits.free_angle {
         farthest[MOTIONS - 1] = FARTHEST_SKEW;
     }
     for gain in LATER_GAIN {
-        if best.value + gain < needed {
+        if best + gain < needed {
             return None;
         }
-        let Some(step) = step(&best, farthest) else { break };
+        let Some(step) = step(simd, patch, stroke, &pose, &sampled, farthest) else { break };
         let next = moved(&pose, step);
-        let (_, there) = look(&next, Some(stroke));
-        let gained = there.value - best.value;
+        simd::between_with_slopes(simd, &plane, &patch.cloud, &next.affine(), &mut sampled);
+        let value = patch.correlation(simd, stroke, &sampled[0]).value();
+        let gained = value - best;
         if gained <= 0.0 {
             break;
         }
-        (pose, best) = (next, there);
+        (pose, best) = (next, value);
         if gained < SETTLED {
             break;
         }
     }
-    (best.value + SAMPLED >= needed).then_some(pose)
+    (best + SAMPLED >= needed).then_some(pose)
 }
 
-/// Looks at a pose, at a stroke width or at the one that agrees best.
-fn look(
+/// The step from a pose, where levels and slopes were sampled, to where the correlation would be highest if the levels
+/// went on changing like here.
+fn step(
     simd: Simd,
     patch: &Patch,
-    plane: &Plane,
+    stroke: usize,
     pose: &Pose,
-    stroke: Option<usize>,
-    sampled: &mut [Vec<f32>; 3],
-) -> (usize, Look) {
-    let at = pose.affine();
-    simd::between_with_slopes(simd, plane, &patch.cloud, &at, sampled);
-    let stroke = stroke.unwrap_or_else(|| patch.best_stroke(simd, &sampled[0]).0);
+    sampled: &[Vec<f32>; 3],
+    farthest: [f64; MOTIONS],
+) -> Option<[f64; MOTIONS]> {
     let sums = patch.correlation(simd, stroke, &sampled[0]);
-    let mut normal = [0.0; NORMAL];
-    let weighted = &patch.layers[stroke].weighted;
-    simd::normal(simd, &patch.cloud, &at, &patch.weights, weighted, sampled, &mut normal);
-    (stroke, Look { value: sums.value(), sums, normal })
-}
-
-/// The step to where the correlation would be highest if the levels went on changing like here.
-fn step(Look { sums, normal, .. }: &Look, farthest: [f64; MOTIONS]) -> Option<[f64; MOTIONS]> {
+    let (mut normal, weighted) = ([0.0; NORMAL], &patch.layers[stroke].weighted);
+    simd::normal(simd, &patch.cloud, &pose.affine(), &patch.weights, weighted, sampled, &mut normal);
     let n = sums.n.max(1.0);
     let mut next = normal.iter().map(|&v| f64::from(v));
-    let mut next = || next.next().expect("a look has all sums");
+    let mut next = || next.next().expect("there is a number for every sum");
     let (mut matrix, mut means) = ([[0.0; MOTIONS]; MOTIONS], [0.0; MOTIONS]);
     let (mut with_drawing, mut with_template) = ([0.0; MOTIONS], [0.0; MOTIONS]);
     for k in 0..MOTIONS {
