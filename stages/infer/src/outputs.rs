@@ -98,13 +98,6 @@ fn stems<'a>(images: impl Iterator<Item = &'a str>) -> BTreeMap<&'a str, &'a str
 }
 
 fn csv(set: &AnnotationSet) -> String {
-    let quoted = |text: &str| {
-        if text.contains([',', '"', '\n', '\r']) {
-            format!("\"{}\"", text.replace('"', "\"\""))
-        } else {
-            text.to_owned()
-        }
-    };
     let mut out = String::from("image,class,score,x0,y0,x1,y1\n");
     for image in &set.images {
         for a in &image.annotations {
@@ -113,8 +106,8 @@ fn csv(set: &AnnotationSet) -> String {
             let _ = writeln!(
                 out,
                 "{},{},{score},{},{},{},{}",
-                quoted(&image.image),
-                quoted(&a.class),
+                report::csv::field(&image.image),
+                report::csv::field(&a.class),
                 b.x0,
                 b.y0,
                 b.x1,

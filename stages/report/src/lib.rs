@@ -4,6 +4,7 @@
 //! boxes drawn on pictures. A page is one file that opens from disk and asks the network for nothing. Refuses to own
 //! numbers and judgements: what is good or bad is said by the stage that measured it.
 
+pub mod csv;
 pub mod draw;
 mod font;
 pub mod html;

@@ -8,7 +8,7 @@ use artifacts::Files;
 use datasets::{ClassInfo, eval::Evaluation};
 use engine::StageError;
 use report::{
-    Cell, Column, Headline, Html, Section, Table, Tone,
+    Cell, Column, Headline, Html, Section, Table, Tone, csv,
     html::{Grid, details, facts, figures, h3, note, notice, p},
     number,
     plot::{Axes, Series, lines, matrix, standalone},
@@ -210,10 +210,6 @@ fn per_class_table(e: &Evaluation) -> Table {
     table
 }
 
-fn quoted(text: &str) -> String {
-    if text.contains([',', '"', '\n']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
-}
-
 fn per_class_csv(e: &Evaluation) -> String {
     let mut out = String::from("class,objects,precision,recall,f1,AP50,AP50-95,COCO_AP50,COCO_AP\n");
     for c in &e.curves.per_class {
@@ -222,7 +218,7 @@ fn per_class_csv(e: &Evaluation) -> String {
         let _ = writeln!(
             out,
             "{},{},{:.5},{:.5},{:.5},{:.5},{:.5},{},{}",
-            quoted(&c.class),
+            csv::field(&c.class),
             c.truth,
             c.precision,
             c.recall,
@@ -237,7 +233,7 @@ fn per_class_csv(e: &Evaluation) -> String {
 }
 
 fn confusion_csv(e: &Evaluation) -> String {
-    let names: Vec<String> = e.classes.iter().map(|c| quoted(c)).chain(["background".into()]).collect();
+    let names: Vec<String> = e.classes.iter().map(|c| csv::field(c)).chain(["background".into()]).collect();
     let mut out = format!("predicted \\ true,{}\n", names.join(","));
     for (name, row) in names.iter().zip(&e.confusion.counts) {
         let cells: Vec<String> = row.iter().map(ToString::to_string).collect();

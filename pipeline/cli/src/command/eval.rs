@@ -196,10 +196,9 @@ fn mistake_rows(e: &Evaluation) -> Vec<Vec<String>> {
 }
 
 fn csv(rows: &[Vec<String>]) -> String {
-    let quoted = |text: &String| {
-        if text.contains([',', '"', '\n']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.clone() }
-    };
-    rows.iter().map(|row| row.iter().map(quoted).collect::<Vec<_>>().join(",") + "\n").collect()
+    rows.iter()
+        .map(|row| row.iter().map(|text| report::csv::field(text)).collect::<Vec<_>>().join(",") + "\n")
+        .collect()
 }
 
 fn write(dir: &Path, e: &Evaluation) -> std::io::Result<()> {

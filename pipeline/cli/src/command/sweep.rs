@@ -11,6 +11,7 @@ use engine::{Digest, record::Status};
 use miette::Result;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
+use report::csv;
 use serde_json::{Value, json};
 
 use super::alone::{ALONE, Alone, copy_out};
@@ -269,7 +270,7 @@ fn finish(
     let mut head = vec!["trial".to_owned()];
     head.extend(space.iter().map(|d| d.key.clone()));
     head.extend(["epochs", "mAP50", "mAP50-95", "time"].map(str::to_owned));
-    let mut csv = format!("{},failed\n", head.join(",").replace(",time", ",seconds"));
+    let mut text = format!("{},failed\n", head.join(",").replace(",time", ",seconds"));
     let (mut rows, mut docs) = (vec![head], Vec::new());
     for &t in &order {
         let s = &standings[t];
@@ -279,12 +280,10 @@ fn finish(
             Some(why) => [s.epochs.to_string(), format!("failed: {why}"), String::new(), duration(s.seconds)],
         };
         rows.push(std::iter::once((t + 1).to_string()).chain(values.clone()).chain(figures).collect());
-        let quoted =
-            |v: String| if v.contains([',', '"', '\n']) { format!("\"{}\"", v.replace('"', "\"\"")) } else { v };
-        let values: Vec<String> = values.map(quoted).collect();
-        let why = quoted(s.failed.clone().unwrap_or_default());
+        let values: Vec<String> = values.map(|v| csv::field(&v)).collect();
+        let why = csv::field(s.failed.as_deref().unwrap_or_default());
         let _ = writeln!(
-            csv,
+            text,
             "{},{},{},{:.5},{:.5},{:.1},{why}",
             t + 1,
             values.join(","),
@@ -302,7 +301,7 @@ fn finish(
     }
     let doc = json!({ "best": best.map(|b| b + 1), "trials": docs });
     if let Some(out) = out {
-        alone.write_file(&out.join("sweep.csv"), csv.as_bytes())?;
+        alone.write_file(&out.join("sweep.csv"), text.as_bytes())?;
         alone.write_file(&out.join("sweep.json"), format!("{doc:#}\n").as_bytes())?;
         if let Some(model) = best.and_then(|b| standings[b].model) {
             copy_out(&alone.project, model, Some(&out.join("best")))?;
