@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use engine::executor::{Executor, Executors};
 
+pub mod cluster;
 pub mod local;
 
 /// The executors that need no settings.

@@ -34,7 +34,7 @@ use train::{
     results::{self, Measured, Row},
     trainer::{Job, Measure, Observer, Tick},
 };
-use vision::yolov8::{Backend, Native, Size, Spec};
+use vision::yolov8::{Backend, Native, Size, Spec, native::Precision};
 
 /// Classes that the symbols are dealt to. As many as the class branch of the smallest network is wide.
 const CLASSES: usize = 64;
@@ -54,7 +54,7 @@ const LETTERED: u32 = 12;
 /// Start of all randomness.
 const SEED: u64 = 20_260_101;
 /// Samples an epoch and epochs when not given.
-const DEFAULT: [usize; 2] = [10_000, 30];
+const DEFAULT: [usize; 2] = [10_000, 12];
 
 /// A set of symbols and the look of the sheets that show them.
 struct World {
@@ -219,7 +219,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         config: &config,
         source: &drawings,
         measure: &Unmeasured,
-        network: &|| Ok(Box::new(Native::new(spec, SEED)) as Box<dyn Backend>),
+        network: &|| Ok(Box::new(Native::new(spec, SEED).with_precision(Precision::Bf16)) as Box<dyn Backend>),
         store: &Store::open(folder.join("store"))?,
         scratch: &folder.join("checkpoints"),
         workers: 1,
