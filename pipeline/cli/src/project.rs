@@ -109,6 +109,9 @@ impl Project {
             for node in spec.nodes.iter_mut().filter(|n| n.uses == "setup") {
                 node.config["force_cpu"] = true.into();
             }
+            for node in spec.nodes.iter_mut().filter(|n| n.uses == "train") {
+                node.config["device"] = "cpu".into();
+            }
         }
         connect_decisions(&mut spec, folder(&file));
         connect_exemplars(&mut spec);

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vision::yolov8::{
     Size,
+    engine::{Device, Engine},
     native::{Instructions, Precision},
 };
 
@@ -105,6 +106,114 @@ impl PrecisionChoice {
             Self::Auto if Instructions::chosen() == Instructions::Avx512Bf16 => Precision::Bf16,
             Self::Auto | Self::F32 => Precision::F32,
             Self::Bf16 => Precision::Bf16,
+        }
+    }
+}
+
+/// What runs the network while it learns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendChoice {
+    /// `native`; where `tch` or `burn` is compiled in and computes rightly on a graphics processor, that.
+    #[default]
+    Auto,
+    /// This project's own engine, on the processor. The same bytes on every machine.
+    Native,
+    /// LibTorch, on the processor or CUDA; needs a program built with `--features tch`.
+    Tch,
+    /// Burn, on Vulkan, Metal, WebGPU or CUDA; needs a program built with `--features burn`.
+    Burn,
+}
+
+/// What the network may be run on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceChoice {
+    /// A graphics processor that the back end has and that computes rightly, else the processor.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+    /// A graphics processor, or nothing.
+    Gpu,
+}
+
+/// What runs the network, on what, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// The back end.
+    pub engine: Engine,
+    /// Its device.
+    pub device: Device,
+    /// In words.
+    pub why: String,
+}
+
+impl Placement {
+    /// What settings mean on this machine; `proof` says which graphics processor a back end can use, or why none.
+    pub fn settle(
+        backend: BackendChoice,
+        device: DeviceChoice,
+        proof: impl Fn(Engine) -> Result<String, String>,
+    ) -> Result<Self, StageError> {
+        let refuse = |key: &str, message: String| Err(StageError::Config { key: key.into(), message });
+        let engine = match backend {
+            BackendChoice::Auto => None,
+            BackendChoice::Native => Some(Engine::Native),
+            BackendChoice::Tch => Some(Engine::Tch),
+            BackendChoice::Burn => Some(Engine::Burn),
+        };
+        if let Some(engine) = engine.filter(|e| !e.compiled()) {
+            let name = engine.name();
+            let message = format!(
+                "this program was built without the back end `{name}`: build it with `cargo build --release --features {name}`, or take `native`"
+            );
+            return refuse("backend", message);
+        }
+        let asked: Vec<Engine> = engine.map_or_else(|| Engine::ALL.to_vec(), |e| vec![e]);
+        let mut missing = Vec::new();
+        if device != DeviceChoice::Cpu {
+            for engine in asked.into_iter().filter(|&e| e != Engine::Native && e.compiled()) {
+                match proof(engine) {
+                    Ok(gpu) => {
+                        let why = format!("`{}` computes rightly on {gpu}", engine.name());
+                        return Ok(Self { engine, device: Device::Gpu, why });
+                    }
+                    Err(why) => missing.push(why),
+                }
+            }
+        }
+        let missing = missing.join("; ");
+        if device == DeviceChoice::Gpu {
+            let engines = "the native engine runs on the processor: `--features tch` or `burn` brings others";
+            return refuse("device", if missing.is_empty() { engines.into() } else { missing });
+        }
+        let engine = engine.unwrap_or(Engine::Native);
+        let why = match (engine, device) {
+            (Engine::Native, _) if missing.is_empty() => "the native engine needs no libraries".to_owned(),
+            (_, DeviceChoice::Cpu) => "the settings say `device: cpu`".to_owned(),
+            _ => missing,
+        };
+        Ok(Self { engine, device: Device::Cpu, why })
+    }
+
+    /// Puts it in the place of `auto`.
+    pub fn settle_config(&self, config: &mut Config) {
+        config.backend = match self.engine {
+            Engine::Native => BackendChoice::Native,
+            Engine::Tch => BackendChoice::Tch,
+            Engine::Burn => BackendChoice::Burn,
+        };
+        config.device = match self.device {
+            Device::Cpu => DeviceChoice::Cpu,
+            Device::Gpu => DeviceChoice::Gpu,
+        };
+        // The processor's instructions say nothing about other devices.
+        if config.precision == PrecisionChoice::Auto && self.engine == Engine::Burn {
+            config.precision = PrecisionChoice::F32;
+        }
+        if config.precision == PrecisionChoice::Auto && self.device == Device::Gpu {
+            config.precision = PrecisionChoice::Bf16;
         }
     }
 }
@@ -209,6 +318,13 @@ pub struct Config {
     /// `auto`, `f32` or `bf16`: the numbers that the network learns with. `args.json` says which it was. The metrics of
     /// each epoch are measured with the same, those of the finished model in f32. Default f32.
     pub precision: PrecisionChoice,
+    /// `auto`, `native`, `tch` or `burn`: what runs the network while it learns. The last two need a program built with
+    /// the cargo feature of that name. Auto is native, or one of them where it is compiled in and has a graphics processor.
+    /// The finished model is measured on the native engine. Default auto.
+    pub backend: BackendChoice,
+    /// `auto`, `cpu` or `gpu`: what `tch` and `burn` may run on; `PIPELINE_FORCE_CPU=1` sets cpu. Default auto: a graphics
+    /// processor that computes the network rightly, else the processor.
+    pub device: DeviceChoice,
     /// Start of all randomness. Default 0.
     pub seed: u64,
     /// Where pictures beyond `cache_mb` are kept: ram (compressed) or disk (as they are). No influence on the result.
@@ -260,6 +376,8 @@ impl Default for Config {
             val_iou: 0.7,
             val_max_det: 300,
             precision: PrecisionChoice::F32,
+            backend: BackendChoice::Auto,
+            device: DeviceChoice::Auto,
             seed: 0,
             cache: Cache::Ram,
             cache_mb: 2048,
@@ -401,6 +519,31 @@ mod tests {
         assert_eq!((c.model, c.optimizer, c.box_gain, c.tile), (Model::Yolov8s, Choice::AdamW, 5.0, Tile::Off));
         assert_eq!(c.augment.fliplr, 0.0);
         assert!(serde_json::from_value::<Config>(serde_json::json!({"epoch": 3})).is_err());
+    }
+
+    #[test]
+    fn back_ends_are_native_without_a_proven_gpu() {
+        let none = |_: Engine| Err("no card".to_owned());
+        let place = Placement::settle(BackendChoice::Auto, DeviceChoice::Auto, none).unwrap();
+        assert_eq!((place.engine, place.device), (Engine::Native, Device::Cpu));
+        let error = Placement::settle(BackendChoice::Auto, DeviceChoice::Gpu, none).unwrap_err().to_string();
+        assert!(error.contains("device"), "{error}");
+        for (choice, engine) in [(BackendChoice::Tch, Engine::Tch), (BackendChoice::Burn, Engine::Burn)] {
+            match Placement::settle(choice, DeviceChoice::Auto, none) {
+                Ok(place) => {
+                    assert!(engine.compiled() && place.engine == engine && place.device == Device::Cpu);
+                    assert_eq!(place.why, "no card");
+                    let place = Placement::settle(BackendChoice::Auto, DeviceChoice::Auto, |_| Ok("a card".into()));
+                    assert_eq!(place.unwrap().device, Device::Gpu);
+                }
+                Err(e) => {
+                    let text = e.to_string();
+                    assert!(!engine.compiled() && text.contains(&format!("--features {}", engine.name())), "{text}");
+                }
+            }
+        }
+        let place = Placement::settle(BackendChoice::Auto, DeviceChoice::Cpu, |_| Ok("a card".into())).unwrap();
+        assert_eq!(place.engine, Engine::Native);
     }
 
     #[test]

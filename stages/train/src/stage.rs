@@ -15,13 +15,14 @@ use vision::{
     tiles::Cut,
     yolov8::{
         Backend, Native, Spec, State,
+        engine::Engine,
         native::{Instructions, Precision},
     },
 };
 
 use crate::{
     augment::{Source as _, centred},
-    config::Config,
+    config::{BackendChoice, Config, Placement},
     dataset::{Cache, Keep, Views, settle_cut},
     intake::{Ignored, Intake, Labelled},
     loader::Epoch,
@@ -143,6 +144,16 @@ impl Stage for Train {
             notes.push("batch: auto: the result will depend on the memory of this machine; a number does not".into());
         }
         config.augment = config.augment.settled(config.model);
+        // What runs is part of what the result depends on.
+        let place = placement(&config)?;
+        if place.engine != Engine::Native {
+            notes.push(format!("backend {}: {}", place.engine.name(), place.why));
+            notes.push("the last digits of the result will depend on the device and its library".into());
+            if config.batch == BatchSize::Auto {
+                notes.push("batch: auto: memory is predicted for the native engine".into());
+            }
+        }
+        place.settle_config(&mut config);
         Ok((config, notes))
     }
 
@@ -170,30 +181,32 @@ impl Stage for Train {
             if config.single_cls { vec![ClassInfo { name: SINGLE.into(), ..classes[0].clone() }] } else { classes };
         let spec = Spec { size: config.model.size(), classes: classes.len() };
         let precision = config.precision.settled();
-        if precision == Precision::Bf16 && Instructions::chosen() < Instructions::Avx512Bf16 {
+        let place = placement(config)?;
+        if place.engine == Engine::Native
+            && precision == Precision::Bf16
+            && Instructions::chosen() < Instructions::Avx512Bf16
+        {
             let text = "this processor has no instructions for bf16: `precision: f32` is faster here";
             ctx.message(Level::Warn, text.to_owned());
         }
-        ctx.device(DeviceUse {
-            asked: "cpu".into(),
-            used: format!(
-                "cpu (native, {}, {}, {} threads)",
-                precision.name(),
-                Instructions::chosen().name(),
-                ctx.threads()
-            ),
-            why: "the native engine needs no libraries".into(),
-        });
         let names: Vec<String> = classes.iter().map(|c| c.name.clone()).collect();
         let start = Start::read(config, ctx, &names, || Native::new(spec, config.seed).state())?;
-        let network = || {
-            let new = match &start {
-                Some(start) => Native::from_state(spec, &start.state),
-                None => Ok(Native::new(spec, config.seed)),
+        let open = || {
+            let new;
+            let state = match &start {
+                Some(start) => &start.state,
+                None => {
+                    new = Native::new(spec, config.seed).state();
+                    &new
+                }
             };
-            let new = new.map_err(|e| StageError::failed("using the starting weights", e))?;
-            Ok(Box::new(new.with_precision(precision)) as Box<dyn Backend>)
+            let opened = place.engine.open(spec, state, place.device, precision);
+            opened.map_err(|e| StageError::failed("making the network", e))
         };
+        let used = open()?.place;
+        let asked = format!("{:?}, {:?}", config.backend, config.device).to_lowercase();
+        ctx.device(DeviceUse { asked, used: format!("{used}, {} threads", ctx.threads()), why: place.why.clone() });
+        let network = || Ok(open()?.network as Box<dyn Backend>);
         let check = || ctx.check();
         let gains = Gains { classes: data.class_weights.clone(), ..config.gains() };
         let held_back = HeldBack {
@@ -219,6 +232,11 @@ impl Stage for Train {
         write(config, ctx, &classes, spec, &data, &held_back, finished, start.as_ref())?;
         Ok(Outcome::Done)
     }
+}
+
+/// What will run the network.
+fn placement(config: &Config) -> Result<Placement, StageError> {
+    Placement::settle(config.backend, config.device, |engine| engine.proven_gpu().map_err(|e| e.to_string()))
 }
 
 /// Checks labels, splits, decodes and cuts.

@@ -9,15 +9,29 @@ use crate::{
     terminal::{data, table},
 };
 
-/// One crate a line: name, version, licence, repository, with tabs between. Made by `examples/licenses.rs`.
+/// One crate a line: name, version, licence, repository, and the cargo feature that brings it, with tabs between. Made by
+/// `examples/licenses.rs`.
 const CRATES: &str = include_str!("../../templates/licenses.tsv");
+/// Features that this program was built with; crates without one are always in it.
+const BUILT: [(&str, bool); 4] = [
+    ("", true),
+    ("tch", cfg!(feature = "tch")),
+    ("burn", cfg!(feature = "burn")),
+    ("burn-cuda", cfg!(feature = "burn-cuda")),
+];
 const OWN: &str = "This program, its symbols, its fonts and its sample drawings were made for this project and are MIT OR Apache-2.0; \
 no font, model or picture of others is in it.";
 
+/// All crates: name, version, licence, repository, feature.
+fn listed() -> impl Iterator<Item = [&'static str; 5]> {
+    CRATES.lines().filter_map(|line| line.split('\t').collect::<Vec<_>>().try_into().ok())
+}
+
+/// Those in this program.
 fn crates() -> impl Iterator<Item = [&'static str; 4]> {
-    CRATES.lines().filter_map(|line| {
-        let mut parts = line.split('\t');
-        Some([parts.next()?, parts.next()?, parts.next()?, parts.next().unwrap_or_default()])
+    let built = |feature| BUILT.contains(&(feature, true));
+    listed().filter_map(move |[name, version, license, repository, feature]| {
+        built(feature).then_some([name, version, license, repository])
     })
 }
 
@@ -49,7 +63,7 @@ mod tests {
 
     #[test]
     fn the_list_covers_the_lock_file() {
-        let listed: BTreeSet<String> = crates().map(|[name, version, ..]| format!("{name} {version}")).collect();
+        let listed: BTreeSet<String> = listed().map(|[name, version, ..]| format!("{name} {version}")).collect();
         let lock = include_str!("../../../../Cargo.lock");
         let field = |block: &str, key: &str| {
             let line = block.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(" = "))?;
@@ -64,8 +78,16 @@ mod tests {
     }
 
     #[test]
+    fn back_ends_that_are_not_compiled_in_are_not_listed() {
+        for (name, feature) in [("tch", cfg!(feature = "tch")), ("burn-tensor", cfg!(feature = "burn"))] {
+            assert_eq!(crates().any(|c| c[0] == name), feature, "{name}");
+        }
+        assert!(crates().count() > 200 && listed().count() > crates().count());
+    }
+
+    #[test]
     fn nothing_is_copyleft_or_without_licence() {
-        for [name, _, license, _] in crates() {
+        for [name, _, license, ..] in listed() {
             let free = license.split([' ', '/', '(', ')']).any(|l| {
                 [
                     "MIT",

@@ -7,12 +7,23 @@
 //! Owns the forward and backward passes, raw head outputs, their decoding and the named state. Refuses to own losses,
 //! optimizers, data loading, non-maximum suppression and drawing.
 
+#[cfg(feature = "burn")]
+pub mod burn;
+#[cfg(test)]
+mod conformance;
 pub mod decode;
+pub mod engine;
 pub mod export;
+#[cfg(any(feature = "tch", feature = "burn"))]
+mod hosted;
+#[cfg(any(feature = "tch", feature = "burn"))]
+mod mirror;
 pub mod native;
 pub mod onnx;
 pub mod spec;
 pub mod state;
+#[cfg(feature = "tch")]
+pub mod tch;
 pub mod weights;
 mod wiring;
 
@@ -56,6 +67,14 @@ pub enum Error {
         batch: usize,
         /// Bytes asked for.
         bytes: usize,
+    },
+    /// A library that a back end computes with failed.
+    #[error("{library}: {message}")]
+    Library {
+        /// Which.
+        library: &'static str,
+        /// What it said.
+        message: String,
     },
     /// Backward without a forward pass in training mode before it.
     #[error("backward needs a forward pass in training mode just before it")]

@@ -1,5 +1,5 @@
 //! `pipeline bench train`: whole training steps (forward, loss, backward, clip, update, moving average) of the native
-//! engine, beside PyTorch doing the same.
+//! engine, beside the back end `tch` where it is compiled in and PyTorch doing the same.
 //!
 //! Owns what is measured and the table. Refuses to pass or fail anything.
 
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use train::config::Model;
 use vision::yolov8::{
     Mode, Spec,
+    engine::Engine,
     native::{Instructions, Native, Precision},
 };
 
@@ -74,7 +75,8 @@ const OBJECTS: usize = 12;
 struct Line {
     name: &'static str,
     precision: Precision,
-    ours: bool,
+    /// The memory is ours, and its plan is known.
+    planned: bool,
     runner: Runner,
 }
 
@@ -171,6 +173,7 @@ impl Bench<'_> {
             classes: args.classes,
             objects: OBJECTS,
             how: how.to_owned(),
+            engine: None,
             avx2,
         };
         let mut lines = Vec::new();
@@ -180,7 +183,13 @@ impl Bench<'_> {
         }
         for (name, precision, avx2) in ours {
             let runner = Runner::ours(&request(precision.name(), avx2))?;
-            lines.push(Line { name, precision, ours: true, runner });
+            lines.push(Line { name, precision, planned: true, runner });
+        }
+        if Engine::Tch.compiled() {
+            for (name, precision) in [("tch f32", Precision::F32), ("tch bf16", Precision::Bf16)] {
+                let request = Request { engine: Some(Engine::Tch), ..request(precision.name(), false) };
+                lines.push(Line { name, precision, planned: false, runner: Runner::ours(&request)? });
+            }
         }
         if args.peer.is_some() && self.missing.is_none() {
             for (name, how, precision) in [
@@ -189,7 +198,7 @@ impl Bench<'_> {
                 ("PyTorch bf16, channels last", "bf16", Precision::Bf16),
             ] {
                 match Runner::peer(&args.python, &request(how, false)) {
-                    Ok(runner) => lines.push(Line { name, precision, ours: false, runner }),
+                    Ok(runner) => lines.push(Line { name, precision, planned: false, runner }),
                     Err(Absent::Missing(why)) => {
                         self.missing = Some(why);
                         break;
@@ -223,7 +232,7 @@ impl Bench<'_> {
         let rate = gflop / middle * 1e3;
         let memory = line.memory();
         let planned =
-            line.ours.then(|| Native::memory(self.spec, [batch, side, side], Mode::Train, line.precision) as f64 / 1e6);
+            line.planned.then(|| Native::memory(self.spec, [batch, side, side], Mode::Train, line.precision) as f64 / 1e6);
         let yardstick = yardstick.unwrap_or_default();
         let ratio = |ours: Option<f64>, which: usize| Some(ours? / yardstick[which]?);
         let (time_ratio, cpu_ratio, memory_ratio) = (ratio(Some(middle), 0), ratio(Some(cpu), 1), ratio(memory, 2));

@@ -152,7 +152,7 @@ impl Native {
         }
     }
 
-    fn from_graph(spec: Spec, graph: Graph, seed: u64) -> Self {
+    pub(super) fn from_graph(spec: Spec, graph: Graph, seed: u64) -> Self {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
         let layers: Vec<_> = graph.convs().map(|conv| Layer::new(conv, &mut rng)).collect();
         let mut next = 0..layers.len();

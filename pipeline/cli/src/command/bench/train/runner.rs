@@ -12,6 +12,7 @@ use std::{
 use miette::{IntoDiagnostic, Report, Result, WrapErr, miette};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use vision::yolov8::engine::Engine;
 
 /// The peer's program.
 const PROGRAM: &str = include_str!("../../../../../../benches/train/torch_step.py");
@@ -35,6 +36,9 @@ pub struct Request {
     pub objects: usize,
     /// Ours: `f32` or `bf16`; the peer's: `fp32`, `channels_last` or `bf16`.
     pub how: String,
+    /// Ours: the back end, on the processor; native if none is named.
+    #[serde(default)]
+    pub engine: Option<Engine>,
     /// Ours: whether to stay without AVX-512.
     pub avx2: bool,
 }
@@ -180,7 +184,7 @@ mod tests {
 
     fn request() -> Request {
         let (model, how) = ("yolov8n".into(), "fp32".into());
-        Request { model, imgsz: 64, batch: 1, threads: 1, classes: 2, objects: 1, how, avx2: false }
+        Request { model, imgsz: 64, batch: 1, threads: 1, classes: 2, objects: 1, how, engine: None, avx2: false }
     }
 
     #[test]

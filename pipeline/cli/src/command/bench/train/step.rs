@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use train::{Config, assigner::Truth, learner::Learner};
 use vision::yolov8::{
     Images, Spec,
+    engine::{Device, Engine},
     native::{Instructions, Native, Precision, products},
 };
 
@@ -65,8 +66,9 @@ fn work(request: &Request) -> Result<()> {
             (0..objects).map(object).collect()
         })
         .collect();
-    let network = Native::new(spec, 0).with_precision(precision);
-    let mut learner = Learner::new(Box::new(network), &config, batch * 1000);
+    let engine = request.engine.unwrap_or(Engine::Native);
+    let opened = engine.open(spec, &Native::new(spec, 0).state(), Device::Cpu, precision).map_err(Report::from_err)?;
+    let mut learner = Learner::new(opened.network, &config, batch * 1000);
     let mut step = || -> Result<Value> {
         let (start, worked) = (Instant::now(), meter::cpu_s());
         let terms = learner.learn(0, images, &truths).map_err(Report::from_err)?;
@@ -78,7 +80,7 @@ fn work(request: &Request) -> Result<()> {
     };
     // The first step allocates.
     step()?;
-    data(json!({ "instructions": Instructions::chosen().name(), "precision": precision.name() }));
+    data(json!({ "instructions": Instructions::chosen().name(), "precision": precision.name(), "place": opened.place }));
     for line in std::io::stdin().lock().lines() {
         line.into_diagnostic().wrap_err("reading the next command")?;
         data(step()?);
