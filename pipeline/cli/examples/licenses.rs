@@ -26,7 +26,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut rows = BTreeMap::new();
     for feature in FEATURES {
         let packages = packages(dir, feature)?;
-        for p in packages.as_array().ok_or("cargo metadata lists no packages")?.iter().filter(|p| !p["source"].is_null()) {
+        for p in
+            packages.as_array().ok_or("cargo metadata lists no packages")?.iter().filter(|p| !p["source"].is_null())
+        {
             let [license, repository] = ["license", "repository"].map(|key| text(p, key));
             let row = || format!("{license}\t{repository}\t{feature}");
             rows.entry((text(p, "name"), text(p, "version"))).or_insert_with(row);

@@ -1,9 +1,14 @@
-//! The native back end against an independent implementation in another framework (see `yolov8/reference.py`).
+//! Every back end that is compiled in, on the processor, against an independent implementation in another framework (see
+//! `yolov8/reference.py`).
 
 mod formula;
 
 use std::path::Path;
-use vision::yolov8::{Backend, Heads, Images, Level, Mode, Native, Size, Spec, State};
+use vision::yolov8::{
+    Heads, Images, Level, Mode, Size, Spec, State,
+    engine::{Device, Engine},
+    native::Precision,
+};
 
 const SPEC: Spec = Spec { size: Size::N, classes: 2 };
 const BATCH: usize = 2;
@@ -39,12 +44,17 @@ fn compare(reference: &[f32], name: &str, data: &[f32]) {
 }
 
 #[test]
-fn heads_gradients_and_statistics_equal_the_reference() {
+fn conformance_heads_gradients_and_statistics_equal_the_reference() {
+    Engine::ALL.into_iter().filter(|engine| engine.compiled()).for_each(equal_the_reference);
+}
+
+fn equal_the_reference(engine: Engine) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/yolov8/reference.safetensors");
     let reference = State::open(&path).expect("the fixture");
     let pixels = floats("pictures", BATCH * HEIGHT * WIDTH * 3);
     let images = Images { data: &pixels, batch: BATCH, height: HEIGHT, width: WIDTH };
-    let mut network = Native::from_state(SPEC, &formula::state(SPEC)).expect("the same keys");
+    let opened = engine.open(SPEC, &formula::state(SPEC), Device::Cpu, Precision::F32).expect("the same keys");
+    let mut network = opened.network;
     check(network.forward(images, Mode::Eval).expect("valid input"), &reference, "eval");
     let heads = network.forward(images, Mode::Train).expect("valid input");
     check(heads, &reference, "train");

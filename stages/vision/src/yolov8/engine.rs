@@ -99,19 +99,13 @@ impl Engine {
             Self::Tch => tch_gpu().map(|(_, place)| place).map_err(|why| OpenError::NoGpu { name, why }),
             #[cfg(feature = "burn")]
             Self::Burn => burn_gpu().map(|(_, place)| place).map_err(|why| OpenError::NoGpu { name, why }),
-            #[expect(unreachable_patterns, reason = "not with every feature")]
+            #[allow(unreachable_patterns, reason = "reachable without one of the features")]
             _ => unreachable!("a back end that is not compiled in was refused above"),
         }
     }
 
     /// A network with these weights.
-    pub fn open(
-        self,
-        spec: Spec,
-        state: &State,
-        device: Device,
-        precision: Precision,
-    ) -> Result<Opened, OpenError> {
+    pub fn open(self, spec: Spec, state: &State, device: Device, precision: Precision) -> Result<Opened, OpenError> {
         let name = self.name();
         match self {
             _ if !self.compiled() => Err(OpenError::NotCompiled { name }),
@@ -120,7 +114,8 @@ impl Engine {
             }
             Self::Native => {
                 let network = Native::from_state(spec, state)?.with_precision(precision);
-                let place = format!("cpu (native, {}, {})", precision.name(), super::native::Instructions::chosen().name());
+                let place =
+                    format!("cpu (native, {}, {})", precision.name(), super::native::Instructions::chosen().name());
                 Ok(Opened { network: Box::new(network), place })
             }
             #[cfg(feature = "tch")]
@@ -143,7 +138,7 @@ impl Engine {
                 };
                 Ok(Opened { network: open(spec, state)?, place: format!("{place} (burn, f32)") })
             }
-            #[expect(unreachable_patterns, reason = "not with every feature")]
+            #[allow(unreachable_patterns, reason = "reachable without one of the features")]
             _ => unreachable!("a back end that is not compiled in was refused above"),
         }
     }
@@ -179,7 +174,10 @@ fn prove<L: Library>(open: impl FnOnce(Spec, &State) -> Result<Hosted<L>, StateE
 fn tch_gpu() -> Result<(super::tch::Place, String), String> {
     use super::tch::{Place, Tch, cards};
     if cards() == 0 {
-        return Err("LibTorch finds no CUDA card (is it a LibTorch with CUDA, and the driver's own `nvidia-smi` content?)".into());
+        return Err(
+            "LibTorch finds no CUDA card (is it a LibTorch with CUDA, and the driver's own `nvidia-smi` content?)"
+                .into(),
+        );
     }
     let place = Place::Cuda(0);
     prove(|spec, state| Tch::new(spec, state, place, Precision::F32))?;
@@ -190,7 +188,10 @@ fn tch_gpu() -> Result<(super::tch::Place, String), String> {
 type OpenBurn = fn(Spec, &State) -> Result<Box<dyn Backend>, StateError>;
 
 #[cfg(feature = "burn")]
-fn open_burn<B: burn_tensor::backend::AutodiffBackend>(spec: Spec, state: &State) -> Result<Box<dyn Backend>, StateError> {
+fn open_burn<B: burn_tensor::backend::AutodiffBackend>(
+    spec: Spec,
+    state: &State,
+) -> Result<Box<dyn Backend>, StateError> {
     Ok(Box::new(super::burn::Burn::<B>::new(spec, state)?))
 }
 
@@ -239,7 +240,9 @@ mod tests {
         for engine in Engine::ALL {
             match engine.open(spec, &state, Device::Cpu, Precision::F32) {
                 Ok(_) => assert!(engine.compiled()),
-                Err(e) => assert!(!engine.compiled() && e.to_string().contains(&format!("--features {}", engine.name()))),
+                Err(e) => {
+                    assert!(!engine.compiled() && e.to_string().contains(&format!("--features {}", engine.name())))
+                }
             }
         }
     }

@@ -52,8 +52,13 @@ pub trait Library {
     fn tracked(&self, tensor: &Self::Tensor) -> Result<Self::Tensor, Error>;
 
     /// Convolution with padding `kernel / 2`.
-    fn conv(&self, x: &Self::Tensor, weight: &Self::Tensor, kernel: usize, stride: usize)
-    -> Result<Self::Tensor, Error>;
+    fn conv(
+        &self,
+        x: &Self::Tensor,
+        weight: &Self::Tensor,
+        kernel: usize,
+        stride: usize,
+    ) -> Result<Self::Tensor, Error>;
 
     /// Normalisation and SiLU. With `batch`, by the batch's statistics, and returns the new running ones.
     fn norm_silu(

@@ -14,7 +14,7 @@ use burn_autodiff::Autodiff;
 use burn_ndarray::NdArray;
 use burn_tensor::{
     Tensor, TensorData, activation,
-    backend::{AutodiffBackend, Backend as _},
+    backend::AutodiffBackend,
     module,
     ops::{ConvOptions, InterpolateMode, InterpolateOptions},
 };

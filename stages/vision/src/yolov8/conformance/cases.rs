@@ -31,15 +31,8 @@ pub enum Case {
 
 impl Case {
     /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::Trunk,
-        Self::Pointwise,
-        Self::Window,
-        Self::Shortcut,
-        Self::Bottleneck,
-        Self::Pyramid,
-        Self::Upsample,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Trunk, Self::Pointwise, Self::Window, Self::Shortcut, Self::Bottleneck, Self::Pyramid, Self::Upsample];
 
     /// The network.
     pub fn graph(self) -> Graph {

@@ -56,8 +56,7 @@ pub fn evaluate(graph: &Graph, state: &State, images: Images<'_>, mode: Mode, fr
         let (x, height, width) = (&maps[from.buffer], maps[to.buffer].height, maps[to.buffer].width);
         let mut out = vec![0.0; images.batch * height * width * to.channels];
         for (cell, out) in out.chunks_exact_mut(to.channels).enumerate() {
-            let (n, oy, ox) =
-                (cell / (height * width), (cell / width % height) as isize, (cell % width) as isize);
+            let (n, oy, ox) = (cell / (height * width), (cell / width % height) as isize, (cell % width) as isize);
             match op {
                 Op::Conv(conv) => {
                     let suffix = if matches!(conv.tail, Tail::Bias(_)) { "weight" } else { "conv.weight" };
@@ -68,7 +67,8 @@ pub fn evaluate(graph: &Graph, state: &State, images: Images<'_>, mode: Mode, fr
                             let (y, x_) = (oy * s + tap / k - k / 2, ox * s + tap % k - k / 2);
                             let Some(v) = x.get(from, n, y, x_, c) else { break };
                             for (o, sum) in out.iter_mut().enumerate() {
-                                *sum += v * f64::from(weights[(o * from.channels + c) * (k * k) as usize + tap as usize]);
+                                *sum +=
+                                    v * f64::from(weights[(o * from.channels + c) * (k * k) as usize + tap as usize]);
                             }
                         }
                     }

@@ -10,8 +10,8 @@ mod definition;
 use std::io::Write as _;
 
 use super::{
-    Backend, Error, Heads, Images, Mode, Native, ParameterKind, Size, Spec, State, StateError, Tensor, native::Precision,
-    spec::Graph,
+    Backend, Error, Heads, Images, Mode, Native, ParameterKind, Size, Spec, State, StateError, Tensor,
+    native::Precision, spec::Graph,
 };
 use cases::{CLASSES, Case};
 use definition::{Outcome, evaluate, module};
@@ -63,7 +63,8 @@ fn native(precision: Precision, spec: Spec, graph: Graph, state: &State) -> Resu
 }
 
 fn native_f32() -> Option<Subject> {
-    let make: fn(Spec, Graph, &State) -> _ = |spec, graph, state| Ok(Box::new(native(Precision::F32, spec, graph, state)?) as _);
+    let make: fn(Spec, Graph, &State) -> _ =
+        |spec, graph, state| Ok(Box::new(native(Precision::F32, spec, graph, state)?) as _);
     Some(Subject { name: "native", make, head: F32[0], gradient: F32[1] })
 }
 

@@ -80,7 +80,9 @@ fn work(request: &Request) -> Result<()> {
     };
     // The first step allocates.
     step()?;
-    data(json!({ "instructions": Instructions::chosen().name(), "precision": precision.name(), "place": opened.place }));
+    data(
+        json!({ "instructions": Instructions::chosen().name(), "precision": precision.name(), "place": opened.place }),
+    );
     for line in std::io::stdin().lock().lines() {
         line.into_diagnostic().wrap_err("reading the next command")?;
         data(step()?);
