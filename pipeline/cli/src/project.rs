@@ -105,14 +105,7 @@ impl Project {
         if runs.exists() && !runs.is_dir() {
             return Err(Usage::new(format!("`{}` is no folder", runs.display()), "name a folder for runs with --runs"));
         }
-        if force_cpu()? {
-            for node in spec.nodes.iter_mut().filter(|n| n.uses == "setup") {
-                node.config["force_cpu"] = true.into();
-            }
-            for node in spec.nodes.iter_mut().filter(|n| n.uses == "train") {
-                node.config["device"] = "cpu".into();
-            }
-        }
+        leave_gpus_alone(&mut spec.nodes)?;
         connect_decisions(&mut spec, folder(&file));
         connect_exemplars(&mut spec);
         let store = Store::open(runs.join(".store")).map_err(Report::from_err)?;
@@ -163,6 +156,20 @@ pub fn force_cpu() -> Result<bool> {
         "1" | "true" => Ok(true),
         other => Err(Usage::new(format!("PIPELINE_FORCE_CPU is `{other}`"), "set it to 1 or 0, or unset it")),
     }
+}
+
+/// Keeps stages off the GPUs where the environment asks for it.
+pub fn leave_gpus_alone(nodes: &mut [NodeSpec]) -> Result<()> {
+    if force_cpu()? {
+        for node in nodes {
+            match node.uses.as_str() {
+                "setup" => node.config["force_cpu"] = true.into(),
+                "train" => node.config["device"] = "cpu".into(),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Name of the input with people's decisions, and the folder that it is when the project file does not say.

@@ -30,7 +30,7 @@ use crate::{
         sweep::{Sweep, sweep},
     },
     exit::{Exit, Usage},
-    project::Project,
+    project::{Project, leave_gpus_alone},
     settings::{LABEL_EXTENSIONS, WEIGHTS, WEIGHTS_EXTENSIONS},
     terminal::data,
 };
@@ -179,6 +179,7 @@ impl Alone {
     }
 
     fn perform(&mut self, global: &Global) -> Result<Ran> {
+        leave_gpus_alone(&mut self.spec.nodes)?;
         let own = std::mem::replace(&mut self.project.spec, self.spec.clone());
         self.project.one_off = true;
         let ran = perform(global, &self.project, Selection::default(), None);
