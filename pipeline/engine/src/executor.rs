@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::{
     context::Context,
+    result::UnhashedKey,
     stage::{AnyStage, Outcome, StageError},
 };
 
@@ -15,6 +16,8 @@ pub struct Job {
     pub stage: Arc<dyn AnyStage>,
     /// Its full config.
     pub config: Value,
+    /// What its key is made of.
+    pub unhashed: UnhashedKey,
     /// Inputs, outputs, events, cancellation.
     pub ctx: Context,
 }

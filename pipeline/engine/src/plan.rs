@@ -10,7 +10,6 @@ use crate::{
     digest::Digest,
     event::EventSink,
     graph::{Edge, Graph, GraphError, Node},
-    itemlog::ItemLog,
     result::{Reason, StageResult, UnhashedKey, differences, manifest_change},
     run::{chain, with_causes},
     sources::{Scan, SourceError, all_there, scan},
@@ -298,13 +297,8 @@ pub(crate) fn judge(
 /// Opens the items of a node; `None` for a stage that works as a whole.
 pub(crate) fn item_source(store: &Store, node: &Node, unhashed: &UnhashedKey) -> Result<Option<ItemSource>, PlanError> {
     let wrong = |source| PlanError::Stage { node: node.spec.name.clone(), source };
-    let (Some(port), Some(identity)) = (&node.descriptor.items, node.stage.item_identity(&node.config).map_err(wrong)?)
-    else {
-        return Ok(None);
-    };
-    let base = unhashed.item_base(&node.descriptor).expect("it has an item port");
-    let log = ItemLog::open(&store.root().join("items").join(format!("{base}.log")))?;
-    Ok(Some(ItemSource { port: port.clone(), base, identity, log }))
+    let identity = node.stage.item_identity(&node.config).map_err(wrong)?;
+    Ok(ItemSource::open(store, &node.descriptor, identity, unhashed)?)
 }
 
 fn count_items(
