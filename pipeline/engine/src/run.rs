@@ -19,7 +19,7 @@ use crate::{
     context::{Context, Notes, Place},
     digest::Digest,
     event::{Event, EventSink, Level},
-    executor::{Executors, Job},
+    executor::{Executors, Job, LOCAL, Placement, place},
     graph::{Graph, Node},
     itemlog::{ItemLog, panic_text},
     log::Log,
@@ -164,7 +164,7 @@ fn pending(node: &Node, role: Role) -> StageRecord {
         outputs: BTreeMap::new(),
         notes: Notes::default(),
         from_run: None,
-        executor: node.spec.executor.clone().unwrap_or_else(|| "local".into()),
+        executor: node.spec.executor.clone().unwrap_or_else(|| LOCAL.into()),
         seconds: 0.0,
         detail: String::new(),
     }
@@ -355,15 +355,9 @@ impl Scheduler<'_> {
             return Ok(false);
         }
         let wrong = |source| PlanError::Stage { node: name.clone(), source };
-        let needs = node.stage.needs(&node.config).map_err(wrong)?;
-        let executor_name = node.spec.executor.as_deref().unwrap_or("local");
-        let executor = req.executors.get(executor_name).cloned().ok_or_else(|| {
-            let known = req.executors.keys().cloned().collect::<Vec<_>>().join(", ");
-            wrong(StageError::Config {
-                key: "executor".into(),
-                message: format!("there is no executor `{executor_name}`; there are: {known}"),
-            })
-        })?;
+        let Placement { executor: executor_name, why, needs } =
+            place(node, req.executors, &req.machine).map_err(wrong)?;
+        let executor = req.executors[&executor_name].clone();
         let mut take = Running { cores: 0, memory: 0 };
         if executor.is_local() {
             let used: usize = self.running.values().map(|r| r.cores).sum();
@@ -375,12 +369,6 @@ impl Scheduler<'_> {
             }
             let wanted = if needs.cores == 0 { req.cores } else { needs.cores };
             take = Running { cores: wanted.min(free.max(1)), memory: needs.memory_bytes };
-            if needs.gpu && req.machine.gpus.is_empty() {
-                return Err(wrong(StageError::input(
-                    "it needs a GPU, and none was proven on this machine",
-                    "set `executor:` of this stage to one that has a GPU, or choose settings that run on the CPU",
-                )));
-            }
         }
         let scratch = req.store.root().join("scratch").join(key.to_string());
         if req.selection.force.contains(name) {
@@ -405,16 +393,20 @@ impl Scheduler<'_> {
         for note in &node.notes {
             ctx.message(Level::Info, note.clone());
         }
+        if !executor.is_local() {
+            ctx.message(Level::Info, format!("it runs on `{executor_name}`: {why}"));
+        }
         let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
         self.sink.emit(&Event::StageStarted {
             stage: name.clone(),
             reasons: reasons.clone(),
-            executor: executor_name.into(),
+            executor: executor_name.clone(),
             threads: ctx.threads(),
         });
         let job = Job { stage: node.stage.clone(), config: node.config.clone(), unhashed: unhashed.clone(), ctx };
         let record = self.stage(name);
         record.status = Status::Running;
+        record.executor = executor_name;
         record.key = Some(key);
         record.item_log = job.ctx.item_source().map(|i| i.base);
         record.inputs.clone_from(&unhashed.inputs);

@@ -6,6 +6,11 @@ use engine::executor::{Executor, Executors};
 
 pub mod cluster;
 pub mod local;
+pub mod objects;
+#[cfg(unix)]
+pub mod process;
+pub mod remote;
+pub mod settings;
 
 /// The executors that need no settings.
 pub fn builtin() -> Executors {
