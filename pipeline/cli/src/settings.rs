@@ -605,9 +605,9 @@ fn executors(source: &Source, tree: &Tree) -> Result<BTreeMap<String, ExecutorSe
         }
         let settings = ExecutorSettings::parse(&value.json()).map_err(|wrong| {
             let path: Vec<&str> = wrong.key.split('.').filter(|p| !p.is_empty() && *p != "?").collect();
-            let at = if path.is_empty() { at } else { value.origin_of(&path) };
+            let at = if path.is_empty() { at.clone() } else { value.origin_of(&path) };
             let (text, help) = config_words(&wrong.key, &wrong.message);
-            source.error(at, format!("executor `{name}`: {text}"), help)
+            source.error(&at, format!("executor `{name}`: {text}"), help)
         })?;
         all.insert(name.clone(), settings);
     }

@@ -137,8 +137,8 @@ fn plan_text(plan: &Plan) -> String {
         rows.push(vec![s.name.clone(), format!("{verdict}{items}{why}")]);
         if matches!(s.verdict, Verdict::WillRun | Verdict::MayRun) && !s.placement.is_empty() {
             let place = if s.executor.is_empty() { "cannot run: ".into() } else { format!("on `{}`: ", s.executor) };
-            let bytes = s.travels.map(|b| format!("; up to {} to be sent", bytes(b))).unwrap_or_default();
-            rows.push(vec![String::new(), format!("  {place}{}{bytes}", s.placement)]);
+            let travels = s.travels.map(|b| format!("; up to {} to be sent", terminal::bytes(b))).unwrap_or_default();
+            rows.push(vec![String::new(), format!("  {place}{}{travels}", s.placement)]);
         }
         rows.extend(s.notes.iter().map(|n| vec![String::new(), format!("  {n}")]));
     }

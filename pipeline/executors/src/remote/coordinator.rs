@@ -352,7 +352,7 @@ impl Errand<'_> {
                     }
                     Err(e) => return Err(e),
                 };
-                self.take(source, &done, &pack)?;
+                self.take(source, (g, n), &done, &pack)?;
                 self.generations[g as usize].shards[n as usize].merged = true;
             }
         }
@@ -413,12 +413,26 @@ impl Errand<'_> {
         Ok(true)
     }
 
-    fn take(&mut self, source: Option<&ItemSource>, done: &Done, pack: &[u8]) -> Result<(), StageError> {
+    fn take(
+        &mut self,
+        source: Option<&ItemSource>,
+        (g, n): (u32, u32),
+        done: &Done,
+        pack: &[u8],
+    ) -> Result<(), StageError> {
         match (&done.made, source) {
             (Made::Items { .. }, Some(source)) => {
+                let mut left_out = BTreeMap::new();
                 for key in source.log.unpack(pack)? {
                     if let ItemOutcome::Quarantined(reason) = source.log.get(key)? {
-                        self.ctx().quarantined(&key.short(), &reason);
+                        left_out.insert(key, reason);
+                    }
+                }
+                if !left_out.is_empty() {
+                    for blob in self.generations[g as usize].items(self.c.objects, &self.layout, n)? {
+                        if let Some(reason) = left_out.get(&ItemSource::key(source.base, source.identity, &blob)) {
+                            self.ctx().quarantined(&blob.name, reason);
+                        }
                     }
                 }
             }
