@@ -191,6 +191,9 @@ impl Backend for Tight {
     fn backward(&mut self, gradient: &Heads) -> Result<(), Error> {
         self.net.backward(gradient)
     }
+    fn freeze(&mut self, modules: usize) {
+        self.net.freeze(modules);
+    }
     fn zero_gradients(&mut self) {
         self.net.zero_gradients();
     }

@@ -222,8 +222,9 @@ impl Bench<'_> {
         let gflop = 3.0 * self.spec.graph().flops(side, side) * batch as f64 / 1e9;
         let rate = gflop / middle * 1e3;
         let memory = line.memory();
-        let planned =
-            line.ours.then(|| Native::memory(self.spec, [batch, side, side], Mode::Train, line.precision) as f64 / 1e6);
+        let planned = line
+            .ours
+            .then(|| Native::memory(self.spec, [batch, side, side], Mode::Train, line.precision, 0) as f64 / 1e6);
         let yardstick = yardstick.unwrap_or_default();
         let ratio = |ours: Option<f64>, which: usize| Some(ours? / yardstick[which]?);
         let (time_ratio, cpu_ratio, memory_ratio) = (ratio(Some(middle), 0), ratio(Some(cpu), 1), ratio(memory, 2));

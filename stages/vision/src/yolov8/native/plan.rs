@@ -113,7 +113,8 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    pub fn new<E: Number>(graph: &Graph, [batch, height, width]: [usize; 3], mode: Mode) -> Self {
+    /// The first `frozen` operations do not learn.
+    pub fn new<E: Number>(graph: &Graph, [batch, height, width]: [usize; 3], mode: Mode, frozen: usize) -> Self {
         let sizes: Vec<usize> = (graph.buffers.iter())
             .map(|map| batch * (height / map.stride) * (width / map.stride) * map.channels)
             .collect();
@@ -126,19 +127,20 @@ impl Layout {
             let maps = Slots::new(&Lives::forward(graph), &sizes);
             return Self { maps, pieces, raw: Vec::new(), gradients: Slots::default(), partial: 0 };
         }
-        let raw = graph.convs().map(|conv| match conv.tail {
-            Tail::Bias(_) => 0,
-            Tail::NormSilu(_) => {
+        let frozen_convs = graph.convs_before(frozen);
+        let raw = graph.convs().enumerate().map(|(index, conv)| match conv.tail {
+            Tail::NormSilu(_) if index >= frozen_convs => {
                 sizes[conv.output.buffer] / graph.buffers[conv.output.buffer].channels * conv.output.channels
             }
+            _ => 0,
         });
         let weights = |conv: &Conv| conv.kernel * conv.kernel * conv.input.channels * conv.output.channels;
-        let partial = graph.convs().zip(&pieces).map(|(conv, pieces)| weights(conv) * pieces.groups.len()).max();
+        let learn = graph.convs().zip(&pieces).skip(frozen_convs);
+        let partial = learn.map(|(conv, pieces)| weights(conv) * pieces.groups.len()).max();
         Self {
-            // The backward pass reads every map.
-            maps: Slots::new(&Lives::forward(graph).always(), &sizes),
+            maps: Slots::new(&Lives::training(graph, frozen), &sizes),
             raw: raw.collect(),
-            gradients: Slots::new(&Lives::backward(graph), &sizes),
+            gradients: Slots::new(&Lives::backward(graph, frozen), &sizes),
             partial: partial.unwrap_or(0),
             pieces,
         }
@@ -167,8 +169,9 @@ pub(super) struct Training<E> {
     pub raw_gradient: Numbers<E>,
     /// Weight gradients of the groups of the convolution at hand.
     pub partial: Numbers<f32>,
-    /// Per operation: whether the gradients of its input and of the added view replace or add.
-    pub writes: Vec<[Write; 2]>,
+    /// Per operation: whether the gradients of its input and of the added view replace or add; `None` where nothing
+    /// learns from the gradient.
+    pub writes: Vec<[Option<Write>; 2]>,
 }
 
 /// Memory for one size of batch and mode.
@@ -185,15 +188,16 @@ pub(super) struct Plan<E> {
 }
 
 impl<E: Number> Plan<E> {
-    pub fn new(graph: &Graph, size: [usize; 3], mode: Mode) -> Self {
-        let Layout { maps, pieces, raw, gradients, partial } = Layout::new::<E>(graph, size, mode);
+    /// The first `frozen` operations do not learn.
+    pub fn new(graph: &Graph, size: [usize; 3], mode: Mode, frozen: usize) -> Self {
+        let Layout { maps, pieces, raw, gradients, partial } = Layout::new::<E>(graph, size, mode, frozen);
         let training = (mode == Mode::Train).then(|| Training {
             moments: graph.convs().map(|c| [vec![0.0; c.output.channels], vec![0.0; c.output.channels]]).collect(),
             raw_gradient: Numbers::zeros(raw.iter().copied().max().unwrap_or(0)),
             raw: raw.into_iter().map(Numbers::zeros).collect(),
             gradients: Buffers::new(gradients),
             partial: Numbers::zeros(partial),
-            writes: writes(graph),
+            writes: writes(graph, frozen),
         });
         let [batch, height, width] = size;
         Self { batch, height, width, maps: Buffers::new(maps), pieces, training }
@@ -217,18 +221,22 @@ impl<E: Number> Plan<E> {
     }
 }
 
-/// For each operation: is it, seen from the end, the first to write the gradient of what it reads?
-fn writes(graph: &Graph) -> Vec<[Write; 2]> {
+/// For each operation: is it, seen from the end, the first to write the gradient of what it reads? The first `frozen`
+/// operations do not learn.
+fn writes(graph: &Graph, frozen: usize) -> Vec<[Option<Write>; 2]> {
     let mut written: Vec<Vec<bool>> = graph.buffers.iter().map(|map| vec![false; map.channels]).collect();
+    let learns = |view: View| graph.ops[frozen..].iter().any(|op| op.views()[1].overlaps(view));
     let mut mark = |view: View| {
+        if !learns(view) {
+            return None;
+        }
         let channels = &mut written[view.buffer][view.offset..view.offset + view.channels];
         let before = channels.iter().filter(|&&w| w).count();
         assert!(before == 0 || before == channels.len(), "gradients are written in whole views");
         channels.fill(true);
-        if before == 0 { Write::Replace } else { Write::Add }
+        Some(if before == 0 { Write::Replace } else { Write::Add })
     };
-    let mut writes: Vec<[Write; 2]> = graph
-        .ops
+    let mut writes: Vec<[Option<Write>; 2]> = graph.ops[frozen..]
         .iter()
         .rev()
         .map(|op| match op {
@@ -237,9 +245,10 @@ fn writes(graph: &Graph) -> Vec<[Write; 2]> {
                 let added = mark(*added);
                 [mark(*input), added]
             }
-            Op::Conv(Conv { input, .. }) | Op::Upsample(input, _) | Op::MaxPool(input, _) => [mark(*input), Write::Add],
+            Op::Conv(Conv { input, .. }) | Op::Upsample(input, _) | Op::MaxPool(input, _) => [mark(*input), None],
         })
         .collect();
+    writes.resize(graph.ops.len(), [None; 2]);
     writes.reverse();
     writes
 }
