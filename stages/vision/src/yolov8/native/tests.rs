@@ -2,6 +2,7 @@
 //! over thread counts.
 
 mod freeze;
+mod golden;
 
 use super::*;
 use crate::yolov8::{BOX_CHANNELS, ParameterKind, Size, StateError};
