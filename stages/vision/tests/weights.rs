@@ -10,9 +10,11 @@ use std::io::Cursor;
 use fixture::{DESCRIPTION, HEIGHT, SPEC, WIDTH, checkpoint, golden};
 use formula::{numbers, picture, values};
 use half::f16;
+use prost::Message as _;
 use vision::yolov8::{
     Backend, Images, Mode,
     export::{self, About, Head, Options, Precision, to_planes},
+    onnx::Model,
     weights::{self, Kind, ULTRALYTICS_LICENCE, Weights},
 };
 use zip::{ZipWriter, write::SimpleFileOptions};
@@ -98,6 +100,60 @@ fn what_is_exported_comes_back_as_weights() {
             assert!(error < tolerance, "{head:?} {precision:?}: {error}");
         }
     }
+}
+
+/// A weight together with the factor of the normalisation behind it, `[out][rest]`.
+fn merged(weights: &Weights, conv: &str) -> Vec<Vec<f32>> {
+    let part = |key: &str| weights.state.tensors.get(&format!("{conv}.{key}")).map(|t| t.data.clone());
+    let rows = |data: Vec<f32>, count: usize| data.chunks(data.len() / count).map(<[f32]>::to_vec).collect::<Vec<_>>();
+    match part("conv.weight") {
+        None => rows(part("weight").expect("a last convolution"), part("bias").expect("with a bias").len()),
+        Some(data) => {
+            let (scale, var) = (part("bn.weight").expect("a scale"), part("bn.running_var").expect("a variance"));
+            let mut rows = rows(data, scale.len());
+            for ((row, s), v) in rows.iter_mut().zip(scale).zip(var) {
+                row.iter_mut().for_each(|w| *w *= s / (v + weights::EPSILON as f32).sqrt());
+            }
+            rows
+        }
+    }
+}
+
+#[test]
+fn weights_in_8_bits_come_back_within_half_a_step() {
+    let weights = read();
+    let about = About { names: NAMES.map(str::to_owned).to_vec(), version: "1".into(), licence: None };
+    let options = Options { height: HEIGHT, width: WIDTH, precision: Precision::Int8, ..Options::default() };
+    let picture = picture("picture", HEIGHT, WIDTH);
+    let calibration = [to_planes(&picture, 1, HEIGHT, WIDTH)];
+    let file = export::export(SPEC, &weights.state, &about, &options, &calibration).expect("it is exported").bytes;
+    let back = weights::read(&file).expect("it is read");
+    assert!(back.dequantised && !weights.dequantised);
+    assert_eq!((back.spec, &back.names), (SPEC, &weights.names));
+    let mut changed = 0;
+    for conv in SPEC.graph().convs() {
+        for (row, expected) in merged(&back, &conv.name).iter().zip(&merged(&weights, &conv.name)) {
+            let step = expected.iter().fold(0.0_f32, |m, w| m.max(w.abs())) / 127.0;
+            for (found, expected) in row.iter().zip(expected) {
+                assert!((found - expected).abs() <= 0.501 * step, "{}: {found} {expected} {step}", conv.name);
+                changed += usize::from((found - expected).abs() > 0.1 * step);
+            }
+        }
+    }
+    assert!(changed > 100_000, "they are in 8 bits");
+    let images = Images { data: &picture, batch: 1, height: HEIGHT, width: WIDTH };
+    let run = |w: &Weights| w.network().expect("fits").forward(images, Mode::Eval).expect("runs").clone();
+    for (a, b) in run(&back).levels.iter().zip(&run(&weights).levels) {
+        let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| x * x).sum::<f32>().sqrt();
+        let error = norm(&mut a.data.iter().zip(&b.data).map(|(a, b)| a - b)) / norm(&mut b.data.iter().copied());
+        assert!(error < 0.1, "stride {}: {error}", a.stride);
+    }
+    // Without the scales nobody knows what the whole numbers stand for.
+    let mut model = Model::decode(&*file).expect("it is ONNX");
+    let constants = &mut model.graph.as_mut().expect("a graph").initializer;
+    constants.retain(|t| !(t.name.contains("model.4.cv1") && t.name.ends_with("weight/scale")));
+    let text = said(&model.encode_to_vec());
+    assert!(text.contains("model.4.cv1") && text.contains("whole numbers"), "{text}");
 }
 
 #[test]
