@@ -27,6 +27,9 @@ const PIECE_CELLS: usize = 96;
 const PIECE_TILES: usize = 24;
 /// Tiles that a gradient task should have at least: each has its own sum of weight gradients.
 const GROUP_TILES: usize = 16;
+/// Gradient tasks that there should be, where pictures are so few that they have to be parted: then with as many tiles.
+const FEW_GROUPS: usize = 8;
+const PART_TILES: usize = 24;
 /// The same in cells; and the cells that large maps are cut by.
 const GROUP_CELLS: usize = 200;
 const LARGE_GROUP_CELLS: usize = 1600;
@@ -83,8 +86,10 @@ impl Pieces {
         let (products, groups) = if Method::of::<E>(conv) == Method::Winograd {
             let tiles = width.div_ceil(TILE);
             let least = (PIECE_FLOPS / (72 * input * output)).max(PIECE_TILES);
-            // Whole pictures: a tile's gradients need the cells around it.
-            let group = GROUP_TILES.max(tiles * height.div_ceil(TILE));
+            let picture = tiles * height.div_ceil(TILE);
+            // Whole pictures, if there are enough: the cells around a part are worked on twice.
+            let part = if batch < FEW_GROUPS / 2 { (batch * picture / FEW_GROUPS).max(PART_TILES) } else { picture };
+            let group = GROUP_TILES.max(part.min(picture));
             (cut(batch, height, TILE, tiles, least), cut(batch, height, TILE, tiles, group))
         } else {
             let patch = conv.kernel * conv.kernel * input;

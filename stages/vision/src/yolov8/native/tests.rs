@@ -265,6 +265,35 @@ fn gradients_equal_differences() {
     }
 }
 
+/// One large picture, whose gradients are computed in parts, against the same picture many times in a batch, which needs
+/// no parts.
+#[test]
+fn parts_of_a_picture_give_the_gradients_of_the_whole() {
+    let spec = N2;
+    let mut results = [1, 4].map(|batch| {
+        let mut network = network(spec, spec.build([16, 16, 32, 32, 32]), 5);
+        let (height, width) = (224, 160);
+        let pixels = numbers(height * width * 3, 4).repeat(batch);
+        let heads = network.forward(Images { data: &pixels, batch, height, width }, Mode::Train).unwrap();
+        let mut gradient = heads.clone();
+        for (i, level) in gradient.levels.iter_mut().enumerate() {
+            level.data = numbers(level.data.len() / batch, 90 + i as u64).repeat(batch);
+        }
+        let data = heads.levels.iter().flat_map(|level| level.data[..level.data.len() / batch].to_vec()).collect();
+        network.backward(&gradient).unwrap();
+        let Memory::F32(plans) = &network.memory else { panic!("32 bits") };
+        let parted = plans.train.iter().flat_map(|p| &p.pieces).flat_map(|p| &p.groups);
+        let parted = parted.filter(|g| g.images.len() == 1 && g.rows.start > 0 && g.rows.start % 4 == 0).count();
+        let gradients: Vec<Vec<f32>> = network.parameters().iter().map(|p| p.gradient.to_vec()).collect();
+        (parted, (vec![data], gradients))
+    });
+    // Large maps are parted in any case where windows are products.
+    assert!(results[0].0 > results[1].0, "{} {}", results[0].0, results[1].0);
+    results[1].1.1.iter_mut().flatten().for_each(|g| *g /= 4.0);
+    let apart = distances(&results[1].1, &results[0].1);
+    assert!(apart[0] < 1e-4 && apart[1] < 1e-4, "{apart:?}");
+}
+
 #[test]
 fn gradients_add_up_and_need_a_forward_pass() {
     let mut network = network(N2, N2.build([16, 16, 16, 32, 32]), 5);
