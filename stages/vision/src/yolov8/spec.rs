@@ -172,12 +172,25 @@ impl Graph {
 
     /// Multiply-adds of one forward pass over a picture of this size, in floating-point operations (two each).
     pub fn flops(&self, height: usize, width: usize) -> f64 {
-        let cost = |conv: &Conv| {
-            let stride = self.buffers[conv.output.buffer].stride;
-            let cells = (height / stride) * (width / stride);
-            2.0 * (cells * conv.output.channels * conv.kernel * conv.kernel * conv.input.channels) as f64
-        };
-        self.convs().map(cost).sum()
+        self.convs().map(|conv| self.flops_of(conv, height, width)).sum()
+    }
+
+    fn flops_of(&self, conv: &Conv, height: usize, width: usize) -> f64 {
+        let taps = conv.kernel * conv.kernel * conv.input.channels;
+        2.0 * (self.numbers(conv.output, height, width) * taps) as f64
+    }
+
+    /// The same for a training step in which the first `modules` modules do not learn: the gradients by the input and by
+    /// the weights of those that do cost as much as their output each.
+    pub fn training_flops(&self, modules: usize, height: usize, width: usize) -> f64 {
+        let passes = |conv: &Conv| if conv.module() < modules { 1.0 } else { 3.0 };
+        self.convs().map(|conv| passes(conv) * self.flops_of(conv, height, width)).sum()
+    }
+
+    /// Numbers of a view, for a picture of this size.
+    pub fn numbers(&self, view: View, height: usize, width: usize) -> usize {
+        let stride = self.buffers[view.buffer].stride;
+        (height / stride) * (width / stride) * view.channels
     }
 
     fn map(&mut self, channels: usize, stride: usize) -> View {
