@@ -49,7 +49,8 @@ pub enum Error {
         /// Numbers needed.
         expected: usize,
     },
-    /// The system has no memory for a batch of this size. The network is as before the call.
+    /// The system has no memory for a batch of this size. Weights, statistics, gradients and heads are as before the
+    /// call.
     #[error("no memory for a batch of {batch} pictures ({bytes} bytes)")]
     Memory {
         /// Pictures.

@@ -33,7 +33,7 @@ use crate::kernels::{
 use half::bf16;
 use layer::Layer;
 use pass::{Gradient, Source};
-use plan::{Layout, Plan};
+use plan::Plan;
 use rand::SeedableRng;
 use rayon::prelude::*;
 use std::{collections::BTreeMap, ops::Range};
@@ -201,7 +201,7 @@ fn bytes<E: Number>(graph: &Graph, classes: usize, size: [usize; 3], mode: Mode,
     let channels = super::BOX_CHANNELS + classes;
     let cells: usize = super::STRIDES.iter().map(|s| batch * (height / s) * (width / s)).sum();
     let numbers = 2 * graph.parameter_count() + cells * channels;
-    Layout::new::<E>(graph, size, mode, frozen).bytes::<E>() + packed.sum::<usize>() + numbers * size_of::<f32>()
+    plan::bytes::<E>(graph, size, mode, frozen) + packed.sum::<usize>() + numbers * size_of::<f32>()
 }
 
 impl Net {
@@ -338,15 +338,16 @@ fn residual(conv: &Conv, added: Option<View>) -> Option<View> {
 }
 
 impl<E: Number> Plans<E> {
-    fn forward(&mut self, net: &mut Net, images: Images<'_>, mode: Mode) {
-        let plan = self.begin(net, images, mode);
+    fn forward(&mut self, net: &mut Net, images: Images<'_>, mode: Mode) -> Result<(), Error> {
+        let plan = self.begin(net, images, mode)?;
         if plan.batch > 0 {
             net.run_forward(plan, mode, 0..net.graph.ops.len());
         }
+        Ok(())
     }
 
     /// The plan for these pictures, with them in it.
-    fn begin(&mut self, net: &mut Net, images: Images<'_>, mode: Mode) -> &mut Plan<E> {
+    fn begin(&mut self, net: &mut Net, images: Images<'_>, mode: Mode) -> Result<&mut Plan<E>, Error> {
         let Images { data, batch, height, width } = images;
         if net.stale {
             net.layers.par_iter_mut().with_max_len(1).for_each(Layer::prepare_forward::<E>);
@@ -357,13 +358,19 @@ impl<E: Number> Plans<E> {
             // The old memory is given back before the new is taken.
             *slot = None;
         }
-        let plan = slot.get_or_insert_with(|| Plan::new(&net.graph, [batch, height, width], mode, net.frozen));
+        let plan = match slot {
+            Some(plan) => plan,
+            None => slot.insert(Plan::new(&net.graph, [batch, height, width], mode, net.frozen)?),
+        };
+        if [net.heads.batch, net.heads.levels[0].height, net.heads.levels[0].width] != [batch, height / 8, width / 8] {
+            net.heads = Heads::zeros(batch, height, width, net.spec.classes);
+        }
         if batch > 0 {
             let line = width * 3;
             let rows = plan.maps.get_mut(0).par_chunks_mut(line).zip(data.par_chunks(line));
             rows.with_min_len(64).for_each(|(to, from)| copy_cells(from, line, line, to, line));
         }
-        plan
+        Ok(plan)
     }
 
     fn backward(&mut self, net: &mut Net, gradient: &Heads) {
@@ -391,14 +398,11 @@ impl Backend for Native {
             return Err(Error::Length { what: "input pictures", got: data.len(), expected });
         }
         let Self { net, memory } = self;
-        let shape = (net.heads.batch, net.heads.levels[0].height, net.heads.levels[0].width);
-        if shape != (batch, height / 8, width / 8) {
-            net.heads = Heads::zeros(batch, height, width, net.spec.classes);
-        }
+        net.pending = false;
         match memory {
             Memory::F32(plans) => plans.forward(net, images, mode),
             Memory::Bf16(plans) => plans.forward(net, images, mode),
-        }
+        }?;
         net.pending = mode == Mode::Train;
         Ok(&net.heads)
     }

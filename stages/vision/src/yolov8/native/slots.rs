@@ -113,8 +113,10 @@ impl<E: Number> Taken<E> {
 }
 
 impl<E: Number> Buffers<E> {
-    pub fn new(slots: Slots) -> Self {
-        Self { memory: slots.sizes.into_iter().map(Numbers::zeros).collect(), of: slots.of }
+    /// Zeros; `None` when the system has no memory for them.
+    pub fn new(slots: Slots) -> Option<Self> {
+        let memory = slots.sizes.into_iter().map(Numbers::try_zeros).collect::<Option<_>>()?;
+        Some(Self { memory, of: slots.of })
     }
 
     /// Bytes taken.

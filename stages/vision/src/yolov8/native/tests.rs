@@ -153,7 +153,7 @@ fn watch(network: &mut Native, images: Images<'_>, mode: Mode, look: &mut dyn Fn
         (images, mode): (Images<'_>, Mode),
         look: &mut dyn FnMut(&Op, &dyn Fn(View) -> Vec<f32>),
     ) {
-        let plan = plans.begin(net, images, mode);
+        let plan = plans.begin(net, images, mode).unwrap();
         for position in 0..net.graph.ops.len() {
             net.run_forward(plan, mode, position..position + 1);
             let read = |view: View| {
@@ -167,8 +167,6 @@ fn watch(network: &mut Native, images: Images<'_>, mode: Mode, look: &mut dyn Fn
             look(&net.graph.ops[position], &read);
         }
     }
-    // Makes the head levels fit.
-    network.forward(images, Mode::Eval).unwrap();
     let Native { net, memory } = network;
     match memory {
         Memory::F32(plans) => run(plans, net, (images, mode), look),
@@ -445,6 +443,38 @@ fn memory_is_predicted() {
             let predicted = Native::memory(N2, [batch, height, width], mode, precision, frozen);
             assert_eq!(found, predicted, "{precision:?} {mode:?}, {frozen} frozen");
         }
+    }
+}
+
+/// A batch that no machine has memory for is refused before anything changes, in the middle of a training too.
+#[test]
+fn no_memory_is_an_error_and_changes_nothing() {
+    let mut network = Native::new(N2, 1);
+    let pixels = numbers(2 * 64 * 64 * 3, 4);
+    let images = Images { data: &pixels, batch: 2, height: 64, width: 64 };
+    let start = network.state();
+    let gradient = gradient_like(network.forward(images, Mode::Train).unwrap());
+    network.backward(&gradient).unwrap();
+    let heads = network.heads().clone();
+    let before = (network.state(), heads.clone());
+    let (batch, side) = (1 << 20, 8192);
+    for mode in [Mode::Eval, Mode::Train] {
+        // The pictures, which nobody could have either, are not looked at before there is memory for them.
+        let absurd = Images { data: &[], batch, height: side, width: side };
+        let Memory::F32(plans) = &mut network.memory else { panic!("32 bits") };
+        let error = plans.begin(&mut network.net, absurd, mode).map(|_| ()).unwrap_err();
+        let Error::Memory { batch: found, bytes } = error else { panic!("{error}") };
+        assert!(found == batch && bytes > batch * side * side * 3 * 4, "{found} {bytes}");
+        assert!((network.state(), network.heads().clone()) == before);
+    }
+    // It goes on with less, and as if nothing had been.
+    let once: Vec<Vec<f32>> = network.parameters().iter().map(|p| p.gradient.to_vec()).collect();
+    network.load(&start).unwrap();
+    network.zero_gradients();
+    assert!(*network.forward(images, Mode::Train).unwrap() == heads);
+    network.backward(&gradient).unwrap();
+    for (p, once) in network.parameters().iter().zip(&once) {
+        assert!(p.gradient == once, "{}", p.name);
     }
 }
 
