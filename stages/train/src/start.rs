@@ -138,6 +138,7 @@ pub fn start(weights: &Weights, fresh: State, classes: &[String]) -> Start {
     rows.sort_by_key(|r| (r.taken, place(&r.part)));
     let text = |key: &str| weights.state.metadata.get(key).and_then(|t| serde_json::from_str::<String>(t).ok());
     let release = text("source").map_or_else(String::new, |s| format!(", {s}"));
+    let bits = if weights.dequantised { ", from 8 bits" } else { "" };
     let size = format!("{:?}", weights.spec.size).to_lowercase();
     Start {
         rows,
@@ -145,7 +146,7 @@ pub fn start(weights: &Weights, fresh: State, classes: &[String]) -> Start {
         new: kept(false),
         left: left.collect(),
         source: format!(
-            "{}, yolov8{size}, {}{release}",
+            "{}, yolov8{size}, {}{release}{bits}",
             weights.kind.name(),
             counted(weights.spec.classes, "class", "classes")
         ),
@@ -308,6 +309,14 @@ mod tests {
 
     const BIAS: &str = "model.22.cv3.1.2.bias";
     const KERNEL: &str = "model.22.cv3.1.2.weight";
+
+    #[test]
+    fn weights_in_8_bits_are_said_to_be() {
+        let mut from = weights(&["valve"], 5);
+        assert!(!begun(&from, &["valve"]).1.source.contains("8 bits"));
+        from.dequantised = true;
+        assert!(begun(&from, &["valve"]).1.summary().contains("yolov8n, 1 class, from 8 bits"));
+    }
 
     #[test]
     fn the_same_classes_take_everything() {

@@ -4,6 +4,7 @@
 //! Owns what is measured and the table. Refuses to pass or fail anything.
 
 mod runner;
+mod scaling;
 mod step;
 
 use std::path::PathBuf;
@@ -35,7 +36,7 @@ pub enum PeerName {
 /// `pipeline bench train`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  pipeline bench train                                          this machine, 1 thread and all\n  pipeline bench train --imgsz 320,640 --peer torch --python P  beside PyTorch, step by step in turns\n\nA step is forward, loss, backward, clip, AdamW update and moving average. The peer needs Python 3 with torch and ultralytics (--python names another Python)."
+    after_help = "Examples:\n  pipeline bench train                                          this machine, 1 thread and all\n  pipeline bench train --imgsz 320,640 --peer torch --python P  beside PyTorch, step by step in turns\n  pipeline bench train --scaling                                what every size of network and picture costs at least\n\nA step is forward, loss, backward, clip, AdamW update and moving average. The peer needs Python 3 with torch and ultralytics (--python names another Python)."
 )]
 pub struct TrainBench {
     /// The network: yolov8n, yolov8s, yolov8m, yolov8l or yolov8x.
@@ -56,6 +57,12 @@ pub struct TrainBench {
     /// Steps that are timed, after one that is not.
     #[arg(long, default_value_t = 10)]
     steps: usize,
+    /// The first so many modules do not learn.
+    #[arg(long, default_value_t = 0, conflicts_with = "peer")]
+    freeze: usize,
+    /// Trains nothing: says what steps of all networks cost at least on this machine, from their descriptions.
+    #[arg(long, conflicts_with_all = ["peer", "freeze", "model", "imgsz", "steps"])]
+    scaling: bool,
     /// Measures this beside it.
     #[arg(long, value_enum)]
     peer: Option<PeerName>,
@@ -92,10 +99,15 @@ pub fn run(global: &Global, args: &TrainBench) -> Result<Exit> {
             "`pipeline bench train` without options measures 8 pictures of 320 pixels",
         ));
     }
-    let spec = Spec { size: model(&args.model)?.size(), classes: args.classes };
     let cores = engine::Machine::probe().cores;
     let threads =
         if args.threads.is_empty() { if cores == 1 { vec![1] } else { vec![1, cores] } } else { args.threads.clone() };
+    if args.scaling {
+        let (doc, rows) = scaling::table(args, &threads)?;
+        show(global, &doc, &rows)?;
+        return Ok(Exit::Done);
+    }
+    let spec = Spec { size: model(&args.model)?.size(), classes: args.classes };
     let mut bench = Bench { global, args, spec, rows: vec![head()], docs: Vec::new(), missing: None };
     for &imgsz in &args.imgsz {
         for &threads in &threads {
@@ -105,9 +117,9 @@ pub fn run(global: &Global, args: &TrainBench) -> Result<Exit> {
     let Bench { rows, docs, missing, .. } = bench;
     let doc = json!({
         "model": args.model, "batch": args.batch, "classes": args.classes, "objects": OBJECTS, "steps": args.steps,
-        "cores": cores, "instructions": Instructions::chosen().name(), "lines": docs, "not_measured": missing,
+        "freeze": args.freeze, "cores": cores, "instructions": Instructions::chosen().name(), "lines": docs, "not_measured": missing,
         "definitions": {
-            "gflop_per_step": "three times the multiply-adds of the convolutions of a forward pass, two operations each",
+            "gflop_per_step": "three times the multiply-adds of the convolutions of a forward pass (once those of frozen modules), two operations each",
             "peak": "a product whose operands fit the first-level cache, on as many threads, best of several, same run",
             "ratios": "medians by those of PyTorch's fp32 (NCHW), steps in turns; CPU time is that of all threads",
         },
@@ -172,6 +184,7 @@ impl Bench<'_> {
             objects: OBJECTS,
             how: how.to_owned(),
             avx2,
+            freeze: args.freeze,
         };
         let mut lines = Vec::new();
         let mut ours = vec![("native f32", Precision::F32, false), ("native bf16", Precision::Bf16, false)];
@@ -219,11 +232,11 @@ impl Bench<'_> {
         let (side, batch) = (imgsz as usize, self.args.batch);
         let (middle, cpu) = (line.median(|s| s.ms), line.median(|s| s.cpu_ms));
         let best = line.runner.steps.iter().map(|s| s.ms).fold(f64::INFINITY, f64::min);
-        let gflop = 3.0 * self.spec.graph().flops(side, side) * batch as f64 / 1e9;
+        let gflop = self.spec.graph().training_flops(self.args.freeze, side, side) * batch as f64 / 1e9;
         let rate = gflop / middle * 1e3;
         let memory = line.memory();
-        let planned =
-            line.ours.then(|| Native::memory(self.spec, [batch, side, side], Mode::Train, line.precision) as f64 / 1e6);
+        let planned = |p| Native::memory(self.spec, [batch, side, side], Mode::Train, p, self.args.freeze) as f64 / 1e6;
+        let planned = line.ours.then(|| planned(line.precision));
         let yardstick = yardstick.unwrap_or_default();
         let ratio = |ours: Option<f64>, which: usize| Some(ours? / yardstick[which]?);
         let (time_ratio, cpu_ratio, memory_ratio) = (ratio(Some(middle), 0), ratio(Some(cpu), 1), ratio(memory, 2));

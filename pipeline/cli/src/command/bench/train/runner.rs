@@ -37,6 +37,8 @@ pub struct Request {
     pub how: String,
     /// Ours: whether to stay without AVX-512.
     pub avx2: bool,
+    /// Ours: the first so many modules do not learn.
+    pub freeze: usize,
 }
 
 /// What a step cost.
@@ -180,7 +182,7 @@ mod tests {
 
     fn request() -> Request {
         let (model, how) = ("yolov8n".into(), "fp32".into());
-        Request { model, imgsz: 64, batch: 1, threads: 1, classes: 2, objects: 1, how, avx2: false }
+        Request { model, imgsz: 64, batch: 1, threads: 1, classes: 2, objects: 1, how, avx2: false, freeze: 0 }
     }
 
     #[test]
