@@ -5,7 +5,12 @@ use std::sync::Arc;
 use engine::executor::{Executor, Executors};
 
 pub mod cluster;
+mod command;
 pub mod local;
+mod shell;
+mod ship;
+pub mod slurm;
+pub mod ssh;
 
 /// The executors that need no settings.
 pub fn builtin() -> Executors {
