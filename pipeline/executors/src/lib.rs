@@ -6,7 +6,9 @@ use engine::executor::{Executor, Executors};
 
 pub mod cluster;
 mod command;
+mod http;
 pub mod local;
+pub mod ray;
 mod shell;
 mod ship;
 pub mod slurm;

@@ -52,10 +52,6 @@ impl Binary {
         Self { path: path.to_owned(), facts: OnceLock::new() }
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Sees to it that `folder/bin/<blake3>` is this program there; the result is its absolute path.
     pub fn ship(&self, shell: &Shell, folder: &str) -> Result<String, ClusterError> {
         let facts = self.facts().map_err(|e| self.cannot_read(shell, &e))?;
