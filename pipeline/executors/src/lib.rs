@@ -7,7 +7,10 @@ use engine::executor::{Executor, Executors};
 pub mod cluster;
 mod command;
 mod http;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod local;
+mod ranges;
 pub mod ray;
 mod shell;
 mod ship;

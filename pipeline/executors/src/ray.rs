@@ -208,7 +208,9 @@ impl Ray {
             "metadata": { "batch": batch.name },
         });
         if batch.needs.gpus > 0.0 {
-            request["entrypoint_num_gpus"] = batch.needs.gpus.into();
+            // Shares are taken of one GPU only.
+            let gpus = if batch.needs.gpus > 1.0 { batch.needs.gpus.ceil() } else { batch.needs.gpus };
+            request["entrypoint_num_gpus"] = gpus.into();
         }
         if batch.needs.memory_bytes > 0 {
             request["entrypoint_memory"] = batch.needs.memory_bytes.into();

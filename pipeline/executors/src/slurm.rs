@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cluster::{Batch, Cluster, ClusterError, Resources, TaskState},
     command::{self, Which},
+    ranges,
     shell::{self, LOG_MAX, Shell},
     ship::Binary,
     slurm::listing::{Row, accounted, listed},
@@ -272,7 +273,7 @@ impl Slurm {
         );
         let mut options = self.options(&batch.needs);
         options.push(format!("--job-name={name}"));
-        options.push(format!("--array={}", listing::ranges(tasks.iter().map(|t| t - first))));
+        options.push(format!("--array={}", ranges::write(tasks.iter().map(|t| t - first))));
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
         let answer = self.run(&submit, &options, script.as_bytes())?;
         if answer.ok() {
@@ -362,10 +363,8 @@ impl Cluster for Slurm {
         for elements in jobs.values_mut() {
             elements.sort_unstable();
         }
-        let jobs: Vec<String> = jobs
-            .iter()
-            .map(|(job, elements)| format!("{job}_[{}]", listing::ranges(elements.iter().copied())))
-            .collect();
+        let jobs: Vec<String> =
+            jobs.iter().map(|(job, elements)| format!("{job}_[{}]", ranges::write(elements.iter().copied()))).collect();
         let words: Vec<&str> = jobs.iter().map(String::as_str).collect();
         for words in words.chunks(50) {
             let answer = self.run(r#"exec scancel "$@""#, words, b"")?;

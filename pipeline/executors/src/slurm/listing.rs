@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::cluster::TaskState;
+use crate::{cluster::TaskState, ranges};
 
 /// Fields for `squeue -O`, each ended by `|`; the reason stands last, since it is free text.
 pub(super) const FIELDS: &str = "ArrayJobID:|,ArrayTaskID:|,Name:|,State:|,exit_code:|,NodeList:|,Reason:|";
@@ -29,19 +29,6 @@ fn first(batch: &str, name: &str) -> Option<u32> {
         "" => Some(0),
         rest => rest.strip_prefix('+')?.parse().ok(),
     }
-}
-
-/// Ascending numbers as `1-3,7`.
-pub(super) fn ranges(numbers: impl IntoIterator<Item = u32>) -> String {
-    let mut runs: Vec<(u32, u32)> = Vec::new();
-    for number in numbers {
-        match runs.last_mut() {
-            Some((_, last)) if *last + 1 == number => *last = number,
-            _ => runs.push((number, number)),
-        }
-    }
-    let text = |(a, b): (u32, u32)| if a == b { a.to_string() } else { format!("{a}-{b}") };
-    runs.into_iter().map(text).collect::<Vec<_>>().join(",")
 }
 
 /// The rows of one batch in what `squeue` prints for [`FIELDS`]. What it prints otherwise, of other jobs or of elements
@@ -123,14 +110,7 @@ pub(super) fn accounted(text: &str, batch: &str) -> BTreeMap<u32, TaskState> {
 /// The numbers of `5` or `[1-3,7%2]`.
 fn numbers(text: &str) -> impl Iterator<Item = u32> + '_ {
     let text = text.trim_start_matches('[').trim_end_matches(']');
-    let text = text.split('%').next().unwrap_or_default();
-    text.split(',').flat_map(|part| {
-        let (a, b) = part.split_once('-').unwrap_or((part, part));
-        match (a.parse::<u32>(), b.parse::<u32>()) {
-            (Ok(a), Ok(b)) => a..b.saturating_add(1),
-            _ => 0..0,
-        }
-    })
+    ranges::read(text.split('%').next().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -143,7 +123,6 @@ mod tests {
 
     #[test]
     fn numbers_and_names_both_ways() {
-        assert_eq!(ranges([0, 1, 2, 5, 7, 8]), "0-2,5,7-8");
         assert_eq!(numbers("[0-2,5,7-8%4]").collect::<Vec<_>>(), [0, 1, 2, 5, 7, 8]);
         assert_eq!(numbers("17").collect::<Vec<_>>(), [17]);
         assert_eq!(numbers("N/A").count(), 0);

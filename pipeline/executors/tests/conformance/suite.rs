@@ -31,6 +31,10 @@ pub trait Server {
     /// Tasks of the large batch that are waited for; the others are cancelled.
     const WAITED_FOR: usize = 300;
 
+    /// Where the server runs, if it does.
+    fn place() -> Option<String> {
+        std::env::var(Self::VARIABLE).ok()
+    }
     /// A client of the server that runs in `place`, which runs the program `binary`.
     fn connect(place: &str, binary: &Path) -> Box<dyn Cluster>;
     /// What a task needs, such that no more than one or two run at a time.
@@ -65,7 +69,7 @@ pub struct Bench {
 impl Bench {
     /// None, said aloud, where no server runs.
     pub fn new<S: Server>() -> Option<Self> {
-        let Ok(place) = std::env::var(S::VARIABLE) else {
+        let Some(place) = S::place() else {
             eprintln!("SKIPPED: no server; `tests/servers/run` starts one and sets {}", S::VARIABLE);
             return None;
         };
