@@ -98,3 +98,36 @@ fn impossible_wishes_are_refused_at_once() {
     refused(SlurmSettings { options: vec!["--nonsense".into()], ..good.clone() }, OneNode::wide());
     refused(good, Resources { memory_bytes: 1 << 50, ..OneNode::wide() });
 }
+
+/// The same commands through ssh, as from a laptop: the program, the script and the output all travel.
+#[test]
+fn a_login_node_will_do() {
+    let Some(bench) = Bench::new::<OneNode>() else { return };
+    if !Path::new("/usr/sbin/sshd").exists() {
+        eprintln!("SKIPPED: no sshd; `tests/servers/sshd install` installs it");
+        return;
+    }
+    let login = tempfile::tempdir().unwrap();
+    let login = login.path().to_str().unwrap();
+    suite::server("sshd", &["start", login, "32022"]);
+    let settings = SlurmSettings {
+        login: Some("box".into()),
+        ssh_options: ["-F", &format!("{login}/ssh_config")].map(str::to_owned).into(),
+        folder: "~/.cache/pipeline-test-login".into(),
+        ..settings(&bench.place)
+    };
+    let cluster = Slurm::new(settings, &bench.binary());
+    let mut batch = bench.batch([0, 1], r#"printf '%s\n' "$@""#, OneNode::wide());
+    batch.arguments.push("it's \"{task}\" $HOME".into());
+    let result = cluster.submit(&batch);
+    if result.is_ok() {
+        bench.wait_for_end(2);
+    }
+    let log = cluster.log(bench.name(), 1, 0);
+    suite::server("sshd", &["stop", login]);
+    result.unwrap();
+    assert_eq!(String::from_utf8(log.unwrap()).unwrap(), "it's \"1\" $HOME\n");
+    assert!(matches!(cluster.states(bench.name()), Err(ClusterError::Unreachable { .. })));
+    let cache = std::env::home_dir().unwrap().join(".cache/pipeline-test-login");
+    std::fs::remove_dir_all(cache).unwrap();
+}
