@@ -12,9 +12,12 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use crate::{
-    cluster::{Cluster, Resources},
+    cluster::{Cluster, ClusterError, Resources},
     objects,
-    remote::{Policy, Remote},
+    ray::{Ray, RaySettings},
+    remote::{Opened, Policy, Remote},
+    slurm::{Slurm, SlurmSettings},
+    ssh::{Ssh, SshSettings},
 };
 
 /// Settings that all kinds share.
@@ -61,12 +64,17 @@ impl Default for Shared {
 /// What the kinds have to themselves.
 #[derive(Clone, Debug, PartialEq)]
 enum System {
+    Slurm(SlurmSettings),
+    Ray(RaySettings),
+    Ssh(SshSettings),
+    #[cfg(feature = "kubernetes")]
+    Kubernetes(crate::kubernetes::KubernetesSettings),
     #[cfg(unix)]
     Process(crate::process::ProcessSettings),
 }
 
 /// Names of the kinds.
-pub const KINDS: [&str; 1] = ["process"];
+pub const KINDS: [&str; 5] = ["slurm", "ray", "ssh", "kubernetes", "process"];
 
 /// One executor, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,6 +107,16 @@ impl ExecutorSettings {
             map.clone().into_iter().partition(|(key, _)| shared_keys.get(key).is_some());
         let shared: Shared = part(shared)?;
         let system = match shared.kind.as_str() {
+            "slurm" => System::Slurm(part(own)?),
+            "ray" => System::Ray(part(own)?),
+            "ssh" => System::Ssh(part(own)?),
+            #[cfg(feature = "kubernetes")]
+            "kubernetes" => System::Kubernetes(part(own)?),
+            #[cfg(not(feature = "kubernetes"))]
+            "kubernetes" => {
+                let message = "this build cannot speak to Kubernetes; build it with `--features kubernetes`";
+                return Err(wrong("kind", message.into()));
+            }
             #[cfg(unix)]
             "process" => System::Process(part(own)?),
             other => {
@@ -141,7 +159,7 @@ impl ExecutorSettings {
         }
     }
 
-    fn open(&self, at: &Place) -> Result<(Box<dyn Cluster>, Arc<dyn objects::Objects>, String), StageError> {
+    fn open(&self, at: &Place) -> Result<Opened, StageError> {
         let wrong = |key: &str, e: String| StageError::Config { key: format!("executors.{key}"), message: e };
         // A relative folder is one of the project; workers have other working folders.
         let store = match self.shared.store.contains("://") {
@@ -149,7 +167,14 @@ impl ExecutorSettings {
             false => at.project.join(&self.shared.store).display().to_string(),
         };
         let objects = objects::Remote::open(&store, &at.environment).map_err(|e| wrong("store", e.to_string()))?;
+        let refused = |e: ClusterError| StageError::message(e.to_string());
+        let variable = |name: &str| at.environment.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
         let cluster: Box<dyn Cluster> = match &self.system {
+            System::Slurm(own) => Box::new(Slurm::new(own.clone(), &at.binary)),
+            System::Ray(own) => Box::new(Ray::new(own.clone(), &at.binary, variable).map_err(refused)?),
+            System::Ssh(own) => Box::new(Ssh::new(own.clone(), &at.binary).map_err(refused)?),
+            #[cfg(feature = "kubernetes")]
+            System::Kubernetes(own) => Box::new(crate::kubernetes::Kubernetes::new(own.clone()).map_err(refused)?),
             #[cfg(unix)]
             System::Process(own) => {
                 Box::new(crate::process::Processes::new(own.clone(), &at.binary, &at.runs.join(".store/processes")))
@@ -205,6 +230,11 @@ mod tests {
         assert_eq!(key(json!({ "kind": "process", "store": "/s", "gpus": -1 })), "gpus");
         assert_eq!(key(json!({ "kind": "process", "store": "/s", "gpus": "two" })), "gpus");
         assert_eq!(key(json!({ "kind": "process", "store": "/s", "shard_items": 0 })), "shard_items");
+        let slurm =
+            json!({ "kind": "slurm", "store": "s3://b/p", "partition": "gpu", "gres": "gpu:a100:{gpus}", "gpus": 2 });
+        assert!(parse(slurm).is_ok());
+        assert!(parse(json!({ "kind": "ssh", "store": "s3://b/p", "host": "gpubox" })).is_ok());
+        assert!(parse(json!({ "kind": "ray", "store": "s3://b/p", "address": "http://head:8265" })).is_ok());
         let e = parse(json!({ "kind": "process", "store": "/s", "partition": "x" })).unwrap_err();
         assert!(e.message.contains("partition"), "{e:?}");
         assert_eq!(key(json!(7)), "");
