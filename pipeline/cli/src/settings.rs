@@ -32,6 +32,8 @@ pub const LABEL_EXTENSIONS: [&str; 5] = ["txt", "yaml", "yml", "json", "xml"];
 
 /// Extensions of weights files.
 pub const WEIGHTS_EXTENSIONS: [&str; 4] = ["safetensors", "pt", "pth", "onnx"];
+/// Starting weights that are no file.
+pub const OWN_WEIGHTS: [&str; 2] = [train::start::SYMBOLS_N, train::start::SCRATCH];
 /// The setting and the input of a training's starting weights.
 pub const WEIGHTS: &str = "weights";
 
@@ -535,6 +537,9 @@ fn starting_weights(
     let Some(value) = settings.get(WEIGHTS).filter(|v| v.json() != Value::Null) else { return Ok(()) };
     let what = format!("{}.{WEIGHTS}", node.name);
     let path = string(source, value, &what)?;
+    if OWN_WEIGHTS.contains(&path.as_str()) {
+        return Ok(());
+    }
     if inputs.iter().any(|i| i.name == WEIGHTS) || node.connect.contains_key(WEIGHTS) {
         let help = Some("keep one of the two".into());
         return Err(source.error(&value.origin, format!("{what}: the input `{WEIGHTS}` is given as well"), help));

@@ -157,11 +157,7 @@ impl ItemLog {
     /// The results of these keys in the form of a log of their own, in the order given: what travels between machines.
     /// Equal results give equal bytes.
     pub fn pack(&self, keys: &[Digest]) -> Result<Vec<u8>, StageError> {
-        let mut bytes = HEADER.to_vec();
-        for key in keys {
-            bytes.extend(record(*key, &self.get(*key)?)?);
-        }
-        Ok(bytes)
+        pack(keys.iter().map(|&key| Ok((key, self.get(key)?))))
     }
 
     /// Keeps every result of a pack that is not here yet; the keys of the pack in their order. A pack that is cut or
@@ -248,6 +244,16 @@ impl ItemLog {
             None => Ok(()),
         }
     }
+}
+
+/// Results in the form of a log of their own; see [`ItemLog::pack`].
+pub fn pack(results: impl Iterator<Item = Result<(Digest, ItemOutcome), StageError>>) -> Result<Vec<u8>, StageError> {
+    let mut bytes = HEADER.to_vec();
+    for result in results {
+        let (key, outcome) = result?;
+        bytes.extend(record(key, &outcome)?);
+    }
+    Ok(bytes)
 }
 
 /// A result as it lies in the file.

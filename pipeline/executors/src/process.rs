@@ -11,6 +11,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use schemars::JsonSchema;
@@ -45,6 +46,7 @@ pub struct Processes {
 }
 
 /// The files of a task.
+const STARTED: &str = "started";
 const PID: &str = "pid";
 const EXIT: &str = "exit";
 const OUTPUT: &str = "output";
@@ -80,6 +82,7 @@ impl Processes {
             }
             // It may have ended since the first look.
             Some(_) => exit().map_or_else(|| TaskState::Failed { exit: None, why: "its process is gone".into() }, over),
+            None if dir.join(STARTED).exists() => TaskState::Running { node: "this machine".into() },
             None if dir.join(CANCELLED).exists() => TaskState::Failed { exit: None, why: "CANCELLED".into() },
             None => TaskState::Pending { why: "other tasks run".into() },
         }
@@ -131,8 +134,9 @@ impl Processes {
             .and_then(|b| serde_json::from_slice(&b).map_err(std::io::Error::other))
             .map_err(|e| self.failed(&path, &e))?;
         let output = fs::File::create(dir.join(OUTPUT)).map_err(io)?;
-        // The shell outlives this program and writes down how the task ended; the file appears whole.
-        let script = "\"$@\"; echo $? > exit.new; mv exit.new exit";
+        // The shell outlives this program and writes down how the task ended; files appear whole. When this program dies
+        // just after starting it, the next one starts another shell, and the second of the two finds the first one's mark.
+        let script = "mkdir started 2>/dev/null || exit 0; echo $$ > pid.new; mv pid.new pid; \"$@\"; echo $? > exit.new; mv exit.new exit";
         let mut command = Command::new("sh");
         command
             .args(["-c", script, "task"])
@@ -150,7 +154,13 @@ impl Processes {
             fs::write(dir.join("device"), device.to_string()).map_err(io)?;
         }
         let mut child = command.spawn().map_err(io)?;
-        fs::write(dir.join(PID), child.id().to_string()).map_err(io)?;
+        // Until then it would be taken for pending.
+        for _ in 0..500 {
+            if dir.join(STARTED).exists() || child.try_wait().map_err(io)?.is_some() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
         // While this program lives it buries its children; afterwards the system does.
         std::thread::spawn(move || child.wait());
         Ok(())

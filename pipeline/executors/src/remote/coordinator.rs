@@ -36,8 +36,10 @@ const PATIENCE: u32 = 2;
 const NEARLY: f64 = 0.8;
 /// A shard is slow when it takes this many times the median.
 const SLOW: f64 = 3.0;
-/// Wait between two looks: at first, and at most.
+/// Wait between two looks: at least, and at most.
 const POLL: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(15)];
+/// Shards that make the least wait a second longer, since a look lists them all.
+const SHARDS_PER_SECOND: f64 = 2000.0;
 /// Time for which the store or the cluster may be away.
 const OUTAGE: Duration = Duration::from_secs(900);
 /// Up to so many open shards their parts are counted for the progress bar.
@@ -278,7 +280,9 @@ impl Errand<'_> {
 
     /// Submits and waits until every shard's result was taken in. The store or the cluster may be away for a while.
     fn until_done(&mut self, source: Option<&ItemSource>) -> Result<(), StageError> {
-        let mut poll = POLL[0];
+        let shards: usize = self.generations.iter().map(|g| g.shards.len()).sum();
+        let least = POLL[0] + Duration::from_secs_f64(shards as f64 / SHARDS_PER_SECOND);
+        let mut poll = least;
         let mut away: Option<Duration> = None;
         loop {
             self.ctx().check()?;
@@ -287,7 +291,7 @@ impl Errand<'_> {
                 // Often while things happen, seldom while nothing does.
                 Ok((news, false)) => {
                     away = None;
-                    poll = if news { POLL[0] } else { (poll * 5 / 4).min(POLL[1]) };
+                    poll = if news { least } else { (poll * 5 / 4).min(least.max(POLL[1])) };
                 }
                 Err(StageError::Transient { message, source }) => {
                     let since = *away.get_or_insert_with(|| {
@@ -297,7 +301,7 @@ impl Errand<'_> {
                     if self.c.clock.now().saturating_sub(since) > OUTAGE {
                         return Err(StageError::Transient { message, source });
                     }
-                    poll = (poll * 2).min(POLL[1]);
+                    poll = (poll * 2).min(least.max(POLL[1]));
                 }
                 Err(e) => return Err(e),
             }
