@@ -285,8 +285,8 @@ fn parts_of_a_picture_give_the_gradients_of_the_whole() {
         let gradients: Vec<Vec<f32>> = network.parameters().iter().map(|p| p.gradient.to_vec()).collect();
         (parted, (vec![data], gradients))
     });
-    // Large maps are parted in any case where windows are products.
-    assert!(results[0].0 > results[1].0, "{} {}", results[0].0, results[1].0);
+    // Large maps are parted in any case where windows are products: as often in each picture.
+    assert!(results[0].0 > results[1].0 / 4, "{} {}", results[0].0, results[1].0);
     results[1].1.1.iter_mut().flatten().for_each(|g| *g /= 4.0);
     let apart = distances(&results[1].1, &results[0].1);
     assert!(apart[0] < 1e-4 && apart[1] < 1e-4, "{apart:?}");

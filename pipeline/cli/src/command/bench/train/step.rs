@@ -26,9 +26,9 @@ const COPIES: usize = 5;
 /// Samples of the peak.
 const PEAK_SAMPLES: usize = 20;
 
-/// The best of some samples of [`peak`].
+/// The best of some samples of [`peak`], on the clock.
 pub fn best_peak(threads: usize, precision: Precision) -> Result<f64> {
-    (0..PEAK_SAMPLES).try_fold(0.0_f64, |best, _| Ok(best.max(peak(threads, precision)?)))
+    (0..PEAK_SAMPLES).try_fold(0.0_f64, |best, _| Ok(best.max(peak(threads, precision)?[0])))
 }
 
 fn pool(threads: usize, most: Instructions) -> Result<ThreadPool> {
@@ -36,8 +36,9 @@ fn pool(threads: usize, most: Instructions) -> Result<ThreadPool> {
     builder.build().into_diagnostic().wrap_err("starting threads")
 }
 
-/// Billions of operations a second of products that the first-level cache holds, on so many threads at once.
-pub fn peak(threads: usize, precision: Precision) -> Result<f64> {
+/// Billions of operations of products that the first-level cache holds, on so many threads at once: in a second on the
+/// clock, and in a second of a thread's processor time, times the threads.
+pub fn peak(threads: usize, precision: Precision) -> Result<[f64; 2]> {
     pool(threads, Instructions::Avx512Bf16)?.install(|| {
         // Threads that start take a while to reach full speed.
         let warm = Instant::now();
@@ -46,9 +47,10 @@ pub fn peak(threads: usize, precision: Precision) -> Result<f64> {
                 products(precision, 10);
             });
         }
-        let start = Instant::now();
+        let (start, worked) = (Instant::now(), meter::cpu_s());
         let operations: f64 = (0..threads).into_par_iter().map(|_| products(precision, PEAK_PRODUCTS)).sum();
-        Ok(operations / start.elapsed().as_secs_f64() / 1e9)
+        let worked = (meter::cpu_s() - worked) / threads as f64;
+        Ok([start.elapsed().as_secs_f64(), worked].map(|seconds| operations / seconds / 1e9))
     })
 }
 
