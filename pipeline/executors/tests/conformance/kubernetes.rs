@@ -17,7 +17,16 @@ struct Pretended;
 static SERVER: OnceLock<StandIn> = OnceLock::new();
 
 fn stand_in() -> &'static StandIn {
-    SERVER.get_or_init(StandIn::start)
+    SERVER.get_or_init(|| {
+        let server = StandIn::start();
+        let config = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{{name: k, cluster: {{server: 'http://127.0.0.1:{}'}}}}]\n\
+             contexts: [{{name: c, context: {{cluster: k, user: u, namespace: ns}}}}]\nusers: [{{name: u, user: {{}}}}]\n",
+            server.port()
+        );
+        fs::write(server.folder().join("kubeconfig"), config).unwrap();
+        server
+    })
 }
 
 fn settings(place: &str, binary: &Path) -> KubernetesSettings {
@@ -34,14 +43,7 @@ impl Server for Pretended {
     const REMEMBERS: bool = true;
 
     fn place() -> Option<String> {
-        let path = stand_in().folder().join("kubeconfig");
-        let config = format!(
-            "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{{name: k, cluster: {{server: 'http://127.0.0.1:{}'}}}}]\n\
-             contexts: [{{name: c, context: {{cluster: k, user: u, namespace: ns}}}}]\nusers: [{{name: u, user: {{}}}}]\n",
-            stand_in().port()
-        );
-        fs::write(&path, config).unwrap();
-        Some(path.to_str().unwrap().into())
+        Some(stand_in().folder().join("kubeconfig").to_str().unwrap().into())
     }
 
     fn connect(place: &str, binary: &Path) -> Box<dyn Cluster> {

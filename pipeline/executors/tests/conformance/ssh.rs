@@ -32,6 +32,8 @@ impl Server for Machine {
     const VARIABLE: &'static str = "PIPELINE_TEST_SSH";
     const REMEMBERS: bool = true;
     const STATES_FROM_SERVER: bool = false;
+    // Each task is a login of its own, a tenth of a second of computing on either side.
+    const WAITED_FOR: usize = 60;
 
     fn connect(place: &str, binary: &Path) -> Box<dyn Cluster> {
         Box::new(Ssh::new(settings(place), binary).unwrap())
@@ -129,7 +131,10 @@ fn each_task_has_a_gpu_of_its_own_and_full_ones_are_left_alone() {
     let script = "echo $CUDA_VISIBLE_DEVICES >>'{marks}/gpus'; while ! [ -e '{marks}/go' ]; do sleep 0.1; done";
     bench.cluster.submit(&bench.batch(0..3, script, Machine::narrow())).unwrap();
     bench.wait("two run", |s| s.values().filter(|s| matches!(s, TaskState::Running { .. })).count() == 2);
-    thread::sleep(Duration::from_secs(1));
+    let start = Instant::now();
+    while lines(&bench.mark("gpus")).len() < 2 && start.elapsed() < Duration::from_secs(100) {
+        thread::sleep(Duration::from_millis(50));
+    }
     let mut used = lines(&bench.mark("gpus"));
     used.sort();
     assert_eq!(used, ["0", "1"]);

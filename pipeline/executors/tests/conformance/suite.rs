@@ -17,7 +17,7 @@ use std::{
 
 use executors::cluster::{Batch, Cluster, ClusterError, Resources, TaskState};
 
-/// Time for anything to happen on a busy machine.
+/// Time without any change after which a test gives up.
 const PATIENCE: Duration = Duration::from_secs(100);
 
 /// A system under test.
@@ -109,13 +109,17 @@ impl Bench {
 
     /// Waits until the states are as asked.
     pub fn wait(&self, what: &str, ready: impl Fn(&BTreeMap<u32, TaskState>) -> bool) -> BTreeMap<u32, TaskState> {
-        let start = Instant::now();
+        let mut changed = Instant::now();
+        let mut before = BTreeMap::new();
         loop {
             let states = self.states();
             if ready(&states) {
                 return states;
             }
-            assert!(start.elapsed() < PATIENCE, "{what}: still {states:?}");
+            if states != before {
+                (changed, before) = (Instant::now(), states);
+            }
+            assert!(changed.elapsed() < PATIENCE, "{what}: still {before:?}");
             thread::sleep(Duration::from_millis(100));
         }
     }
