@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, error::Error, fs, process::Command};
 use serde_json::Value;
 
 /// The features of this program, each after those that it includes.
-const FEATURES: [&str; 4] = ["", "tch", "burn", "burn-cuda"];
+const FEATURES: [&str; 5] = ["", "kubernetes", "tch", "burn", "burn-cuda"];
 
 fn packages(dir: &str, feature: &str) -> Result<Value, Box<dyn Error>> {
     let mut command = Command::new("cargo");

@@ -1,16 +1,20 @@
 //! The project that a command works on: its file, its folder of runs, its store and its graph.
 
 use std::{
+    collections::BTreeMap,
     env,
     ffi::OsString,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use engine::{
     InputSpec, Machine, ProjectLock, Registry, Store,
+    executor::Executors,
     graph::{Graph, NodeSpec, PipelineSpec},
 };
+use executors::settings::{ExecutorSettings, Place};
 use miette::{IntoDiagnostic, Report, Result, WrapErr};
 
 use crate::{
@@ -39,6 +43,8 @@ pub struct Project {
     pub spec: PipelineSpec,
     /// Where they were written.
     places: Places,
+    /// Executors of the project file, by name.
+    executors: BTreeMap<String, ExecutorSettings>,
     /// True for work beside the project's pipeline: `latest` is not for it.
     pub one_off: bool,
     /// The stages.
@@ -100,7 +106,7 @@ impl Project {
             environment: environment(env::vars_os())?,
             set: global.set.clone(),
         };
-        let (mut spec, places) =
+        let (mut spec, executors, places) =
             settings::load_with_places(&file, text, folder(&file), &layers, &registry).map_err(|e| Report::new(*e))?;
         if runs.exists() && !runs.is_dir() {
             return Err(Usage::new(format!("`{}` is no folder", runs.display()), "name a folder for runs with --runs"));
@@ -109,7 +115,18 @@ impl Project {
         connect_decisions(&mut spec, folder(&file));
         connect_exemplars(&mut spec);
         let store = Store::open(runs.join(".store")).map_err(Report::from_err)?;
-        Ok(Self { file, sample, runs, store, spec, places, one_off: false, registry, machine: Machine::probe() })
+        Ok(Self {
+            file,
+            sample,
+            runs,
+            store,
+            spec,
+            executors,
+            places,
+            one_off: false,
+            registry,
+            machine: Machine::probe(),
+        })
     }
 
     /// The folder that the project file lies in.
@@ -125,6 +142,23 @@ impl Project {
     /// Takes the project's lock, waiting for whoever has it.
     pub fn lock(&self, what: &str) -> Result<ProjectLock> {
         lock(&self.store, what)
+    }
+
+    /// The places where stages can run. Nothing is opened before a stage runs there.
+    pub fn executors(&self) -> Executors {
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let place = Place {
+            version: env!("CARGO_PKG_VERSION").into(),
+            binary: env::current_exe().unwrap_or_else(|_| "pipeline".into()),
+            project: absolute(self.dir()),
+            runs: absolute(&self.runs),
+            environment: env::vars().collect(),
+        };
+        let mut all = executors::builtin();
+        for (name, settings) in &self.executors {
+            all.insert(name.clone(), Arc::new(settings.executor(name, &place)));
+        }
+        all
     }
 
     /// The checked graph.

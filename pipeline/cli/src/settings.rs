@@ -1,12 +1,17 @@
 //! Settings: defaults < pipeline.yaml < profile < `PIPELINE_*` environment < `--set` < flags, each value with the
 //! place it came from, so that a mistake is reported where it was made.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use engine::{
     InputSpec, Registry, StageError,
+    executor::LOCAL,
     graph::{GraphError, NodeSpec, PipelineSpec},
 };
+use executors::settings::ExecutorSettings;
 use miette::{Diagnostic, LabeledSpan, NamedSource, SourceCode};
 use serde::{Deserialize, de};
 use serde_json::Value;
@@ -17,8 +22,7 @@ pub const DEFAULT_STAGES: [&str; 6] = ["setup", "ontology", "label", "review", "
 /// The stage that the usual pipeline has as well when there are label files.
 const IMPORT: &str = "import";
 /// Settings that every stage has beside its own.
-const NODE_KEYS: [&str; 5] = ["uses", "needs", "executor", "retries", "timeout_s"];
-const ONLY_HERE: &str = "this version runs stages on this machine only: `local`";
+const NODE_KEYS: [&str; 6] = ["uses", "needs", "executor", "gpu", "retries", "timeout_s"];
 const TOP_KEYS: [&str; 5] = ["version", "inputs", "stages", "executors", "profiles"];
 const INPUT_KEYS: [&str; 3] = ["path", "kind", "recursive"];
 /// Names under which an input is a set of pictures without saying so.
@@ -28,6 +32,8 @@ pub const LABEL_EXTENSIONS: [&str; 5] = ["txt", "yaml", "yml", "json", "xml"];
 
 /// Extensions of weights files.
 pub const WEIGHTS_EXTENSIONS: [&str; 4] = ["safetensors", "pt", "pth", "onnx"];
+/// Starting weights that are no file.
+pub const OWN_WEIGHTS: [&str; 2] = [train::start::SYMBOLS_N, train::start::SCRATCH];
 /// The setting and the input of a training's starting weights.
 pub const WEIGHTS: &str = "weights";
 
@@ -311,7 +317,7 @@ pub fn load(
     layers: &Layers,
     registry: &Registry,
 ) -> Result<PipelineSpec, Box<SettingsError>> {
-    load_with_places(path, text, dir, layers, registry).map(|(spec, _)| spec)
+    load_with_places(path, text, dir, layers, registry).map(|(spec, ..)| spec)
 }
 
 /// Like [`load`], with the places of all settings.
@@ -321,7 +327,7 @@ pub fn load_with_places(
     dir: &Path,
     layers: &Layers,
     registry: &Registry,
-) -> Result<(PipelineSpec, Places), Box<SettingsError>> {
+) -> Result<(PipelineSpec, BTreeMap<String, ExecutorSettings>, Places), Box<SettingsError>> {
     let source = Source { path: path.to_owned(), text: text.to_owned() };
     let mut tree = parse(&source)?;
     check_keys(&source, &tree)?;
@@ -356,7 +362,8 @@ pub fn load_with_places(
     }
     check_keys(&source, &tree)?;
     let spec = spec(&source, &tree, dir, registry)?;
-    Ok((spec, Places { source, tree }))
+    let executors = executors(&source, &tree)?;
+    Ok((spec, executors, Places { source, tree }))
 }
 
 /// Reads YAML 1.2: `off`, `on`, `yes` and `no` are words, not truth values, so that `tile: off` needs no quotes.
@@ -503,7 +510,15 @@ fn spec(source: &Source, tree: &Tree, dir: &Path, registry: &Registry) -> Result
         }
         nodes.push(node);
     }
-    check_executors(source, tree)?;
+    let known = executors(source, tree)?;
+    let places = nodes.iter().filter_map(|n| Some((&n.name, n.executor.as_ref()?)));
+    for (node, executor) in places.filter(|(_, e)| *e != LOCAL && !known.contains_key(*e)) {
+        let stage = tree.get("stages").and_then(|s| s.get(node));
+        let at = stage.and_then(|s| s.get("executor")).map_or(&tree.origin, |e| &e.origin);
+        let names: Vec<&str> = known.keys().map(String::as_str).chain([LOCAL]).collect();
+        let help = format!("{}; describe others under `executors:`", unknown_key_help(executor, &names));
+        return Err(source.error(at, format!("{node}.executor: there is no executor `{executor}`"), Some(help)));
+    }
     for (input, (name, at, _)) in inputs.iter().zip(tree.get("inputs").map(Tree::entries).unwrap_or_default()) {
         check_is_read(input, &nodes, own, registry)
             .map_err(|(message, help)| source.error(at, format!("inputs.{name}: {message}"), Some(help)))?;
@@ -522,6 +537,9 @@ fn starting_weights(
     let Some(value) = settings.get(WEIGHTS).filter(|v| v.json() != Value::Null) else { return Ok(()) };
     let what = format!("{}.{WEIGHTS}", node.name);
     let path = string(source, value, &what)?;
+    if OWN_WEIGHTS.contains(&path.as_str()) {
+        return Ok(());
+    }
     if inputs.iter().any(|i| i.name == WEIGHTS) || node.connect.contains_key(WEIGHTS) {
         let help = Some("keep one of the two".into());
         return Err(source.error(&value.origin, format!("{what}: the input `{WEIGHTS}` is given as well"), help));
@@ -581,18 +599,24 @@ fn check_is_read(
     Err((format!("no stage reads an input `{}`", input.name), unknown_key_help(&input.name, &known)))
 }
 
-/// Where stages can run is built in, without settings.
-fn check_executors(source: &Source, tree: &Tree) -> Result<(), SettingsError> {
-    let Some(executors) = tree.get("executors") else { return Ok(()) };
-    let known = executors::builtin();
-    let known: Vec<&str> = known.keys().map(String::as_str).collect();
-    check_map(source, executors, "`executors`", &known)
-        .map_err(|e| SettingsError { help: Some(ONLY_HERE.into()), ..*e })?;
-    for (name, _, value) in executors.entries() {
-        check_map(source, value, &format!("executor `{name}`"), &[])
-            .map_err(|e| SettingsError { help: Some("it has no settings".into()), ..*e })?;
+/// The executors that the file describes. `local` is always there, and has no settings.
+fn executors(source: &Source, tree: &Tree) -> Result<BTreeMap<String, ExecutorSettings>, SettingsError> {
+    let mut all = BTreeMap::new();
+    for (name, at, value) in tree.get("executors").map(Tree::entries).unwrap_or_default() {
+        if name == LOCAL {
+            check_map(source, value, "executor `local`", &[])
+                .map_err(|e| SettingsError { help: Some("it has no settings".into()), ..*e })?;
+            continue;
+        }
+        let settings = ExecutorSettings::parse(&value.json()).map_err(|wrong| {
+            let path: Vec<&str> = wrong.key.split('.').filter(|p| !p.is_empty() && *p != "?").collect();
+            let at = if path.is_empty() { at.clone() } else { value.origin_of(&path) };
+            let (text, help) = config_words(&wrong.key, &wrong.message);
+            source.error(&at, format!("executor `{name}`: {text}"), help)
+        })?;
+        all.insert(name.clone(), settings);
     }
-    Ok(())
+    Ok(all)
 }
 
 fn input(source: &Source, name: &str, at: &Origin, value: &Tree, dir: &Path) -> Result<InputSpec, SettingsError> {
@@ -653,14 +677,14 @@ fn node(
         let what = format!("{name}.{key}");
         match key.as_str() {
             "uses" => node.uses = string(source, value, &what)?,
-            "executor" => {
-                let executor = string(source, value, &what)?;
-                if !executors::builtin().contains_key(&executor) {
-                    let message = format!("{what}: there is no executor `{executor}`");
-                    return Err(source.error(&value.origin, message, Some(ONLY_HERE.into())));
+            "executor" => node.executor = Some(string(source, value, &what)?),
+            "gpu" => match value.json() {
+                Value::Bool(gpu) => node.gpu = gpu,
+                other => {
+                    let message = format!("{what} must be true or false, and is {other}");
+                    return Err(source.error(&value.origin, message, None));
                 }
-                node.executor = Some(executor);
-            }
+            },
             "retries" => node.retries = u32::try_from(number(source, value, &what)?).unwrap_or(u32::MAX),
             "timeout_s" => node.timeout_s = Some(number(source, value, &what)?),
             "needs" => match &value.raw {

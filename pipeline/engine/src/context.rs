@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
@@ -15,8 +15,9 @@ use crate::{
     event::{Event, EventSink, Level},
     item::{Item, ItemIdentity},
     itemlog::ItemLog,
-    stage::StageError,
-    store::Store,
+    result::UnhashedKey,
+    stage::{Descriptor, StageError},
+    store::{Store, StoreError},
 };
 
 /// The device that a stage or model ran on.
@@ -47,31 +48,59 @@ pub struct Notes {
     pub quarantined: u64,
 }
 
+/// Where and with what a stage is executed once.
+pub struct Place {
+    /// The stage's name in the graph.
+    pub node: String,
+    /// Where inputs are read and outputs written.
+    pub store: Store,
+    /// Input artifacts by port.
+    pub inputs: BTreeMap<String, Digest>,
+    /// Who hears of progress.
+    pub sink: Arc<dyn EventSink>,
+    /// Stops the work.
+    pub cancel: CancelToken,
+    /// Threads that may be kept busy.
+    pub threads: usize,
+    /// Folder for checkpoints; made when it is asked for.
+    pub scratch: PathBuf,
+    /// The items, for a stage that works item by item.
+    pub items: Option<ItemSource>,
+}
+
 /// Everything that the engine hands to a stage for one execution.
 pub struct Context {
-    pub(crate) node: String,
-    pub(crate) store: Store,
-    pub(crate) inputs: BTreeMap<String, Digest>,
-    pub(crate) outputs: Mutex<BTreeMap<String, Digest>>,
-    pub(crate) notes: Mutex<Notes>,
-    pub(crate) sink: Arc<dyn EventSink>,
-    pub(crate) cancel: CancelToken,
-    pub(crate) threads: usize,
-    pub(crate) scratch: PathBuf,
-    pub(crate) items: Option<ItemSource>,
+    place: Place,
+    outputs: Mutex<BTreeMap<String, Digest>>,
+    notes: Mutex<Notes>,
 }
 
 /// Where a stage of items finds them.
-pub(crate) struct ItemSource {
+pub struct ItemSource {
     /// The item port.
     pub port: String,
     /// The part of every item's key that is the same for all.
     pub base: Digest,
+    /// What an item's result depends on.
     pub identity: ItemIdentity,
+    /// The kept results.
     pub log: ItemLog,
 }
 
 impl ItemSource {
+    /// Opens the items of a stage with this key; `None` for one that works as a whole.
+    pub fn open(
+        store: &Store,
+        descriptor: &Descriptor,
+        identity: Option<ItemIdentity>,
+        unhashed: &UnhashedKey,
+    ) -> Result<Option<Self>, StoreError> {
+        let (Some(port), Some(identity)) = (&descriptor.items, identity) else { return Ok(None) };
+        let base = unhashed.item_base(descriptor).expect("it has an item port");
+        let log = ItemLog::open(&ItemLog::path(store, base))?;
+        Ok(Some(Self { port: port.clone(), base, identity, log }))
+    }
+
     /// The key of the item that `blob` is.
     pub fn key(base: Digest, identity: ItemIdentity, blob: &Blob) -> Digest {
         let mut bytes = base.as_bytes().to_vec();
@@ -84,38 +113,92 @@ impl ItemSource {
 }
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
-    m.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Context {
+    /// A context without outputs yet.
+    pub fn new(place: Place) -> Self {
+        Self { place, outputs: Mutex::default(), notes: Mutex::default() }
+    }
+
+    /// What the stage wrote: output artifacts by port, and its notes.
+    pub fn into_results(self) -> (BTreeMap<String, Digest>, Notes) {
+        (
+            self.outputs.into_inner().unwrap_or_else(PoisonError::into_inner),
+            self.notes.into_inner().unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+
+    /// The output artifacts by port so far.
+    pub fn outputs(&self) -> BTreeMap<String, Digest> {
+        lock(&self.outputs).clone()
+    }
+
+    /// The notes so far.
+    pub fn notes(&self) -> Notes {
+        lock(&self.notes).clone()
+    }
+
+    /// Takes over what the stage said where it was executed: messages and devices that are not known yet, and metrics.
+    pub fn absorb(&self, notes: &Notes) {
+        for (level, text) in &notes.messages {
+            if !lock(&self.notes).messages.iter().any(|(_, t)| t == text) {
+                self.message(*level, text.clone());
+            }
+        }
+        for device in &notes.devices {
+            if !lock(&self.notes).devices.contains(device) {
+                self.device(device.clone());
+            }
+        }
+        for (name, value) in &notes.metrics {
+            self.metric(name, *value);
+        }
+    }
+
+    /// The request to stop.
+    pub fn cancel(&self) -> &CancelToken {
+        &self.place.cancel
+    }
+
+    /// Input artifacts by port.
+    pub fn inputs(&self) -> &BTreeMap<String, Digest> {
+        &self.place.inputs
+    }
+
     /// The stage's name in the graph.
     pub fn stage(&self) -> &str {
-        &self.node
+        &self.place.node
     }
 
     /// The store, for artifacts that are read or written blob by blob.
     pub fn store(&self) -> &Store {
-        &self.store
+        &self.place.store
     }
 
     /// True when an input is connected.
     pub fn has(&self, port: &str) -> bool {
-        self.inputs.contains_key(port)
+        self.place.inputs.contains_key(port)
     }
 
     /// The digest of the artifact at an input.
     pub fn input(&self, port: &str) -> Result<Digest, StageError> {
-        self.inputs.get(port).copied().ok_or_else(|| StageError::message(format!("input `{port}` is not connected")))
+        self.place
+            .inputs
+            .get(port)
+            .copied()
+            .ok_or_else(|| StageError::message(format!("input `{port}` is not connected")))
     }
 
     /// The artifact at an input, to be read blob by blob.
     pub fn open(&self, port: &str) -> Result<ArtifactReader<'_>, StageError> {
-        Ok(ArtifactReader::open(&self.store, self.input(port)?)?)
+        Ok(ArtifactReader::open(&self.place.store, self.input(port)?)?)
     }
 
     /// The manifest at an input.
     pub fn manifest(&self, port: &str) -> Result<Manifest, StageError> {
-        Ok(self.store.manifest(self.input(port)?)?)
+        Ok(self.place.store.manifest(self.input(port)?)?)
     }
 
     /// The value at an input of kind `K`.
@@ -134,12 +217,12 @@ impl Context {
 
     /// The verified bytes of a blob.
     pub fn bytes(&self, blob: &Blob) -> Result<Vec<u8>, StageError> {
-        Ok(self.store.read_blob(blob)?)
+        Ok(self.place.store.read_blob(blob)?)
     }
 
     /// Writes output `port` as an artifact of kind `K`.
     pub fn write<K: Kind>(&self, port: &str, value: &K::Value) -> Result<Digest, StageError> {
-        let mut writer = ArtifactWriter::new(&self.store);
+        let mut writer = ArtifactWriter::new(&self.place.store);
         let meta = K::write(value, &mut writer)?;
         self.output(port, writer.finish(K::NAME, K::FORMAT, meta)?)
     }
@@ -152,25 +235,29 @@ impl Context {
 
     /// Threads that the stage may keep busy. The calling thread belongs to a rayon pool of this size.
     pub fn threads(&self) -> usize {
-        self.threads
+        self.place.threads
     }
 
     /// A folder for checkpoints that survives kills: a rerun with the same key finds it as it was left. It is removed
     /// when the stage is done, so nothing in it may be an output.
     pub fn scratch(&self) -> Result<&Path, StageError> {
-        std::fs::create_dir_all(&self.scratch).map_err(crate::StoreError::io("creating folder", &self.scratch, 0))?;
-        Ok(&self.scratch)
+        std::fs::create_dir_all(&self.place.scratch).map_err(crate::StoreError::io(
+            "creating folder",
+            &self.place.scratch,
+            0,
+        ))?;
+        Ok(&self.place.scratch)
     }
 
     /// An error once the run was asked to stop. Long loops call it at every safe point.
     pub fn check(&self) -> Result<(), StageError> {
-        if self.cancel.is_cancelled() { Err(StageError::Cancelled) } else { Ok(()) }
+        if self.place.cancel.is_cancelled() { Err(StageError::Cancelled) } else { Ok(()) }
     }
 
     /// Says how far the work is; `detail` is short text shown beside the bar.
     pub fn progress(&self, done: u64, total: u64, unit: &str, detail: impl Into<String>) {
-        self.sink.emit(&Event::Progress {
-            stage: self.node.clone(),
+        self.place.sink.emit(&Event::Progress {
+            stage: self.place.node.clone(),
             done,
             total,
             unit: unit.into(),
@@ -184,7 +271,11 @@ impl Context {
         if level > Level::Debug {
             lock(&self.notes).messages.push((level, text.clone()));
         }
-        self.sink.emit(&Event::Message { stage: Some(self.node.clone()), level, text });
+        self.place.sink.emit(&Event::Message { stage: Some(self.place.node.clone()), level, text });
+    }
+
+    pub(crate) fn retried(&self, attempt: u32, error: String) {
+        self.place.sink.emit(&Event::StageRetried { stage: self.place.node.clone(), attempt, error });
     }
 
     /// A number that sums the stage up, kept with its result and shown in the run's summary.
@@ -194,18 +285,23 @@ impl Context {
 
     /// A number of a series (a loss over epochs, say): an event only.
     pub fn series(&self, name: &str, value: f64, step: u64) {
-        self.sink.emit(&Event::Metric { stage: self.node.clone(), name: name.into(), value, step });
+        self.place.sink.emit(&Event::Metric { stage: self.place.node.clone(), name: name.into(), value, step });
     }
 
     /// Says which device runs, and why.
     pub fn device(&self, device: DeviceUse) {
         let DeviceUse { asked, used, why } = device.clone();
         lock(&self.notes).devices.push(device);
-        self.sink.emit(&Event::Device { stage: self.node.clone(), asked, used, why });
+        self.place.sink.emit(&Event::Device { stage: self.place.node.clone(), asked, used, why });
     }
 
-    pub(crate) fn quarantined(&self, item: &str, reason: &str) {
-        self.sink.emit(&Event::ItemQuarantined { stage: self.node.clone(), item: item.into(), reason: reason.into() });
+    /// Says that an item is left out.
+    pub fn quarantined(&self, item: &str, reason: &str) {
+        self.place.sink.emit(&Event::ItemQuarantined {
+            stage: self.place.node.clone(),
+            item: item.into(),
+            reason: reason.into(),
+        });
     }
 
     /// Counts the items that are left out, those of earlier runs too.
@@ -213,17 +309,22 @@ impl Context {
         lock(&self.notes).quarantined = self.items().quarantined(all);
     }
 
-    fn item_source(&self) -> &ItemSource {
-        self.items.as_ref().expect("only stages of items ask for items")
+    /// The items; only for a stage that works item by item.
+    pub fn item_source(&self) -> Option<&ItemSource> {
+        self.place.items.as_ref()
+    }
+
+    fn source(&self) -> &ItemSource {
+        self.place.items.as_ref().expect("only stages of items ask for items")
     }
 
     pub(crate) fn items(&self) -> &ItemLog {
-        &self.item_source().log
+        &self.source().log
     }
 
     /// Every item of the item port, in order of names.
-    pub(crate) fn all_items(&self) -> Result<Vec<Item>, StageError> {
-        let source = self.item_source();
+    pub fn all_items(&self) -> Result<Vec<Item>, StageError> {
+        let source = self.source();
         let manifest = self.manifest(&source.port)?;
         Ok(manifest
             .blobs
@@ -235,7 +336,7 @@ impl Context {
     pub(crate) fn announce_items(&self, all: usize, todo: usize) {
         if todo < all {
             let text = format!("{} of {all} items are kept from before or copies of others, {todo} to do", all - todo);
-            self.sink.emit(&Event::Message { stage: Some(self.node.clone()), level: Level::Info, text });
+            self.place.sink.emit(&Event::Message { stage: Some(self.place.node.clone()), level: Level::Info, text });
         }
     }
 }

@@ -37,6 +37,9 @@ pub struct NodeSpec {
     /// Executor by name; the local one when not said.
     #[serde(default)]
     pub executor: Option<String>,
+    /// True when it is to run where there is a GPU, whatever the stage itself says.
+    #[serde(default)]
+    pub gpu: bool,
     /// Further tries after a passing fault.
     #[serde(default)]
     pub retries: u32,

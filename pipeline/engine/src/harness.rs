@@ -11,10 +11,9 @@ use serde_json::Value;
 use crate::{
     artifact::{ArtifactReader, ArtifactWriter, Blob, Kind, Manifest},
     cancel::CancelToken,
-    context::{Context, ItemSource, Notes},
+    context::{Context, ItemSource, Notes, Place},
     digest::Digest,
     event::{Event, EventSink},
-    itemlog::ItemLog,
     machine::Machine,
     result::UnhashedKey,
     stage::{AnyStage, Facts, Outcome, Registry, StageError},
@@ -118,34 +117,22 @@ impl Harness {
             inputs: self.inputs.clone(),
             fingerprint: stage.fingerprint(&config)?,
         };
-        let base = unhashed.item_base(&descriptor);
-        let items = match (&descriptor.items, stage.item_identity(&config)?, base) {
-            (Some(port), Some(identity), Some(base)) => Some(ItemSource {
-                port: port.clone(),
-                base,
-                identity,
-                log: ItemLog::open(&self.store.root().join(format!("items/{base}.log")))?,
-            }),
-            _ => None,
-        };
-        let ctx = Context {
+        let ctx = Context::new(Place {
             node: name,
             store: self.store.clone(),
             inputs: self.inputs.clone(),
-            outputs: Mutex::default(),
-            notes: Mutex::default(),
             sink: self.sink.clone(),
             cancel: self.cancel.clone(),
             threads: self.threads,
             scratch: self.store.root().join("scratch").join(unhashed.key().to_string()),
-            items,
-        };
+            items: ItemSource::open(&self.store, &descriptor, stage.item_identity(&config)?, &unhashed)?,
+        });
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(self.threads)
             .build()
             .map_err(|e| StageError::failed("starting threads", e))?;
         let outcome = pool.install(|| stage.run(&config, &ctx))?;
-        let outputs = ctx.outputs.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (outputs, notes) = ctx.into_results();
         for port in &descriptor.outputs {
             let written = outputs.get(&port.name);
             assert!(
@@ -158,7 +145,7 @@ impl Harness {
             }
         }
         let events = self.sink.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        Ok(Ran { outcome, outputs, notes: ctx.notes.into_inner().unwrap_or_default(), events })
+        Ok(Ran { outcome, outputs, notes, events })
     }
 
     /// The value of an output.

@@ -22,7 +22,7 @@ use crate::{
     digest::Digest,
     item::{Item, ItemError, ItemOutcome},
     stage::StageError,
-    store::StoreError,
+    store::{Store, StoreError},
 };
 
 const HEADER: &[u8] = b"pipeline-items 1\n";
@@ -50,11 +50,19 @@ impl ItemLog {
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let mut state = State { file: None, index: HashMap::new(), end: 0, synced: Instant::now() };
         match File::open(path) {
-            Ok(file) => scan(file, &mut state).map_err(StoreError::io("reading", path, 0))?,
+            Ok(file) => {
+                let total = file.metadata().map_err(StoreError::io("reading", path, 0))?.len();
+                scan(file, total, &mut state, |_| {}).map_err(StoreError::io("reading", path, 0))?;
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) => return Err(StoreError::io("reading", path, 0)(e)),
         }
         Ok(Self { path: path.to_owned(), state: Mutex::new(state) })
+    }
+
+    /// Where a store keeps the log of items with this base.
+    pub fn path(store: &Store, base: Digest) -> PathBuf {
+        store.root().join("items").join(format!("{base}.log"))
     }
 
     /// Forgets every result of a log.
@@ -103,32 +111,16 @@ impl ItemLog {
             Ok(payload)
         };
         let payload = read(&mut state).map_err(StoreError::io("reading", &self.path, 0))?;
-        Ok(match tag {
-            TAG_DONE => ItemOutcome::Done(payload),
-            _ => ItemOutcome::Quarantined(String::from_utf8_lossy(&payload).into_owned()),
-        })
+        Ok(outcome(tag, payload))
     }
 
     /// Keeps a result.
     pub fn put(&self, key: Digest, outcome: &ItemOutcome) -> Result<(), StoreError> {
-        let (tag, payload) = match outcome {
-            ItemOutcome::Done(bytes) => (TAG_DONE, bytes.as_slice()),
-            ItemOutcome::Quarantined(reason) => (TAG_QUARANTINED, reason.as_bytes()),
-        };
-        let len = u32::try_from(payload.len())
-            .map_err(|_| StoreError::Invalid(format!("an item result of {} bytes is too large", payload.len())))?;
-        let mut record = Vec::with_capacity(payload.len() + 45);
-        record.extend_from_slice(&len.to_le_bytes());
-        record.extend_from_slice(key.as_bytes());
-        record.push(tag);
-        record.extend_from_slice(payload);
-        let check = Digest::of(&record[4..]);
-        record.extend_from_slice(&check.as_bytes()[..8]);
-
+        let record = record(key, outcome)?;
         let mut state = self.lock();
         self.append(&mut state, &record).map_err(StoreError::io("writing", &self.path, record.len() as u64))?;
         let at = state.end;
-        state.index.insert(key, (at + 37, len, tag));
+        state.index.insert(key, (at + 37, record.len() as u32 - 45, record[36]));
         state.end += record.len() as u64;
         Ok(())
     }
@@ -160,6 +152,36 @@ impl ItemLog {
             state.synced = Instant::now();
         }
         Ok(())
+    }
+
+    /// The results of these keys in the form of a log of their own, in the order given: what travels between machines.
+    /// Equal results give equal bytes.
+    pub fn pack(&self, keys: &[Digest]) -> Result<Vec<u8>, StageError> {
+        pack(keys.iter().map(|&key| Ok((key, self.get(key)?))))
+    }
+
+    /// Keeps every result of a pack that is not here yet; the keys of the pack in their order. A pack that is cut or
+    /// damaged anywhere is refused as a whole.
+    pub fn unpack(&self, pack: &[u8]) -> Result<Vec<Digest>, StoreError> {
+        let mut found = State { file: None, index: HashMap::new(), end: 0, synced: Instant::now() };
+        let mut keys = Vec::new();
+        scan(pack, pack.len() as u64, &mut found, |key| keys.push(key))
+            .map_err(|e| StoreError::Invalid(format!("a pack of results could not be read: {e}")))?;
+        if found.end != pack.len() as u64 {
+            return Err(StoreError::Invalid(format!(
+                "a pack of results is damaged at byte {} of {}",
+                found.end,
+                pack.len()
+            )));
+        }
+        for key in &keys {
+            if !self.has(*key) {
+                let (offset, len, tag) = found.index[key];
+                let payload = pack[offset as usize..offset as usize + len as usize].to_vec();
+                self.put(*key, &outcome(tag, payload))?;
+            }
+        }
+        Ok(keys)
     }
 
     /// Flushes everything to the disk.
@@ -224,6 +246,41 @@ impl ItemLog {
     }
 }
 
+/// Results in the form of a log of their own; see [`ItemLog::pack`].
+pub fn pack(results: impl Iterator<Item = Result<(Digest, ItemOutcome), StageError>>) -> Result<Vec<u8>, StageError> {
+    let mut bytes = HEADER.to_vec();
+    for result in results {
+        let (key, outcome) = result?;
+        bytes.extend(record(key, &outcome)?);
+    }
+    Ok(bytes)
+}
+
+/// A result as it lies in the file.
+fn record(key: Digest, outcome: &ItemOutcome) -> Result<Vec<u8>, StoreError> {
+    let (tag, payload) = match outcome {
+        ItemOutcome::Done(bytes) => (TAG_DONE, bytes.as_slice()),
+        ItemOutcome::Quarantined(reason) => (TAG_QUARANTINED, reason.as_bytes()),
+    };
+    let len = u32::try_from(payload.len())
+        .map_err(|_| StoreError::Invalid(format!("an item result of {} bytes is too large", payload.len())))?;
+    let mut record = Vec::with_capacity(payload.len() + 45);
+    record.extend_from_slice(&len.to_le_bytes());
+    record.extend_from_slice(key.as_bytes());
+    record.push(tag);
+    record.extend_from_slice(payload);
+    let check = Digest::of(&record[4..]);
+    record.extend_from_slice(&check.as_bytes()[..8]);
+    Ok(record)
+}
+
+fn outcome(tag: u8, payload: Vec<u8>) -> ItemOutcome {
+    match tag {
+        TAG_DONE => ItemOutcome::Done(payload),
+        _ => ItemOutcome::Quarantined(String::from_utf8_lossy(&payload).into_owned()),
+    }
+}
+
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     panic
         .downcast_ref::<String>()
@@ -233,9 +290,8 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 }
 
 /// Reads all whole records; stops without error at the first that does not check.
-fn scan(file: File, state: &mut State) -> std::io::Result<()> {
-    let total = file.metadata()?.len();
-    let mut reader = BufReader::with_capacity(1 << 20, file);
+fn scan(bytes: impl Read, total: u64, state: &mut State, mut each: impl FnMut(Digest)) -> std::io::Result<()> {
+    let mut reader = BufReader::with_capacity(1 << 20, bytes);
     let mut header = vec![0; HEADER.len()];
     if reader.read_exact(&mut header).is_err() || header != HEADER {
         return Ok(());
@@ -258,6 +314,7 @@ fn scan(file: File, state: &mut State) -> std::io::Result<()> {
             break;
         }
         let key: [u8; 32] = record[..32].try_into().expect("32 bytes");
+        each(Digest::from_bytes(key));
         state.index.insert(Digest::from_bytes(key), (at + 37, len, record[32]));
         at += 45 + u64::from(len);
         state.end = at;
@@ -301,6 +358,31 @@ mod tests {
         }
         assert!(ends.is_sorted());
         assert_eq!(*ends.last().unwrap(), 5);
+    }
+
+    #[test]
+    fn packs_carry_results_and_refuse_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let here = ItemLog::open(&dir.path().join("a.log")).unwrap();
+        for i in 0..4u8 {
+            here.put(key(i), &ItemOutcome::Done(vec![i; 10 * usize::from(i)])).unwrap();
+        }
+        here.put(key(9), &ItemOutcome::Quarantined("bad".into())).unwrap();
+        let pack = here.pack(&[key(9), key(2), key(3)]).unwrap();
+        assert_eq!(here.pack(&[key(9), key(2), key(3)]).unwrap(), pack);
+        let there = ItemLog::open(&dir.path().join("b.log")).unwrap();
+        there.put(key(3), &ItemOutcome::Done(vec![7])).unwrap();
+        for cut in 0..pack.len() {
+            let whole = there.unpack(&pack[..cut]).map(|keys| keys.len());
+            assert!(whole.is_err() || cut == HEADER.len() || whole.unwrap() < 3, "cut at {cut}");
+        }
+        let mut bad = pack.clone();
+        bad[60] ^= 1;
+        assert!(ItemLog::open(&dir.path().join("c.log")).unwrap().unpack(&bad).is_err());
+        assert_eq!(there.unpack(&pack).unwrap(), [key(9), key(2), key(3)]);
+        assert_eq!(there.get(key(2)).unwrap(), ItemOutcome::Done(vec![2; 20]));
+        assert_eq!(there.get(key(9)).unwrap(), ItemOutcome::Quarantined("bad".into()));
+        assert_eq!(there.get(key(3)).unwrap(), ItemOutcome::Done(vec![7]), "what is here stays");
     }
 
     #[test]

@@ -9,8 +9,9 @@ use crate::{
     context::ItemSource,
     digest::Digest,
     event::EventSink,
+    executor::{Executors, Placement, place},
     graph::{Edge, Graph, GraphError, Node},
-    itemlog::ItemLog,
+    machine::Machine,
     result::{Reason, StageResult, UnhashedKey, differences, manifest_change},
     run::{chain, with_causes},
     sources::{Scan, SourceError, all_there, scan},
@@ -120,6 +121,10 @@ pub struct StagePlan {
     pub items: Option<ItemCount>,
     /// Where it runs.
     pub executor: String,
+    /// Why there, when something had to be decided; or why it cannot run.
+    pub placement: String,
+    /// Bytes of its inputs that have to be where it runs, when that is another machine and they are known.
+    pub travels: Option<u64>,
 }
 
 /// One input, as found.
@@ -298,13 +303,8 @@ pub(crate) fn judge(
 /// Opens the items of a node; `None` for a stage that works as a whole.
 pub(crate) fn item_source(store: &Store, node: &Node, unhashed: &UnhashedKey) -> Result<Option<ItemSource>, PlanError> {
     let wrong = |source| PlanError::Stage { node: node.spec.name.clone(), source };
-    let (Some(port), Some(identity)) = (&node.descriptor.items, node.stage.item_identity(&node.config).map_err(wrong)?)
-    else {
-        return Ok(None);
-    };
-    let base = unhashed.item_base(&node.descriptor).expect("it has an item port");
-    let log = ItemLog::open(&store.root().join("items").join(format!("{base}.log")))?;
-    Ok(Some(ItemSource { port: port.clone(), base, identity, log }))
+    let identity = node.stage.item_identity(&node.config).map_err(wrong)?;
+    Ok(ItemSource::open(store, &node.descriptor, identity, unhashed)?)
 }
 
 fn count_items(
@@ -339,6 +339,7 @@ pub fn plan(
     store: &Store,
     graph: &Graph,
     selection: &Selection,
+    places: (&Executors, &Machine),
     cancel: &CancelToken,
     sink: &dyn EventSink,
 ) -> Result<Plan, PlanError> {
@@ -358,8 +359,14 @@ pub fn plan(
             notes: node.notes.clone(),
             key: None,
             items: None,
-            executor: node.spec.executor.clone().unwrap_or_else(|| "local".into()),
+            executor: String::new(),
+            placement: String::new(),
+            travels: None,
         };
+        match place(node, places.0, places.1) {
+            Ok(Placement { executor, why, .. }) => (stage.executor, stage.placement) = (executor, why),
+            Err(e) => stage.placement = chain(&e),
+        }
         match roles[name] {
             Role::Excluded => {}
             Role::Given => {
@@ -386,6 +393,11 @@ pub fn plan(
                         outputs.insert(name.clone(), result.outputs);
                     }
                     Judgement::Run { unhashed, reasons } => {
+                        if places.0.get(&stage.executor).is_some_and(|e| !e.is_local()) {
+                            let inputs = unhashed.inputs.values();
+                            let sizes = inputs.map(|&a| store.manifest(a).map(|m| m.size()));
+                            stage.travels = Some(sizes.sum::<Result<u64, _>>()?);
+                        }
                         stage.verdict = Verdict::WillRun;
                         stage.items = count_items(store, node, &unhashed, force)?;
                         stage.key = Some(unhashed.key());

@@ -7,7 +7,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
@@ -16,10 +16,10 @@ use std::{
 
 use crate::{
     cancel::CancelToken,
-    context::{Context, Notes},
+    context::{Context, Notes, Place},
     digest::Digest,
     event::{Event, EventSink, Level},
-    executor::{Executors, Job},
+    executor::{Executors, Job, LOCAL, Placement, place},
     graph::{Graph, Node},
     itemlog::{ItemLog, panic_text},
     log::Log,
@@ -164,7 +164,7 @@ fn pending(node: &Node, role: Role) -> StageRecord {
         outputs: BTreeMap::new(),
         notes: Notes::default(),
         from_run: None,
-        executor: node.spec.executor.clone().unwrap_or_else(|| "local".into()),
+        executor: node.spec.executor.clone().unwrap_or_else(|| LOCAL.into()),
         seconds: 0.0,
         detail: String::new(),
     }
@@ -355,15 +355,9 @@ impl Scheduler<'_> {
             return Ok(false);
         }
         let wrong = |source| PlanError::Stage { node: name.clone(), source };
-        let needs = node.stage.needs(&node.config).map_err(wrong)?;
-        let executor_name = node.spec.executor.as_deref().unwrap_or("local");
-        let executor = req.executors.get(executor_name).cloned().ok_or_else(|| {
-            let known = req.executors.keys().cloned().collect::<Vec<_>>().join(", ");
-            wrong(StageError::Config {
-                key: "executor".into(),
-                message: format!("there is no executor `{executor_name}`; there are: {known}"),
-            })
-        })?;
+        let Placement { executor: executor_name, why, needs } =
+            place(node, req.executors, &req.machine).map_err(wrong)?;
+        let executor = req.executors[&executor_name].clone();
         let mut take = Running { cores: 0, memory: 0 };
         if executor.is_local() {
             let used: usize = self.running.values().map(|r| r.cores).sum();
@@ -375,50 +369,46 @@ impl Scheduler<'_> {
             }
             let wanted = if needs.cores == 0 { req.cores } else { needs.cores };
             take = Running { cores: wanted.min(free.max(1)), memory: needs.memory_bytes };
-            if needs.gpu && req.machine.gpus.is_empty() {
-                return Err(wrong(StageError::input(
-                    "it needs a GPU, and none was proven on this machine",
-                    "set `executor:` of this stage to one that has a GPU, or choose settings that run on the CPU",
-                )));
-            }
         }
         let scratch = req.store.root().join("scratch").join(key.to_string());
         if req.selection.force.contains(name) {
             // Forced means from the start: neither items nor a checkpoint of an interrupted run are gone on from.
             if let Some(base) = items {
-                ItemLog::remove(&req.store.root().join("items").join(format!("{base}.log")))?;
+                ItemLog::remove(&ItemLog::path(req.store, base))?;
             }
             if scratch.exists() {
                 fs::remove_dir_all(&scratch).map_err(StoreError::io("removing", &scratch, 0))?;
             }
         }
-        let ctx = Context {
+        let ctx = Context::new(Place {
             node: name.clone(),
             store: req.store.clone(),
             inputs: unhashed.inputs.clone(),
-            outputs: Mutex::default(),
-            notes: Mutex::default(),
             sink: self.sink.clone(),
             cancel: self.stop.child(),
             threads: take.cores.max(1),
             scratch,
             items: item_source(req.store, node, &unhashed)?,
-        };
+        });
         for note in &node.notes {
             ctx.message(Level::Info, note.clone());
+        }
+        if !executor.is_local() {
+            ctx.message(Level::Info, format!("it runs on `{executor_name}`: {why}"));
         }
         let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
         self.sink.emit(&Event::StageStarted {
             stage: name.clone(),
             reasons: reasons.clone(),
-            executor: executor_name.into(),
-            threads: ctx.threads,
+            executor: executor_name.clone(),
+            threads: ctx.threads(),
         });
-        let job = Job { stage: node.stage.clone(), config: node.config.clone(), ctx };
+        let job = Job { stage: node.stage.clone(), config: node.config.clone(), unhashed: unhashed.clone(), ctx };
         let record = self.stage(name);
         record.status = Status::Running;
+        record.executor = executor_name;
         record.key = Some(key);
-        record.item_log = job.ctx.items.as_ref().map(|i| i.base);
+        record.item_log = job.ctx.item_source().map(|i| i.base);
         record.inputs.clone_from(&unhashed.inputs);
         record.reasons = reasons;
         self.save()?;
@@ -428,13 +418,9 @@ impl Scheduler<'_> {
         scope.spawn(move || {
             let started = Instant::now();
             let result = execute(executor.as_ref(), &job, retries, timeout_s);
-            let finished = Finished {
-                name: job.ctx.node.clone(),
-                result,
-                outputs: job.ctx.outputs.into_inner().unwrap_or_else(PoisonError::into_inner),
-                notes: job.ctx.notes.into_inner().unwrap_or_else(PoisonError::into_inner),
-                seconds: started.elapsed().as_secs_f64(),
-            };
+            let name = job.ctx.stage().to_owned();
+            let (outputs, notes) = job.ctx.into_results();
+            let finished = Finished { name, result, outputs, notes, seconds: started.elapsed().as_secs_f64() };
             // The scheduler waits for every stage it started, so it is there to receive.
             let _ = send.send(finished);
         });
@@ -543,7 +529,7 @@ fn execute(
     let done = Arc::new(AtomicBool::new(false));
     // A time that no clock can count to is no limit.
     if let Some(end) = timeout_s.and_then(|s| Instant::now().checked_add(Duration::from_secs(s))) {
-        let (cancel, timed_out, done) = (job.ctx.cancel.clone(), timed_out.clone(), done.clone());
+        let (cancel, timed_out, done) = (job.ctx.cancel().clone(), timed_out.clone(), done.clone());
         std::thread::spawn(move || {
             while !done.load(Ordering::SeqCst) {
                 if Instant::now() >= end {
@@ -562,9 +548,9 @@ fn execute(
         match result {
             Err(e @ StageError::Transient { .. }) if attempt < retries => {
                 attempt += 1;
-                job.ctx.sink.emit(&Event::StageRetried { stage: job.ctx.node.clone(), attempt, error: chain(&e) });
+                job.ctx.retried(attempt, chain(&e));
                 let end = Instant::now() + RETRY_WAIT * 2u32.saturating_pow(attempt - 1);
-                while Instant::now() < end && !job.ctx.cancel.is_cancelled() {
+                while Instant::now() < end && !job.ctx.cancel().is_cancelled() {
                     std::thread::sleep(Duration::from_millis(50));
                 }
             }

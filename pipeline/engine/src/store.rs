@@ -66,13 +66,26 @@ impl StoreError {
     }
 }
 
+/// Asks another place for bytes that are not here; `None` when it has none of this digest.
+pub type Fetch = dyn Fn(Digest) -> Result<Option<Vec<u8>>, StoreError> + Send + Sync;
+
 /// The store. Cloning shares it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Store {
     root: PathBuf,
     sources: Arc<RwLock<Sources>>,
     /// Bytes that a command which only reads could not write.
     unwritten: Arc<RwLock<BTreeMap<Digest, Vec<u8>>>>,
+    /// Asked for what is missing.
+    fetch: Option<Arc<Fetch>>,
+    /// What was stored, with its size, where somebody wants to know.
+    noted: Option<Arc<RwLock<BTreeMap<Digest, u64>>>>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Store({})", self.root.display())
+    }
 }
 
 /// Input files that lie outside the store.
@@ -119,9 +132,43 @@ impl Store {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(StoreError::io("opening", &root, 0)(e)),
             _ => {}
         }
-        let store = Self { root, sources: Arc::default(), unwritten: Arc::default() };
+        let store = Self { root, sources: Arc::default(), unwritten: Arc::default(), fetch: None, noted: None };
         store.clean_tmp(STALE);
         Ok(store)
+    }
+
+    /// The same store as a window to another place: what is missing is asked for there when it is read, and what is
+    /// stored through this window is noted (see [`Store::take_noted`]).
+    #[must_use]
+    pub fn with_fetch(mut self, fetch: Arc<Fetch>) -> Self {
+        self.fetch = Some(fetch);
+        self.noted = Some(Arc::default());
+        self
+    }
+
+    /// Digests and sizes of all that was stored since the last call.
+    pub fn take_noted(&self) -> BTreeMap<Digest, u64> {
+        let noted = self.noted.as_ref();
+        noted.map_or_else(BTreeMap::new, |n| std::mem::take(&mut *n.write().expect("no holder of this lock panics")))
+    }
+
+    /// Fetches missing bytes; false when they cannot be had.
+    fn fetch(&self, digest: Digest) -> Result<bool, StoreError> {
+        let Some(bytes) = self.fetch.as_ref().map(|f| f(digest)).transpose()?.flatten() else { return Ok(false) };
+        if Digest::of(&bytes) != digest {
+            return Err(StoreError::Invalid(format!("what was fetched as {} has another digest", digest.short())));
+        }
+        self.write(&self.cas_path(digest), &bytes, Access::ReadOnly)?;
+        Ok(true)
+    }
+
+    /// Forgets bytes that can be fetched again.
+    pub fn forget(&self, digest: Digest) -> Result<(), StoreError> {
+        let path = self.cas_path(digest);
+        match remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io("removing", &path, 0)(e)),
+            _ => Ok(()),
+        }
     }
 
     /// Removes files of at least this age from `tmp/`. What cannot be removed stays: it harms nobody.
@@ -189,7 +236,14 @@ impl Store {
     /// The file that has the bytes of a digest; they are not checked here.
     pub(crate) fn locate(&self, digest: Digest) -> Result<PathBuf, StoreError> {
         let path = self.cas_path(digest);
-        if path.is_file() { Ok(path) } else { self.source(digest).ok_or(StoreError::Missing { digest }) }
+        if path.is_file() {
+            return Ok(path);
+        }
+        match self.source(digest) {
+            Some(source) => Ok(source),
+            None if self.fetch(digest)? => Ok(path),
+            None => Err(StoreError::Missing { digest }),
+        }
     }
 
     /// Takes over a file on the same disk whose bytes are known to have this digest.
@@ -261,6 +315,9 @@ impl Store {
         let path = self.cas_path(digest);
         if !fs::metadata(&path).is_ok_and(|m| m.len() == bytes.len() as u64) {
             self.write(&path, bytes, Access::ReadOnly)?;
+        }
+        if let Some(noted) = &self.noted {
+            noted.write().expect("no holder of this lock panics").insert(digest, bytes.len() as u64);
         }
         Ok(digest)
     }
@@ -341,7 +398,10 @@ impl Store {
         if let Some(bytes) = self.unwritten.read().expect("no holder of this lock panics").get(&digest) {
             return Ok(bytes.clone());
         }
-        let path = self.source(digest).ok_or(StoreError::Missing { digest })?;
+        let Some(path) = self.source(digest) else {
+            let fetched = if self.fetch(digest)? { self.read_cas(digest)? } else { None };
+            return fetched.ok_or(StoreError::Missing { digest });
+        };
         let bytes = fs::read(&path).map_err(StoreError::io("reading", &path, 0))?;
         if Digest::of(&bytes) == digest { Ok(bytes) } else { Err(StoreError::SourceChanged { path }) }
     }

@@ -181,6 +181,11 @@ fn node(name: &str, uses: &str, config: Value) -> NodeSpec {
     NodeSpec { name: name.into(), uses: uses.into(), config, ..NodeSpec::default() }
 }
 
+/// The executors of every run here.
+fn here() -> Executors {
+    [("local".to_owned(), Arc::new(Here) as Arc<dyn Executor>)].into()
+}
+
 impl World {
     fn new(files: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -225,11 +230,11 @@ impl World {
     }
 
     fn plan(&self, selection: &Selection) -> Result<Plan, PlanError> {
-        plan(&self.store, &self.graph()?, selection, &self.cancel, &NoSink)
+        plan(&self.store, &self.graph()?, selection, (&here(), &Machine::probe()), &self.cancel, &NoSink)
     }
 
     fn run_with(&self, selection: Selection, cores: usize) -> Result<(RunRecord, PathBuf), PlanError> {
-        let executors: Executors = [("local".to_owned(), Arc::new(Here) as Arc<dyn Executor>)].into();
+        let executors = here();
         run(&RunRequest {
             runs: &self.runs(),
             store: &self.store,

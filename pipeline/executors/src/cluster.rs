@@ -100,7 +100,8 @@ pub enum ClusterError {
 
 /// A system that runs commands on other machines.
 ///
-/// Every call may be repeated: after a crash of this program the next one asks again by the same names.
+/// Every call may be repeated: after a crash of this program the next one asks again by the same names. Calls wait for
+/// the system, a minute and more when it is silent, and must not be made from asynchronous code.
 pub trait Cluster: Send + Sync + fmt::Debug {
     /// Its kind and place in a few words, for messages and records: `slurm, partition gpu`.
     fn describe(&self) -> String;
@@ -113,9 +114,11 @@ pub trait Cluster: Send + Sync + fmt::Debug {
     fn states(&self, batch: &str) -> Result<BTreeMap<u32, TaskState>, ClusterError>;
 
     /// Ends tasks, pending or running. Success means that the system took the request; a task that ended already, or
-    /// is unknown, is no error.
+    /// is unknown, is no error. A cancelled task ends as failed or becomes absent; a pending one may begin all the same,
+    /// where the system was about to start it, and is ended then.
     fn cancel(&self, batch: &str, tasks: &[u32]) -> Result<(), ClusterError>;
 
-    /// What a task has written to its output and error streams, from a byte on; empty when there is nothing yet.
+    /// What a task has written to its output and error streams, from a byte on; empty when there is nothing more yet. An
+    /// answer may be a part only, 16 MiB at least: ask again from where it ended. Some systems add lines of their own.
     fn log(&self, batch: &str, task: u32, from: u64) -> Result<Vec<u8>, ClusterError>;
 }

@@ -5,7 +5,22 @@ use std::sync::Arc;
 use engine::executor::{Executor, Executors};
 
 pub mod cluster;
+mod command;
+mod http;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod local;
+pub mod objects;
+#[cfg(unix)]
+pub mod process;
+mod ranges;
+pub mod ray;
+pub mod remote;
+pub mod settings;
+mod shell;
+mod ship;
+pub mod slurm;
+pub mod ssh;
 
 /// The executors that need no settings.
 pub fn builtin() -> Executors {

@@ -2,7 +2,7 @@
 
 use engine::{
     Outcome, StageError,
-    executor::{Executor, Job},
+    executor::{Executor, Job, LOCAL},
 };
 
 /// Runs a stage here.
@@ -10,7 +10,7 @@ pub struct Local;
 
 impl Executor for Local {
     fn name(&self) -> &'static str {
-        "local"
+        LOCAL
     }
 
     fn is_local(&self) -> bool {

@@ -7,7 +7,8 @@
 //! cargo run --release -p train --example symbols_n -- FOLDER [SAMPLES_AN_EPOCH EPOCHS]
 //! ```
 //!
-//! The folder gets `symbols-n.safetensors` (32-bit), the table of the training, and its checkpoints.
+//! The folder gets `symbols-n.safetensors` (16-bit), the table of the training, and its checkpoints; the file is kept in
+//! `stages/train/weights/`.
 //!
 //! Hundreds of different symbols share 64 classes, so that no class is one shape: what the layers learn is to tell
 //! strokes, outlines, fillings and text apart, and not one library. Pages differ in line width, scale, noise, paper and
@@ -227,7 +228,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         available: &train::memory::available,
     };
     let finished = job.run(&Terminal { last: Mutex::new(Instant::now()) })?;
-    write(&folder.join("symbols-n.safetensors"), &finished.last.to_bytes()?)?;
+    let mut state = finished.last;
+    // Names that no class of anybody's has: only the layers below the classes are of use.
+    let names: Vec<String> = (0..CLASSES).map(|n| format!("symbols-n {n}")).collect();
+    state.metadata.insert("classes".into(), serde_json::to_string(&names)?);
+    state.metadata.insert("imgsz".into(), SIDE.to_string());
+    let half = state.to_half_bytes()?;
+    eprintln!("BLAKE3 {}", engine::Digest::of(&half));
+    write(&folder.join("symbols-n.safetensors"), &half)?;
     write(&folder.join("results.csv"), results::csv(&finished.rows).as_bytes())?;
     Ok(())
 }

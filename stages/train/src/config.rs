@@ -227,9 +227,10 @@ pub struct Config {
     pub model: Model,
     /// The published behaviour that is followed. Default yolov8@8.2.103, the only one.
     pub recipe: Recipe,
-    /// Weights to start from: a file of this program (`.safetensors`), of PyTorch (`.pt`) or ONNX, relative to the project
-    /// file; null starts from random ones. Default null. Its content and name, not its folder, count for the
-    /// result: the file becomes the input `weights`.
+    /// Weights to start from: `symbols-n` (this program's own, for yolov8n and drawings), `scratch` (random), or a file of
+    /// this program (`.safetensors`), of PyTorch (`.pt`) or ONNX, relative to the project file. A file's content and name,
+    /// not its folder, count for the result: it becomes the input `weights`. Default null: `symbols-n` for yolov8n, else
+    /// `scratch`.
     pub weights: Option<String>,
     /// The first so many modules of the network keep their starting weights and statistics, 0 to 22. Default 0; 10 keeps
     /// the backbone.

@@ -34,8 +34,6 @@ pub struct Learner {
     head_gradient: Heads,
     /// The first so many modules do not learn.
     freeze: usize,
-    /// Their statistics.
-    frozen: Vec<Vec<f32>>,
 }
 
 /// All arrays of a network: parameters, then buffers.
@@ -77,8 +75,7 @@ impl Learner {
         let ema = Ema::new(arrays(net.as_mut()), config.ema_decay, config.ema_tau);
         net.zero_gradients();
         let freeze = config.freeze;
-        let buffers = net.buffers();
-        let frozen = buffers.iter().filter(|b| is_frozen(b.name, freeze)).map(|b| b.data.to_vec()).collect();
+        net.freeze(freeze);
         Self {
             net,
             ema,
@@ -91,7 +88,6 @@ impl Learner {
             gains: config.gains(),
             head_gradient: Heads::default(),
             freeze,
-            frozen,
         }
     }
 
@@ -132,7 +128,6 @@ impl Learner {
             return Ok(terms);
         }
         self.net.backward(&self.head_gradient)?;
-        self.restore_frozen();
         let due = self.last_update.map_or(0, |u| u + 1);
         if self.step + 1 - due >= rates.accumulate {
             self.update(&rates);
@@ -140,14 +135,6 @@ impl Learner {
         }
         self.step += 1;
         Ok(terms)
-    }
-
-    /// A training pass moves the running statistics of all modules.
-    fn restore_frozen(&mut self) {
-        let freeze = self.freeze;
-        let buffers = self.net.buffers();
-        let frozen = buffers.into_iter().filter(|b| is_frozen(b.name, freeze));
-        frozen.zip(&self.frozen).for_each(|(b, kept)| b.data.copy_from_slice(kept));
     }
 
     fn update(&mut self, rates: &Rates) {

@@ -93,9 +93,9 @@ pub fn training_bytes(config: &Config, spec: Spec, batch: usize, waiting: usize)
     let weights = spec.graph().parameter_count();
     let moments = if config.optimizer == Choice::Sgd { 1 } else { 2 };
     let pixels = batch * side * side * 3 * (waiting + 1);
-    let network =
-        |batch: usize, side: usize, mode| Native::memory(spec, [batch, side, side], mode, config.precision.settled());
-    let networks = network(batch, side, Mode::Train) + network(measured, config.imgsz as usize, Mode::Eval);
+    let network = |size, mode| Native::memory(spec, size, mode, config.precision.settled(), config.freeze);
+    let measured = [measured, config.imgsz as usize, config.imgsz as usize];
+    let networks = network([batch, side, side], Mode::Train) + network(measured, Mode::Eval);
     (networks + ((moments + 1) * weights + pixels) * size_of::<f32>()) as u64
 }
 

@@ -2,6 +2,10 @@
 //!
 //! Owns the update rules, the choice between them and their state. Refuses to own the timetable and the network: it
 //! sees named flat arrays.
+//!
+//! The loops are plain Rust that the compiler vectorises. Of a training step's processor time (YOLOv8n, 8 pictures of
+//! 320 pixels, 2 threads) clip, update and moving average together are .8 %, in 32 bits as in 16: not worth kernels of
+//! their own. The share hardly depends on the network's size and falls with the pixels of a batch.
 
 use rayon::prelude::*;
 use schemars::JsonSchema;

@@ -129,14 +129,10 @@ impl Stage for Train {
         }
     }
 
-    fn resolve(&self, mut config: Config, _facts: &Facts) -> Result<(Config, Vec<String>), StageError> {
+    fn resolve(&self, mut config: Config, facts: &Facts) -> Result<(Config, Vec<String>), StageError> {
         config.check()?;
-        if config.weights.is_some() {
-            let message =
-                format!("connect the file to the input `{}`; settings files do that by themselves", start::PORT);
-            return Err(StageError::Config { key: "weights".into(), message });
-        }
         let mut notes = Vec::new();
+        notes.extend(start::settle(&mut config, facts.connected.iter().any(|port| port == start::PORT))?);
         if config.time_s.is_some() {
             notes.push("time_s: the result will depend on the speed of this machine; epochs do not".into());
         }
@@ -155,6 +151,13 @@ impl Stage for Train {
         }
         place.settle_config(&mut config);
         Ok((config, notes))
+    }
+
+    fn fingerprint(&self, config: &Config) -> serde_json::Value {
+        match config.weights.as_deref() {
+            Some(start::SYMBOLS_N) => start::symbols_n_digest().into(),
+            _ => serde_json::Value::Null,
+        }
     }
 
     fn needs(&self, config: &Config) -> Needs {

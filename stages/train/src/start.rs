@@ -6,12 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use artifacts::Files;
-use engine::{Context, Level, StageError};
+use engine::{Context, Digest, Level, StageError};
 use report::{Cell, Column, Html, Table, Tone, html::notice, html::p, number::counted};
 use serde::Serialize;
 use serde_json::json;
 use vision::yolov8::{
-    State, Tensor,
+    Size, State, Tensor,
     weights::{self, Weights},
 };
 
@@ -19,6 +19,12 @@ use crate::config::Config;
 
 /// Input port of the stage.
 pub const PORT: &str = "weights";
+/// `train.weights` for this program's own starting weights, made by `examples/symbols_n.rs`.
+pub const SYMBOLS_N: &str = "symbols-n";
+/// `train.weights` for random ones.
+pub const SCRATCH: &str = "scratch";
+/// [`SYMBOLS_N`], in 16 bits.
+static SYMBOLS_N_FILE: &[u8] = include_bytes!("../weights/symbols-n.safetensors");
 /// File names that a trained model has; of several files in a folder the first is taken.
 const MODEL_FILE: &str = "best.safetensors";
 /// Rows that are said one by one; all are in `weights.json`.
@@ -105,6 +111,36 @@ fn part_of(key: &str) -> String {
     key.split('.').take(parts).collect::<Vec<_>>().join(".")
 }
 
+/// BLAKE3 of this program's own starting weights.
+pub fn symbols_n_digest() -> String {
+    Digest::of(SYMBOLS_N_FILE).to_string()
+}
+
+/// Settles what `train.weights` left open: drawings start from this program's own weights where they fit the network.
+pub fn settle(config: &mut Config, is_connected: bool) -> Result<Option<String>, StageError> {
+    let fits = config.model.size() == Size::N;
+    let wrong = |message: String| Err(StageError::Config { key: PORT.into(), message });
+    match config.weights.as_deref() {
+        None if is_connected => Ok(None),
+        None if fits => {
+            config.weights = Some(SYMBOLS_N.into());
+            Ok(Some(format!(
+                "weights: {SYMBOLS_N}, which know symbols on drawings; `{SCRATCH}` starts from random ones"
+            )))
+        }
+        None => {
+            config.weights = Some(SCRATCH.into());
+            Ok(Some(format!("weights: {SCRATCH}, since there are none of this program for {}", config.model.name())))
+        }
+        Some(_) if is_connected => wrong("starting weights are given as an input as well; keep one of the two".into()),
+        Some(SYMBOLS_N) if !fits => {
+            wrong(format!("{SYMBOLS_N} are weights of yolov8n, and `model` is {}", config.model.name()))
+        }
+        Some(SYMBOLS_N | SCRATCH) => Ok(None),
+        Some(_) => wrong(format!("connect the file to the input `{PORT}`; settings files do that by themselves")),
+    }
+}
+
 /// Lays a file's weights over those of a new network (`fresh`) for these classes.
 pub fn start(weights: &Weights, fresh: State, classes: &[String]) -> Start {
     let rows = rows_of(weights, classes);
@@ -138,6 +174,7 @@ pub fn start(weights: &Weights, fresh: State, classes: &[String]) -> Start {
     rows.sort_by_key(|r| (r.taken, place(&r.part)));
     let text = |key: &str| weights.state.metadata.get(key).and_then(|t| serde_json::from_str::<String>(t).ok());
     let release = text("source").map_or_else(String::new, |s| format!(", {s}"));
+    let bits = if weights.dequantised { ", from 8 bits" } else { "" };
     let size = format!("{:?}", weights.spec.size).to_lowercase();
     Start {
         rows,
@@ -145,7 +182,7 @@ pub fn start(weights: &Weights, fresh: State, classes: &[String]) -> Start {
         new: kept(false),
         left: left.collect(),
         source: format!(
-            "{}, yolov8{size}, {}{release}",
+            "{}, yolov8{size}, {}{release}{bits}",
             weights.kind.name(),
             counted(weights.spec.classes, "class", "classes")
         ),
@@ -185,6 +222,14 @@ impl Start {
         classes: &[String],
         fresh: impl FnOnce() -> State,
     ) -> Result<Option<Self>, StageError> {
+        if config.weights.as_deref() == Some(SYMBOLS_N) {
+            let weights = weights::read(SYMBOLS_N_FILE).map_err(|e| StageError::failed("reading symbols-n", e))?;
+            let mut start = start(&weights, fresh(), classes);
+            start.source = format!("{SYMBOLS_N} ({})", start.source);
+            start.digest = symbols_n_digest();
+            start.say(ctx);
+            return Ok(Some(start));
+        }
         if !ctx.has(PORT) {
             return Ok(None);
         }
@@ -292,7 +337,7 @@ impl Start {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vision::yolov8::{Backend, Native, Size, Spec};
+    use vision::yolov8::{Backend, Native, Spec};
 
     fn weights(names: &[&str], seed: u64) -> Weights {
         let mut state = Native::new(Spec { size: Size::N, classes: names.len() }, seed).state();
@@ -308,6 +353,46 @@ mod tests {
 
     const BIAS: &str = "model.22.cv3.1.2.bias";
     const KERNEL: &str = "model.22.cv3.1.2.weight";
+
+    #[test]
+    fn drawings_start_from_own_weights_where_they_fit() {
+        let settled = |model, weights: Option<&str>, connected| {
+            let mut config = Config { model, weights: weights.map(str::to_owned), ..Config::default() };
+            settle(&mut config, connected).map(|note| (config.weights, note.is_some()))
+        };
+        use crate::config::Model;
+        assert_eq!(settled(Model::Yolov8n, None, false).unwrap(), (Some(SYMBOLS_N.into()), true));
+        assert_eq!(settled(Model::Yolov8s, None, false).unwrap(), (Some(SCRATCH.into()), true));
+        assert_eq!(settled(Model::Yolov8n, None, true).unwrap(), (None, false));
+        assert_eq!(settled(Model::Yolov8n, Some(SCRATCH), false).unwrap(), (Some(SCRATCH.into()), false));
+        assert!(settled(Model::Yolov8s, Some(SYMBOLS_N), false).is_err());
+        assert!(settled(Model::Yolov8n, Some("best.pt"), false).is_err());
+        assert!(settled(Model::Yolov8n, Some(SYMBOLS_N), true).is_err());
+    }
+
+    #[test]
+    fn own_weights_give_every_layer_but_the_classes() {
+        assert!(SYMBOLS_N_FILE.len() <= 7_000_000, "{}", SYMBOLS_N_FILE.len());
+        let own = weights::read(SYMBOLS_N_FILE).unwrap();
+        assert_eq!(own.licence, None);
+        for classes in [&["valve"][..], &["a", "b", "c"]] {
+            let (fresh, s) = begun(&own, classes);
+            let skipped: Vec<&str> =
+                s.rows.iter().filter(|r| r.taken == Taken::Skipped).map(|r| r.part.as_str()).collect();
+            assert!(skipped.is_empty(), "{skipped:?}");
+            assert_eq!(s.kept, Vec::<String>::new());
+            assert_eq!(s.state.tensors[BIAS], fresh.tensors[BIAS], "its classes are nobody's");
+            assert_ne!(s.state.tensors["model.0.conv.weight"], fresh.tensors["model.0.conv.weight"]);
+        }
+    }
+
+    #[test]
+    fn weights_in_8_bits_are_said_to_be() {
+        let mut from = weights(&["valve"], 5);
+        assert!(!begun(&from, &["valve"]).1.source.contains("8 bits"));
+        from.dequantised = true;
+        assert!(begun(&from, &["valve"]).1.summary().contains("yolov8n, 1 class, from 8 bits"));
+    }
 
     #[test]
     fn the_same_classes_take_everything() {

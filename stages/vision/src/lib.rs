@@ -2,6 +2,9 @@
 //!
 //! Owns models and numerics. Refuses to know stages, artifacts, runs or the command line.
 
+#[cfg(test)]
+extern crate self as vision;
+
 pub mod detector;
 mod kernels;
 pub mod letterbox;

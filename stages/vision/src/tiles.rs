@@ -18,7 +18,8 @@ use crate::nms::{Candidate, sort};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "kind")]
 pub enum Cut {
-    /// Each picture is scaled to fit.
+    /// Each picture is scaled to fit, small ones up too: so does the recipe's validation, which brings the longer side to
+    /// the input's before its letterbox (that alone scales nothing up).
     Whole,
     /// Each picture is scaled by `scale` and cut into tiles as big as the input, which overlap.
     Tiles {
@@ -341,6 +342,17 @@ mod tests {
 
     fn at(x0: f64, x1: f64, class: usize, score: f32) -> Found {
         Found { bbox: BBox::new(x0, 100.0, x1, 150.0), class, score }
+    }
+
+    /// Seen in the reference's validation: 100 x 60 pixels become 320 x 192 in the middle of 320 x 320.
+    #[test]
+    fn small_pictures_are_enlarged_to_fit() {
+        for (picture, scaled) in [((100, 60), (320, 192)), ((60, 100), (192, 320)), ((700, 400), (320, 183))] {
+            let plan = TilePlan::new(picture, Cut::Whole, 320);
+            assert_eq!((plan.scaled, plan.tiles.len()), (scaled, 1));
+            let padding = ((320 - scaled.0) / 2, (320 - scaled.1) / 2);
+            assert_eq!(plan.padding(&plan.tiles[0]), padding);
+        }
     }
 
     #[test]

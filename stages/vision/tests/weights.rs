@@ -1,74 +1,28 @@
 //! Weights of other programs: a `.pt` file that Ultralytics described (see `weights/golden.py`), layer by layer against
 //! PyTorch; and malformed files of every kind.
 
+#[path = "weights/fixture.rs"]
+mod fixture;
 mod formula;
 
-use std::{
-    collections::BTreeMap,
-    io::{Cursor, Write},
-};
+use std::io::Cursor;
 
-use formula::{numbers, picture, summary, values};
+use fixture::{DESCRIPTION, HEIGHT, SPEC, WIDTH, checkpoint, golden};
+use formula::{numbers, picture, values};
 use half::f16;
-use serde::Deserialize;
+use prost::Message as _;
 use vision::yolov8::{
-    Backend, Images, Mode, Size, Spec,
+    Backend, Images, Mode,
     export::{self, About, Head, Options, Precision, to_planes},
+    onnx::Model,
     weights::{self, Kind, ULTRALYTICS_LICENCE, Weights},
 };
 use zip::{ZipWriter, write::SimpleFileOptions};
 
-const SPEC: Spec = Spec { size: Size::N, classes: 3 };
 const NAMES: [&str; 3] = ["gate valve", "pump's \"head\"", "Prüfventil"];
-const HEIGHT: usize = 64;
-const WIDTH: usize = 96;
-/// Relative to the norm of what a layer makes; the reference has 64 bits.
-const TOLERANCE: f64 = 1e-4;
-
-#[derive(Deserialize)]
-struct Golden {
-    /// Name of the tensor in a storage, or the length of one that is all zeros.
-    storages: BTreeMap<String, serde_json::Value>,
-    layers: BTreeMap<String, [f64; 2]>,
-}
-
-fn golden() -> Golden {
-    serde_json::from_str(include_str!("weights/golden.json")).expect("the fixture is JSON")
-}
-
-/// The file that the script threw away, made again from its description and the formula.
-fn checkpoint(description: &[u8]) -> Vec<u8> {
-    let shapes = SPEC.shapes();
-    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
-    let mut put = |name: &str, bytes: &[u8]| {
-        zip.start_file(format!("golden/{name}"), SimpleFileOptions::default()).expect("a new entry");
-        zip.write_all(bytes).expect("memory takes it");
-    };
-    put("data.pkl", description);
-    put("byteorder", b"little");
-    for (key, held) in golden().storages {
-        let bytes: Vec<u8> = match held.as_str() {
-            None => vec![0; held.as_u64().expect("a length") as usize],
-            Some(name) if name.contains("dfl") => (0..16).flat_map(|i| f16::from_f32(i as f32).to_le_bytes()).collect(),
-            Some(name) => values(name, &shapes[name]).iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
-        };
-        put(&format!("data/{key}"), &bytes);
-    }
-    zip.finish().expect("the end is written").into_inner()
-}
-
-const DESCRIPTION: &[u8] = include_bytes!("weights/data.pkl");
 
 fn read() -> Weights {
     weights::read(&checkpoint(DESCRIPTION)).expect("the file is read")
-}
-
-fn compare(golden: &Golden, name: &str, found: [f64; 2]) {
-    let [norm, projection] = golden.layers[name];
-    for (found, expected) in found.into_iter().zip([norm, projection]) {
-        let error = (found - expected).abs() / norm;
-        assert!(error < TOLERANCE, "{name}: {found} against {expected}, {error:e} of the norm");
-    }
 }
 
 #[test]
@@ -87,7 +41,7 @@ fn a_file_of_ultralytics_is_read_and_every_layer_is_that_of_pytorch() {
     let mut seen = 0;
     let planes = to_planes(&picture, 1, HEIGHT, WIDTH);
     export::layers(weights.spec, &weights.state, &planes, &mut |layer, data| {
-        compare(&golden, layer, summary(layer, data.iter().copied()));
+        golden.compare(layer, data.iter().copied());
         seen += 1;
     })
     .expect("the layers run");
@@ -101,7 +55,7 @@ fn a_file_of_ultralytics_is_read_and_every_layer_is_that_of_pytorch() {
             let name = format!("model.22.{branch}.{i}.2");
             let cells = level.data.chunks_exact(level.channels);
             let planes = channels.flat_map(|c| cells.clone().map(move |cell| cell[c]));
-            compare(&golden, &name, summary(&name, planes));
+            golden.compare(&name, planes);
         }
     }
     let decoded = vision::yolov8::decode(&heads, 0);
@@ -112,7 +66,7 @@ fn a_file_of_ultralytics_is_read_and_every_layer_is_that_of_pytorch() {
             row.push(v);
         }
     }
-    compare(&golden, "decoded", summary("decoded", rows.into_iter().flatten()));
+    golden.compare("decoded", rows.into_iter().flatten());
 }
 
 #[test]
@@ -146,6 +100,60 @@ fn what_is_exported_comes_back_as_weights() {
             assert!(error < tolerance, "{head:?} {precision:?}: {error}");
         }
     }
+}
+
+/// A weight together with the factor of the normalisation behind it, `[out][rest]`.
+fn merged(weights: &Weights, conv: &str) -> Vec<Vec<f32>> {
+    let part = |key: &str| weights.state.tensors.get(&format!("{conv}.{key}")).map(|t| t.data.clone());
+    let rows = |data: Vec<f32>, count: usize| data.chunks(data.len() / count).map(<[f32]>::to_vec).collect::<Vec<_>>();
+    match part("conv.weight") {
+        None => rows(part("weight").expect("a last convolution"), part("bias").expect("with a bias").len()),
+        Some(data) => {
+            let (scale, var) = (part("bn.weight").expect("a scale"), part("bn.running_var").expect("a variance"));
+            let mut rows = rows(data, scale.len());
+            for ((row, s), v) in rows.iter_mut().zip(scale).zip(var) {
+                row.iter_mut().for_each(|w| *w *= s / (v + weights::EPSILON as f32).sqrt());
+            }
+            rows
+        }
+    }
+}
+
+#[test]
+fn weights_in_8_bits_come_back_within_half_a_step() {
+    let weights = read();
+    let about = About { names: NAMES.map(str::to_owned).to_vec(), version: "1".into(), licence: None };
+    let options = Options { height: HEIGHT, width: WIDTH, precision: Precision::Int8, ..Options::default() };
+    let picture = picture("picture", HEIGHT, WIDTH);
+    let calibration = [to_planes(&picture, 1, HEIGHT, WIDTH)];
+    let file = export::export(SPEC, &weights.state, &about, &options, &calibration).expect("it is exported").bytes;
+    let back = weights::read(&file).expect("it is read");
+    assert!(back.dequantised && !weights.dequantised);
+    assert_eq!((back.spec, &back.names), (SPEC, &weights.names));
+    let mut changed = 0;
+    for conv in SPEC.graph().convs() {
+        for (row, expected) in merged(&back, &conv.name).iter().zip(&merged(&weights, &conv.name)) {
+            let step = expected.iter().fold(0.0_f32, |m, w| m.max(w.abs())) / 127.0;
+            for (found, expected) in row.iter().zip(expected) {
+                assert!((found - expected).abs() <= 0.501 * step, "{}: {found} {expected} {step}", conv.name);
+                changed += usize::from((found - expected).abs() > 0.1 * step);
+            }
+        }
+    }
+    assert!(changed > 100_000, "they are in 8 bits");
+    let images = Images { data: &picture, batch: 1, height: HEIGHT, width: WIDTH };
+    let run = |w: &Weights| w.network().expect("fits").forward(images, Mode::Eval).expect("runs").clone();
+    for (a, b) in run(&back).levels.iter().zip(&run(&weights).levels) {
+        let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| x * x).sum::<f32>().sqrt();
+        let error = norm(&mut a.data.iter().zip(&b.data).map(|(a, b)| a - b)) / norm(&mut b.data.iter().copied());
+        assert!(error < 0.1, "stride {}: {error}", a.stride);
+    }
+    // Without the scales nobody knows what the whole numbers stand for.
+    let mut model = Model::decode(&*file).expect("it is ONNX");
+    let constants = &mut model.graph.as_mut().expect("a graph").initializer;
+    constants.retain(|t| !(t.name.contains("model.4.cv1") && t.name.ends_with("weight/scale")));
+    let text = said(&model.encode_to_vec());
+    assert!(text.contains("model.4.cv1") && text.contains("whole numbers"), "{text}");
 }
 
 #[test]

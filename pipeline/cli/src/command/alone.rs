@@ -31,7 +31,7 @@ use crate::{
     },
     exit::{Exit, Usage},
     project::{Project, leave_gpus_alone},
-    settings::{LABEL_EXTENSIONS, WEIGHTS, WEIGHTS_EXTENSIONS},
+    settings::{LABEL_EXTENSIONS, OWN_WEIGHTS, WEIGHTS, WEIGHTS_EXTENSIONS},
     terminal::data,
 };
 
@@ -69,7 +69,7 @@ pub struct Train {
     /// Network: yolov8n, yolov8s, ...
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
-    /// Weights to start from (.safetensors, .pt, .onnx).
+    /// Weights to start from: symbols-n, scratch, or a file (.safetensors, .pt, .onnx).
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
     /// Folder for the model.
@@ -315,11 +315,16 @@ pub fn train(global: &Global, args: &Train) -> Result<Exit> {
     alone.input("images", IMAGES, &args.dataset, Some(&IMAGE_EXTENSIONS))?;
     let starting = alone.project.input(WEIGHTS).map(Path::to_owned);
     alone.input("labels", FILES, args.labels.as_ref().unwrap_or(&args.dataset), Some(&LABEL_EXTENSIONS))?;
-    if let Some(weights) = args.weights.as_deref().or(starting.as_deref()) {
+    let own = args.weights.as_ref().and_then(|w| OWN_WEIGHTS.into_iter().find(|own| w == Path::new(own)));
+    if let Some(weights) = args.weights.as_deref().or(starting.as_deref()).filter(|_| own.is_none()) {
         alone.input(WEIGHTS, artifacts::WEIGHTS, weights, Some(&WEIGHTS_EXTENSIONS))?;
     }
     alone.stage("import", &[]);
-    let over = [("epochs", args.epochs.map(Value::from)), ("model", args.model.clone().map(Value::from))];
+    let over = [
+        ("epochs", args.epochs.map(Value::from)),
+        ("model", args.model.clone().map(Value::from)),
+        (WEIGHTS, own.map(Value::from)),
+    ];
     if !args.sweep.sweep.is_empty() {
         let config = alone.config("train", &over);
         return sweep(global, alone, &args.sweep, &config, args.out.as_deref());

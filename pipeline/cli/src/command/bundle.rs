@@ -56,7 +56,15 @@ pub fn pack(global: &Global, project: &Project, until: &str, out: &Path) -> Resu
     let sink = Progress::new(global.quiet || global.json);
     let cancel = CancelToken::new();
     let selection = Selection { until: Some(until.into()), ..Selection::default() };
-    let plan = engine::plan::plan(&project.store, &graph, &selection, &cancel, &sink).map_err(Planning::report)?;
+    let plan = engine::plan::plan(
+        &project.store,
+        &graph,
+        &selection,
+        (&project.executors(), &project.machine),
+        &cancel,
+        &sink,
+    )
+    .map_err(Planning::report)?;
     let mut inputs = BTreeMap::new();
     let mut written =
         Written { results: Vec::new(), to_run: Vec::new(), inputs: BTreeMap::new(), commands: Vec::new() };

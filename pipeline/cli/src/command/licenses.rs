@@ -13,8 +13,9 @@ use crate::{
 /// `examples/licenses.rs`.
 const CRATES: &str = include_str!("../../templates/licenses.tsv");
 /// Features that this program was built with; crates without one are always in it.
-const BUILT: [(&str, bool); 4] = [
+const BUILT: [(&str, bool); 5] = [
     ("", true),
+    ("kubernetes", cfg!(feature = "kubernetes")),
     ("tch", cfg!(feature = "tch")),
     ("burn", cfg!(feature = "burn")),
     ("burn-cuda", cfg!(feature = "burn-cuda")),

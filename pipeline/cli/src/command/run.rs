@@ -103,7 +103,9 @@ pub fn plan(global: &Global, select: &Select) -> Result<Exit> {
     let signal = stop_on_signals(&cancel)?;
     let sink: Arc<dyn engine::EventSink> =
         if global.json { Arc::new(NoSink) } else { Arc::new(Progress::new(global.quiet)) };
-    match engine::plan::plan(&project.store, &graph, &select.selection(), &cancel, sink.as_ref()) {
+    let executors = project.executors();
+    let places = (&executors, &project.machine);
+    match engine::plan::plan(&project.store, &graph, &select.selection(), places, &cancel, sink.as_ref()) {
         Ok(plan) if global.json => data(serde_json::to_string_pretty(&plan).into_diagnostic()?),
         Ok(plan) => data(plan_text(&plan)),
         Err(engine::plan::PlanError::Cancelled) => return Ok(Exit::Signal(signal.load(Ordering::SeqCst))),
@@ -133,6 +135,11 @@ fn plan_text(plan: &Plan) -> String {
         let items = s.items.map(|i| format!(", {} of {} images to do", i.todo, i.all)).unwrap_or_default();
         let why = if s.why.is_empty() { String::new() } else { format!(", because {}", s.why.join("; ")) };
         rows.push(vec![s.name.clone(), format!("{verdict}{items}{why}")]);
+        if matches!(s.verdict, Verdict::WillRun | Verdict::MayRun) && !s.placement.is_empty() {
+            let place = if s.executor.is_empty() { "cannot run: ".into() } else { format!("on `{}`: ", s.executor) };
+            let travels = s.travels.map(|b| format!("; up to {} to be sent", terminal::bytes(b))).unwrap_or_default();
+            rows.push(vec![String::new(), format!("  {place}{}{travels}", s.placement)]);
+        }
         rows.extend(s.notes.iter().map(|n| vec![String::new(), format!("  {n}")]));
     }
     text + &table(&rows)
@@ -194,7 +201,7 @@ pub fn perform(global: &Global, project: &Project, selection: Selection, jobs: O
         let exit = Exit::Signal(signal.load(Ordering::SeqCst));
         return Ok(Ran { exit, record: None, summary: String::new() });
     };
-    let executors = executors::builtin();
+    let executors = project.executors();
     let request = RunRequest {
         runs: &project.runs,
         store: &project.store,

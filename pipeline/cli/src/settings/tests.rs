@@ -73,11 +73,16 @@ fn an_input_that_nothing_reads_is_an_error() {
 
 #[test]
 fn executors_that_are_not_there_are_named() {
-    let e = try_load("executors:\n  slurm: { queue: long }\n", &[]).unwrap_err();
-    assert!(e.contains("pipeline.yaml:2:3") && e.contains("slurm") && e.contains("this machine only"), "{e}");
+    let e = try_load("executors:\n  far: { kind: slrum, store: /s }\n", &[]).unwrap_err();
+    assert!(e.contains("pipeline.yaml:2:16") && e.contains("slrum") && e.contains("process"), "{e}");
+    let e = try_load("executors:\n  far: { kind: process, store: /s, at_onec: 2 }\n", &[]).unwrap_err();
+    assert!(e.contains("pipeline.yaml:2:") && e.contains("at_onec") && e.contains("at_once"), "{e}");
     let e = try_load("stages:\n  train:\n    executor: slurm\n", &[]).unwrap_err();
-    assert!(e.contains("pipeline.yaml:3:15") && e.contains("this machine only"), "{e}");
+    assert!(e.contains("pipeline.yaml:3:15") && e.contains("no executor `slurm`"), "{e}");
     assert!(try_load("executors: { local: {} }\nstages: { train: { executor: local } }", &[]).is_ok());
+    let far = "executors: { far: { kind: process, store: /s } }\nstages: { train: { executor: far, gpu: true } }";
+    assert!(try_load(far, &[]).is_ok());
+    assert!(try_load("stages: { train: { gpu: 2 } }", &[]).unwrap_err().contains("true or false"));
     assert!(try_load("executors: { local: { cores: 2 } }", &[]).unwrap_err().contains("no settings"));
 }
 
@@ -91,7 +96,7 @@ fn profiles_that_are_not_chosen_are_checked() {
 fn mistakes_that_only_the_graph_shows_have_their_place() {
     let place = |text: &str| {
         let registry = crate::stages::registry();
-        let (spec, places) =
+        let (spec, _, places) =
             load_with_places(Path::new("pipeline.yaml"), text, Path::new("/p"), &Layers::default(), &registry).unwrap();
         let e = engine::graph::Graph::build(&spec, &registry, &engine::Machine::probe()).err().unwrap();
         places.of(&e, "-only").unwrap().to_string()

@@ -80,15 +80,17 @@ fn config(optimizer: Choice) -> Config {
 #[test]
 fn a_training_stopped_anywhere_ends_in_the_same_bytes() {
     // Within the first epoch, at an epoch's last batch, within the third; the last run goes through.
-    for (optimizer, stops) in [(Choice::AdamW, vec![2, 3, 6, 5]), (Choice::Sgd, vec![5])] {
-        let config = config(optimizer);
+    for (optimizer, freeze, stops) in
+        [(Choice::AdamW, 0, vec![2, 3, 6, 5]), (Choice::Sgd, 0, vec![5]), (Choice::AdamW, 10, vec![2, 4])]
+    {
+        let config = Config { freeze, ..config(optimizer) };
         let dir = tempfile::tempdir().unwrap();
         let whole = bytes(&run(dir.path(), &config, usize::MAX).unwrap());
         let dir = tempfile::tempdir().unwrap();
         for stop in stops {
             assert!(matches!(run(dir.path(), &config, stop), Err(TrainError::Stage(StageError::Cancelled))));
         }
-        assert!(bytes(&run(dir.path(), &config, usize::MAX).unwrap()) == whole, "{optimizer:?}");
+        assert!(bytes(&run(dir.path(), &config, usize::MAX).unwrap()) == whole, "{optimizer:?}, {freeze} frozen");
     }
 }
 
@@ -190,6 +192,9 @@ impl Backend for Tight {
     }
     fn backward(&mut self, gradient: &Heads) -> Result<(), Error> {
         self.net.backward(gradient)
+    }
+    fn freeze(&mut self, modules: usize) {
+        self.net.freeze(modules);
     }
     fn zero_gradients(&mut self) {
         self.net.zero_gradients();

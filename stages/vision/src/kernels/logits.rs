@@ -13,7 +13,7 @@ fn ln_1p<S: Simd>(simd: S, e: S::V) -> S::V {
     let square = simd.mul(s, s);
     let mut sum = simd.splat(2.0 / 13.0);
     for c in [2.0 / 11.0, 2.0 / 9.0, 2.0 / 7.0, 2.0 / 5.0, 2.0 / 3.0, 2.0] {
-        sum = simd.mul_add(sum, square, simd.splat(c));
+        sum = simd.fused(sum, square, simd.splat(c));
     }
     simd.mul(sum, s)
 }
@@ -33,10 +33,10 @@ kernel! {
                 let z = f32::get(simd, cell, j, len);
                 // Stable for either sign: e^-|z| is at most 1.
                 let positive = simd.max(z, zero);
-                let e = simd.exp(simd.sub(simd.min(z, zero), positive));
+                let e = simd.exp::<true>(simd.sub(simd.min(z, zero), positive));
                 // Maxima hide what is not a number; this difference, otherwise 0, keeps it.
                 let value = simd.add(simd.add(positive, simd.sub(z, z)), ln_1p(simd, e));
-                let share = simd.div(one, simd.add(one, simd.exp(simd.sub(zero, z))));
+                let share = simd.div(one, simd.add(one, simd.exp::<true>(simd.sub(zero, z))));
                 f32::put(simd, simd.mul(slope, share), gradient, j, len);
                 if len == LANES {
                     sums = simd.add(sums, value);

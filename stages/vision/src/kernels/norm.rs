@@ -72,7 +72,7 @@ fn moments_part<S: Simd, E: Number>(simd: S, Part { j, len }: Part, y: &[E], piv
     for (i, cell) in y.chunks_exact(channels).enumerate() {
         let v = simd.sub(E::get(simd, cell, j, len), centre);
         s[i % 4] = simd.add(s[i % 4], v);
-        q[i % 4] = simd.mul_add(v, v, q[i % 4]);
+        q[i % 4] = E::mul_add(simd, v, v, q[i % 4]);
     }
     collect(simd, s, &mut sums[j..j + len]);
     collect(simd, q, &mut squares[j..j + len]);
@@ -117,8 +117,8 @@ fn norm_silu_part<S: Simd, From: Number, E: Number, const ADD: bool>(
 ) {
     let (scale, shift) = (f32::get(simd, affine.scale, j, len), f32::get(simd, affine.shift, j, len));
     for (y, out) in y.chunks_exact(affine.scale.len()).zip(out.chunks_mut(slice.pitch)) {
-        let z = simd.mul_add(From::get(simd, y, j, len), scale, shift);
-        let mut o = simd.mul(z, simd.sigmoid(z));
+        let z = E::mul_add(simd, From::get(simd, y, j, len), scale, shift);
+        let mut o = simd.mul(z, E::sigmoid(simd, z));
         if ADD {
             o = simd.add(o, E::get(simd, out, residual + j, len));
         }
@@ -159,14 +159,14 @@ fn silu_backward_part<S: Simd, E: Number>(
     let cells = y.chunks_exact(channels).zip(d.chunks_exact_mut(channels)).zip(gradient.chunks(slice.pitch));
     for (i, ((y, d), gradient)) in cells.enumerate() {
         let y = E::get(simd, y, j, len);
-        let z = simd.mul_add(y, scale, shift);
-        let sigmoid = simd.sigmoid(z);
+        let z = E::mul_add(simd, y, scale, shift);
+        let sigmoid = E::sigmoid(simd, z);
         // silu' = s (1 + z (1 - s)) = s + z s (1 - s)
-        let slope = simd.mul(sigmoid, simd.mul_add(z, simd.sub(one, sigmoid), one));
+        let slope = simd.mul(sigmoid, E::mul_add(simd, z, simd.sub(one, sigmoid), one));
         let v = simd.mul(E::get(simd, gradient, slice.offset + j, len), slope);
         E::put(simd, v, d, j, len);
         s[i % 4] = simd.add(s[i % 4], v);
-        p[i % 4] = simd.mul_add(v, simd.sub(y, mean), p[i % 4]);
+        p[i % 4] = E::mul_add(simd, v, simd.sub(y, mean), p[i % 4]);
     }
     collect(simd, s, &mut sums[j..j + len]);
     collect(simd, p, &mut products[j..j + len]);
@@ -203,8 +203,8 @@ fn norm_backward_part<S: Simd, E: Number>(
     let (a, b) = (f32::get(simd, a, j, len), f32::get(simd, b, j, len));
     let (c, mean) = (f32::get(simd, c, j, len), f32::get(simd, mean, j, len));
     for ((y, d), out) in y.chunks_exact(channels).zip(d.chunks_exact(channels)).zip(out.chunks_exact_mut(cell)) {
-        let v = simd.mul_add(simd.sub(E::get(simd, y, j, len), mean), b, c);
-        E::put(simd, simd.mul_add(E::get(simd, d, j, len), a, v), out, j, len);
+        let v = E::mul_add(simd, simd.sub(E::get(simd, y, j, len), mean), b, c);
+        E::put(simd, E::mul_add(simd, E::get(simd, d, j, len), a, v), out, j, len);
     }
 }
 

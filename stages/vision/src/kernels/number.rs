@@ -22,6 +22,10 @@ pub(crate) trait Number: bytemuck::Pod + Send + Sync + std::fmt::Debug + Partial
     fn product<S: Simd>(simd: S, a: u32, b: S::W, sums: S::V) -> S::V;
     /// Words from a row, or from two (the numbers of `low` first).
     fn words<S: Simd>(simd: S, low: S::V, high: S::V) -> S::W;
+    /// `a * b + c` on what such numbers become; of 16-bit ones rounded once with all instructions.
+    fn mul_add<S: Simd>(simd: S, a: S::V, b: S::V, c: S::V) -> S::V;
+    /// `1 / (1 + e^-x)`, likewise.
+    fn sigmoid<S: Simd>(simd: S, x: S::V) -> S::V;
     /// One number, rounded.
     fn from_f32(x: f32) -> Self;
     /// One number.
@@ -83,6 +87,14 @@ impl Number for f32 {
     fn words<S: Simd>(simd: S, low: S::V, _: S::V) -> S::W {
         simd.words(low)
     }
+    #[inline(always)]
+    fn mul_add<S: Simd>(simd: S, a: S::V, b: S::V, c: S::V) -> S::V {
+        simd.mul_add(a, b, c)
+    }
+    #[inline(always)]
+    fn sigmoid<S: Simd>(simd: S, x: S::V) -> S::V {
+        simd.sigmoid::<false>(x)
+    }
     fn from_f32(x: f32) -> Self {
         x
     }
@@ -117,6 +129,14 @@ impl Number for bf16 {
     #[inline(always)]
     fn words<S: Simd>(simd: S, low: S::V, high: S::V) -> S::W {
         simd.pair(low, high)
+    }
+    #[inline(always)]
+    fn mul_add<S: Simd>(simd: S, a: S::V, b: S::V, c: S::V) -> S::V {
+        simd.fused(a, b, c)
+    }
+    #[inline(always)]
+    fn sigmoid<S: Simd>(simd: S, x: S::V) -> S::V {
+        simd.sigmoid::<true>(x)
     }
     fn from_f32(x: f32) -> Self {
         rounded(x)

@@ -37,10 +37,16 @@ pub(crate) trait Simd: Copy {
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
-    /// `a * b + c`
+    /// `a * b + c`, rounded once where the instructions do that, else twice.
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// `c - a * b`
+    /// `c - a * b`, likewise.
     fn neg_mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once everywhere, which costs much without the instruction for it. Passes over maps of 16-bit
+    /// numbers use it, so that training with them gives the same bytes with all instructions.
+    #[inline(always)]
+    fn fused(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        self.mul_add(a, b, c)
+    }
     fn round(self, a: Self::V) -> Self::V;
     /// `a * 2^n` for whole `n` in -126..=127.
     fn scale(self, a: Self::V, n: Self::V) -> Self::V;
@@ -76,26 +82,32 @@ pub(crate) trait Simd: Copy {
         to.copy_from_slice(&lanes[..to.len()]);
     }
 
+    /// The one or the other.
+    #[inline(always)]
+    fn multiply_add<const FUSED: bool>(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        if FUSED { self.fused(a, b, c) } else { self.mul_add(a, b, c) }
+    }
+
     /// `e^x`, relative error below 1e-6, saturating at +-87.
     #[inline(always)]
-    fn exp(self, x: Self::V) -> Self::V {
+    fn exp<const FUSED: bool>(self, x: Self::V) -> Self::V {
         let x = self.min(self.max(x, self.splat(-87.0)), self.splat(87.0));
         let n = self.round(self.mul(x, self.splat(std::f32::consts::LOG2_E)));
         // x - n ln 2 in two steps, then the series of e^r on |r| <= ln 2 / 2.
-        let r = self.neg_mul_add(n, self.splat(0.693_359_4), x);
-        let r = self.neg_mul_add(n, self.splat(-2.121_944_4e-4), r);
+        let r = self.multiply_add::<FUSED>(n, self.splat(-0.693_359_4), x);
+        let r = self.multiply_add::<FUSED>(n, self.splat(2.121_944_4e-4), r);
         let mut p = self.splat(1.0 / 720.0);
         for c in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-            p = self.mul_add(p, r, self.splat(c));
+            p = self.multiply_add::<FUSED>(p, r, self.splat(c));
         }
         self.scale(p, n)
     }
 
     /// `1 / (1 + e^-x)`
     #[inline(always)]
-    fn sigmoid(self, x: Self::V) -> Self::V {
+    fn sigmoid<const FUSED: bool>(self, x: Self::V) -> Self::V {
         let one = self.splat(1.0);
-        self.div(one, self.add(one, self.exp(self.sub(self.splat(0.0), x))))
+        self.div(one, self.add(one, self.exp::<FUSED>(self.sub(self.splat(0.0), x))))
     }
 }
 
@@ -133,6 +145,26 @@ pub(crate) fn rounded(x: f32) -> bf16 {
     } else {
         (bits + 0x7FFF + (top & 1)) >> 16
     } as u16)
+}
+
+/// `a * b + c`, rounded once, without the instruction for it.
+#[inline(always)]
+fn fused(a: f32, b: f32, c: f32) -> f32 {
+    if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
+        return a.mul_add(b, c);
+    }
+    // The product is exact in 64 bits. The sum's lost part is what Knuth's sum of two ("The Art of Computer Programming",
+    // 4.2.2) gives; where there is one, the sum becomes the neighbour with an odd last bit, which the second rounding can
+    // never mistake for a tie ("Emulation of FMA and correctly rounded sums", Boldo and Melquiond 2008).
+    let (product, c) = (f64::from(a) * f64::from(b), f64::from(c));
+    let sum = product + c;
+    let part = sum - product;
+    let lost = (product - (sum - part)) + (c - part);
+    let bits = sum.to_bits();
+    // What is no number, or infinite, has lost nothing that could be compared.
+    let even = u64::from(lost.abs() > 0.0) & !bits;
+    let down = (lost.to_bits() ^ bits) >> 63 & even;
+    f64::from_bits(bits.wrapping_add(even).wrapping_sub(down << 1)) as f32
 }
 
 impl Simd for Portable {
@@ -199,6 +231,7 @@ impl Simd for Portable {
         min(a, b) = if a < b { a } else { b };
         mul_add(a, b, c) = a * b + c;
         neg_mul_add(a, b, c) = c - a * b;
+        fused(a, b, c) = fused(a, b, c);
         round(a) = a.round_ties_even();
         scale(a, n) = a * f32::from_bits(((n as i32 + 127) << 23) as u32);
     }
@@ -341,8 +374,8 @@ mod tests {
         fn run<S: Simd>(self, simd: S) -> [Lanes; 2] {
             let x = simd.load(&self.0);
             let mut out = [[0.0; LANES]; 2];
-            simd.store(simd.exp(x), &mut out[0]);
-            simd.store(simd.sigmoid(x), &mut out[1]);
+            simd.store(simd.exp::<true>(x), &mut out[0]);
+            simd.store(simd.sigmoid::<true>(x), &mut out[1]);
             out
         }
     }
@@ -362,6 +395,57 @@ mod tests {
         for [exp, sigmoid] in with_each(&Functions([-1e30; LANES])) {
             assert!(exp[0] >= 0.0 && exp[0] < 1e-36 && sigmoid[0] >= 0.0 && sigmoid[0] < 1e-36);
         }
+    }
+
+    #[derive(Clone)]
+    struct Fused([Lanes; 3]);
+    impl Kernel for Fused {
+        type Output = Lanes;
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> Lanes {
+            let mut out = [0.0; LANES];
+            let [a, b, c] = self.0.each_ref().map(|lanes| simd.load(lanes));
+            simd.store(simd.fused(a, b, c), &mut out);
+            out
+        }
+    }
+
+    /// Any bits at all; sums that cancel; sums near the middle of two numbers, where rounding twice goes wrong.
+    #[test]
+    fn fused_rounds_once_everywhere() {
+        let mut state = 1_u64;
+        let mut random = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 32) as u32
+        };
+        let mut twice = 0;
+        for round in 0..60_000 {
+            let mut numbers = [[0.0; LANES]; 3];
+            for i in 0..LANES {
+                let [a, b, c] = [(); 3].map(|()| f32::from_bits(random()));
+                let near = |x: f32| f32::from_bits(x.to_bits() & 0x007F_FFFF | 0x3F80_0000);
+                // Half a unit of c's last place, less a little that 64 bits cannot hold.
+                let little = (round % 7 + 1) as f32 * f32::EPSILON;
+                let [a, b, c] = match round % 4 {
+                    0 => [a, b, c],
+                    1 => [near(a), near(b), -near(a) * near(b)],
+                    2 => [1.0 + little, 2f32.powi(-24) * (1.0 - little), near(c)],
+                    _ => [near(a), near(b), near(c) * 2f32.powi((random() % 60) as i32 - 50)],
+                };
+                [numbers[0][i], numbers[1][i], numbers[2][i]] = [a, b, c];
+            }
+            for found in with_each(&Fused(numbers)) {
+                for i in 0..LANES {
+                    let [a, b, c] = [0, 1, 2].map(|k| numbers[k][i]);
+                    let expected = a.mul_add(b, c);
+                    let same = found[i].to_bits() == expected.to_bits() || found[i].is_nan() && expected.is_nan();
+                    assert!(same, "{a:e} * {b:e} + {c:e} = {expected:e}, not {:e}", found[i]);
+                    let double = (f64::from(a) * f64::from(b) + f64::from(c)) as f32;
+                    twice += usize::from(double.to_bits() != expected.to_bits() && !expected.is_nan());
+                }
+            }
+        }
+        assert!(twice > 0, "some of the numbers need the care");
     }
 
     #[derive(Clone)]

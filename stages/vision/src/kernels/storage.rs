@@ -30,7 +30,17 @@ impl<E> Default for Numbers<E> {
 
 impl<E: Number> Numbers<E> {
     pub fn zeros(len: usize) -> Self {
-        let raw = vec![0; Self::bytes(len) / size_of::<u32>()];
+        Self::over(vec![0; Self::bytes(len) / size_of::<u32>()], len)
+    }
+
+    /// The same, or `None` when the system has no memory for them.
+    pub fn try_zeros(len: usize) -> Option<Self> {
+        let words = Self::bytes(len) / size_of::<u32>();
+        let raw = bytemuck::allocation::try_zeroed_slice_box(words).ok()?;
+        Some(Self::over(raw.into_vec(), len))
+    }
+
+    fn over(raw: Vec<u32>, len: usize) -> Self {
         let start = raw.as_ptr().align_offset(LINE * size_of::<u32>()).min(LINE);
         Self { raw, start, len, kind: PhantomData }
     }
@@ -95,8 +105,11 @@ mod tests {
             assert!(a.iter().all(|&x| x == 1.0));
             assert_eq!(a.as_ptr().align_offset(64), 0);
         });
-        let seven = Numbers::<bf16>::zeros(7);
-        assert_eq!((seven.len(), seven.size()), (7, Numbers::<bf16>::bytes(7)));
+        for seven in [Numbers::<bf16>::zeros(7), Numbers::try_zeros(7).unwrap()] {
+            assert_eq!((seven.len(), seven.size()), (7, Numbers::<bf16>::bytes(7)));
+            assert!(seven.as_ptr().align_offset(64) == 0 && seven.iter().all(|&x| x == bf16::ZERO));
+        }
+        assert!(Numbers::<f32>::try_zeros(1 << 60).is_none());
         assert!(Numbers::<f32>::default().is_empty());
     }
 }

@@ -174,13 +174,6 @@ impl<L: Library> Hosted<L> {
         })
     }
 
-    /// The first so many modules do not learn: in training they normalise with their running statistics, which stay, and
-    /// their parameters get no gradients.
-    pub fn freeze(&mut self, modules: usize) {
-        self.frozen = modules;
-        self.tape = None;
-    }
-
     /// Brings the device up to date.
     fn refresh(&mut self) -> Result<(), Error> {
         let Self { library, mirror, .. } = self;
@@ -313,7 +306,7 @@ impl<L: Library> Hosted<L> {
         }
         // Libraries do not say how much they wanted; the native engine's need is of the same size.
         let size = [images.batch, images.height, images.width];
-        let bytes = Native::memory(self.spec, size, Mode::Train, Precision::F32);
+        let bytes = Native::memory(self.spec, size, Mode::Train, Precision::F32, self.frozen);
         Error::Memory { batch: images.batch, bytes }
     }
 }
@@ -375,6 +368,11 @@ impl<L: Library> Backend for Hosted<L> {
         }
         self.tape = None;
         Ok(())
+    }
+
+    fn freeze(&mut self, modules: usize) {
+        self.frozen = modules;
+        self.tape = None;
     }
 
     fn zero_gradients(&mut self) {

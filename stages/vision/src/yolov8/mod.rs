@@ -60,7 +60,8 @@ pub enum Error {
         /// Numbers needed.
         expected: usize,
     },
-    /// The system has no memory for a batch of this size. The network is as before the call.
+    /// The system has no memory for a batch of this size. Weights, statistics, gradients and heads are as before the
+    /// call.
     #[error("no memory for a batch of {batch} pictures ({bytes} bytes)")]
     Memory {
         /// Pictures.
@@ -85,6 +86,7 @@ pub enum Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Batch statistics; running statistics are updated (momentum .03); activations are kept for [`Backend::backward`].
+    /// Frozen modules ([`Backend::freeze`]) run as in [`Mode::Eval`].
     Train,
     /// Running statistics, nothing updated. The result of an image does not depend on the rest of its batch.
     Eval,
@@ -201,6 +203,11 @@ pub trait Backend {
 
     /// Adds the parameters' gradients for the latest training forward pass, given the loss's gradient by the raw head.
     fn backward(&mut self, gradient: &Heads) -> Result<(), Error>;
+
+    /// From now on the first `modules` modules (`model.0` and on) do not learn: in training mode too they normalise with
+    /// the running statistics, which stay as they are, and they get no gradients. Ends the wait of a training forward
+    /// pass for its backward.
+    fn freeze(&mut self, modules: usize);
 
     /// Sets all gradients to zero.
     fn zero_gradients(&mut self);

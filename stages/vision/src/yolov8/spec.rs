@@ -56,6 +56,12 @@ pub struct View {
 }
 
 impl View {
+    /// Whether some channel is in both.
+    pub fn overlaps(self, other: Self) -> bool {
+        let end = |view: Self| view.offset + view.channels;
+        self.buffer == other.buffer && self.offset < end(other) && other.offset < end(self)
+    }
+
     /// Channels `offset..offset + channels` of this view.
     fn slice(self, offset: usize, channels: usize) -> Self {
         assert!(offset + channels <= self.channels, "a slice lies within its view");
@@ -98,6 +104,14 @@ pub struct Conv {
     pub tail: Tail,
 }
 
+impl Conv {
+    /// The number of the module that it belongs to: of `model.4.m.0.cv1`, 4.
+    pub fn module(&self) -> usize {
+        let number = self.name.split('.').nth(1).and_then(|n| n.parse().ok());
+        number.expect("names of convolutions begin with `model.` and a number")
+    }
+}
+
 /// One step of the network.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
@@ -107,6 +121,16 @@ pub enum Op {
     Upsample(View, View),
     /// Largest value in a window of 5 x 5, step 1.
     MaxPool(View, View),
+}
+
+impl Op {
+    /// What is read and what is written. The view that a convolution adds lies in the buffer that it writes.
+    pub fn views(&self) -> [View; 2] {
+        match self {
+            Self::Conv(conv) => [conv.input, conv.output],
+            Self::Upsample(from, to) | Self::MaxPool(from, to) => [*from, *to],
+        }
+    }
 }
 
 /// The network as a list of operations in order; buffer 0 is the input picture, the last three are the head levels.
@@ -126,6 +150,17 @@ impl Graph {
         self.ops.iter().filter_map(|op| if let Op::Conv(conv) = op { Some(conv) } else { None })
     }
 
+    /// How many operations come before the first convolution that learns when the first `modules` modules do not.
+    pub fn frozen(&self, modules: usize) -> usize {
+        let learns = |op: &Op| matches!(op, Op::Conv(conv) if conv.module() >= modules);
+        self.ops.iter().position(learns).unwrap_or(self.ops.len())
+    }
+
+    /// How many of the first `ops` operations are convolutions.
+    pub fn convs_before(&self, ops: usize) -> usize {
+        self.ops[..ops].iter().filter(|op| matches!(op, Op::Conv(_))).count()
+    }
+
     /// Trainable numbers (without the fixed 16 of the box expectation).
     pub fn parameter_count(&self) -> usize {
         let count = |conv: &Conv| {
@@ -137,12 +172,25 @@ impl Graph {
 
     /// Multiply-adds of one forward pass over a picture of this size, in floating-point operations (two each).
     pub fn flops(&self, height: usize, width: usize) -> f64 {
-        let cost = |conv: &Conv| {
-            let stride = self.buffers[conv.output.buffer].stride;
-            let cells = (height / stride) * (width / stride);
-            2.0 * (cells * conv.output.channels * conv.kernel * conv.kernel * conv.input.channels) as f64
-        };
-        self.convs().map(cost).sum()
+        self.convs().map(|conv| self.flops_of(conv, height, width)).sum()
+    }
+
+    fn flops_of(&self, conv: &Conv, height: usize, width: usize) -> f64 {
+        let taps = conv.kernel * conv.kernel * conv.input.channels;
+        2.0 * (self.numbers(conv.output, height, width) * taps) as f64
+    }
+
+    /// The same for a training step in which the first `modules` modules do not learn: the gradients by the input and by
+    /// the weights of those that do cost as much as their output each.
+    pub fn training_flops(&self, modules: usize, height: usize, width: usize) -> f64 {
+        let passes = |conv: &Conv| if conv.module() < modules { 1.0 } else { 3.0 };
+        self.convs().map(|conv| passes(conv) * self.flops_of(conv, height, width)).sum()
+    }
+
+    /// Numbers of a view, for a picture of this size.
+    pub fn numbers(&self, view: View, height: usize, width: usize) -> usize {
+        let stride = self.buffers[view.buffer].stride;
+        (height / stride) * (width / stride) * view.channels
     }
 
     fn map(&mut self, channels: usize, stride: usize) -> View {

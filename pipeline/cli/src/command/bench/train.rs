@@ -4,6 +4,7 @@
 //! Owns what is measured and the table. Refuses to pass or fail anything.
 
 mod runner;
+mod scaling;
 mod step;
 
 use std::path::PathBuf;
@@ -36,7 +37,7 @@ pub enum PeerName {
 /// `pipeline bench train`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  pipeline bench train                                          this machine, 1 thread and all\n  pipeline bench train --imgsz 320,640 --peer torch --python P  beside PyTorch, step by step in turns\n\nA step is forward, loss, backward, clip, AdamW update and moving average. The peer needs Python 3 with torch and ultralytics (--python names another Python)."
+    after_help = "Examples:\n  pipeline bench train                                          this machine, 1 thread and all\n  pipeline bench train --imgsz 320,640 --peer torch --python P  beside PyTorch, step by step in turns\n  pipeline bench train --scaling                                what every size of network and picture costs at least\n\nA step is forward, loss, backward, clip, AdamW update and moving average. The peer needs Python 3 with torch and ultralytics (--python names another Python)."
 )]
 pub struct TrainBench {
     /// The network: yolov8n, yolov8s, yolov8m, yolov8l or yolov8x.
@@ -57,6 +58,12 @@ pub struct TrainBench {
     /// Steps that are timed, after one that is not.
     #[arg(long, default_value_t = 10)]
     steps: usize,
+    /// The first so many modules do not learn.
+    #[arg(long, default_value_t = 0, conflicts_with = "peer")]
+    freeze: usize,
+    /// Trains nothing: says what steps of all networks cost at least on this machine, from their descriptions.
+    #[arg(long, conflicts_with_all = ["peer", "freeze", "model", "imgsz", "steps"])]
+    scaling: bool,
     /// Measures this beside it.
     #[arg(long, value_enum)]
     peer: Option<PeerName>,
@@ -94,10 +101,15 @@ pub fn run(global: &Global, args: &TrainBench) -> Result<Exit> {
             "`pipeline bench train` without options measures 8 pictures of 320 pixels",
         ));
     }
-    let spec = Spec { size: model(&args.model)?.size(), classes: args.classes };
     let cores = engine::Machine::probe().cores;
     let threads =
         if args.threads.is_empty() { if cores == 1 { vec![1] } else { vec![1, cores] } } else { args.threads.clone() };
+    if args.scaling {
+        let (doc, rows) = scaling::table(args, &threads)?;
+        show(global, &doc, &rows)?;
+        return Ok(Exit::Done);
+    }
+    let spec = Spec { size: model(&args.model)?.size(), classes: args.classes };
     let mut bench = Bench { global, args, spec, rows: vec![head()], docs: Vec::new(), missing: None };
     for &imgsz in &args.imgsz {
         for &threads in &threads {
@@ -107,9 +119,9 @@ pub fn run(global: &Global, args: &TrainBench) -> Result<Exit> {
     let Bench { rows, docs, missing, .. } = bench;
     let doc = json!({
         "model": args.model, "batch": args.batch, "classes": args.classes, "objects": OBJECTS, "steps": args.steps,
-        "cores": cores, "instructions": Instructions::chosen().name(), "lines": docs, "not_measured": missing,
+        "freeze": args.freeze, "cores": cores, "instructions": Instructions::chosen().name(), "lines": docs, "not_measured": missing,
         "definitions": {
-            "gflop_per_step": "three times the multiply-adds of the convolutions of a forward pass, two operations each",
+            "gflop_per_step": "three times the multiply-adds of the convolutions of a forward pass (once those of frozen modules), two operations each",
             "peak": "a product whose operands fit the first-level cache, on as many threads, best of several, same run",
             "ratios": "medians by those of PyTorch's fp32 (NCHW), steps in turns; CPU time is that of all threads",
         },
@@ -139,6 +151,7 @@ fn head() -> Vec<String> {
         "images/s",
         "GFLOP/s",
         "of peak",
+        "of peak by CPU time",
         "peak MB",
         "planned MB",
         "time / PyTorch",
@@ -175,6 +188,7 @@ impl Bench<'_> {
             how: how.to_owned(),
             engine: None,
             avx2,
+            freeze: args.freeze,
         };
         let mut lines = Vec::new();
         let mut ours = vec![("native f32", Precision::F32, false), ("native bf16", Precision::Bf16, false)];
@@ -207,11 +221,13 @@ impl Bench<'_> {
                 }
             }
         }
-        let mut peaks = [0.0_f64; 2];
+        let mut peaks = [[0.0_f64; 2]; 2];
         for _ in 0..args.steps {
             lines.iter_mut().try_for_each(|line| line.runner.step())?;
             for (peak, precision) in peaks.iter_mut().zip([Precision::F32, Precision::Bf16]) {
-                *peak = peak.max(step::peak(threads, precision)?);
+                for (peak, sample) in peak.iter_mut().zip(step::peak(threads, precision)?) {
+                    *peak = peak.max(sample);
+                }
             }
         }
         let yardstick = lines
@@ -224,16 +240,24 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn add(&mut self, line: &Line, imgsz: u32, threads: usize, peak: f64, yardstick: Option<[Option<f64>; 3]>) {
+    fn add(
+        &mut self,
+        line: &Line,
+        imgsz: u32,
+        threads: usize,
+        [peak, cpu_peak]: [f64; 2],
+        yardstick: Option<[Option<f64>; 3]>,
+    ) {
         let (side, batch) = (imgsz as usize, self.args.batch);
         let (middle, cpu) = (line.median(|s| s.ms), line.median(|s| s.cpu_ms));
         let best = line.runner.steps.iter().map(|s| s.ms).fold(f64::INFINITY, f64::min);
-        let gflop = 3.0 * self.spec.graph().flops(side, side) * batch as f64 / 1e9;
+        let gflop = self.spec.graph().training_flops(self.args.freeze, side, side) * batch as f64 / 1e9;
         let rate = gflop / middle * 1e3;
+        // Where others use the machine too, the clock says little.
+        let by_cpu = gflop / cpu * 1e3 * threads as f64 / cpu_peak;
         let memory = line.memory();
-        let planned = line
-            .planned
-            .then(|| Native::memory(self.spec, [batch, side, side], Mode::Train, line.precision) as f64 / 1e6);
+        let planned = |p| Native::memory(self.spec, [batch, side, side], Mode::Train, p, self.args.freeze) as f64 / 1e6;
+        let planned = line.planned.then(|| planned(line.precision));
         let yardstick = yardstick.unwrap_or_default();
         let ratio = |ours: Option<f64>, which: usize| Some(ours? / yardstick[which]?);
         let (time_ratio, cpu_ratio, memory_ratio) = (ratio(Some(middle), 0), ratio(Some(cpu), 1), ratio(memory, 2));
@@ -248,6 +272,7 @@ impl Bench<'_> {
             format!("{:.1}", batch as f64 / middle * 1e3),
             format!("{rate:.0}"),
             format!("{:.0} %", 100.0 * rate / peak),
+            format!("{:.0} %", 100.0 * by_cpu),
             number(memory, 0),
             number(planned, 0),
             number(time_ratio, 2),
@@ -257,7 +282,7 @@ impl Bench<'_> {
         self.docs.push(json!({
             "engine": line.name, "imgsz": imgsz, "threads": threads, "ms_per_step_median": middle,
             "ms_per_step_best": best, "cpu_ms_per_step_median": cpu, "images_per_s": batch as f64 / middle * 1e3, "gflop_per_step": gflop,
-            "gflop_per_s": rate, "peak_gflop_per_s": peak, "share_of_peak": rate / peak, "peak_mb": memory,
+            "gflop_per_s": rate, "peak_gflop_per_s": peak, "peak_gflop_per_cpu_s": cpu_peak, "share_of_peak": rate / peak, "share_of_peak_by_cpu_time": by_cpu, "peak_mb": memory,
             "planned_mb": planned, "time_ratio": time_ratio, "cpu_ratio": cpu_ratio, "memory_ratio": memory_ratio, "about": line.runner.about,
             "steps": line.runner.steps,
         }));

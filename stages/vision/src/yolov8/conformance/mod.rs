@@ -19,7 +19,7 @@ use definition::{Outcome, evaluate, module};
 /// A back end, and how far its numbers may be from others'.
 struct Subject {
     name: &'static str,
-    make: fn(Spec, Graph, &State) -> Result<Box<dyn Freezing>, StateError>,
+    make: fn(Spec, Graph, &State) -> Result<Box<dyn Backend>, StateError>,
     /// Head levels: distance relative to the norm of the level. Statistics and gradients: of the array.
     head: f64,
     gradient: f64,
@@ -30,26 +30,6 @@ const F32: [f64; 2] = [1e-4, 1e-3];
 /// 16-bit numbers, 8 bits of them a mantissa.
 #[cfg(feature = "tch")]
 const BF16: [f64; 2] = [0.06, 0.25];
-
-/// A back end whose first modules can stay as they are.
-trait Freezing: Backend {
-    /// See [`super::hosted::Hosted::freeze`]; `false` if it cannot.
-    fn freeze_modules(&mut self, modules: usize) -> bool;
-}
-
-impl Freezing for Native {
-    fn freeze_modules(&mut self, _: usize) -> bool {
-        false
-    }
-}
-
-#[cfg(any(feature = "tch", feature = "burn"))]
-impl<L: super::hosted::Library> Freezing for super::hosted::Hosted<L> {
-    fn freeze_modules(&mut self, modules: usize) -> bool {
-        self.freeze(modules);
-        true
-    }
-}
 
 /// Past the capture of test output: a skip must be seen.
 fn tell(text: &str) {
@@ -289,9 +269,7 @@ fn check_differences(subject: &Subject, case: Case, frozen: usize) {
     let state = lively(&graph);
     let pictures = Pictures::new([2, 64, 64], 4);
     let mut network = (subject.make)(N2, graph.clone(), &state).unwrap();
-    if frozen > 0 && !network.freeze_modules(frozen) {
-        return tell(&format!("SKIPPED: freezing of {}", subject.name));
-    }
+    network.freeze(frozen);
     let gradient = gradient_like(network.forward(pictures.images(), Mode::Train).unwrap());
     let heads = evaluate(&graph, &state, pictures.images(), Mode::Train, frozen).heads;
     compare_heads(subject, &format!("{case:?}, {frozen} frozen"), network.heads(), &heads);
@@ -459,7 +437,7 @@ fn checkpoints_move(subject: &Subject) {
     let state = lively(&N2.graph());
     let pictures = Pictures::new([2, 64, 64], 9);
     let here = (subject.make)(N2, N2.graph(), &state).unwrap();
-    let there: Box<dyn Freezing> = Box::new(native(Precision::F32, N2, N2.graph(), &state).unwrap());
+    let there: Box<dyn Backend> = Box::new(native(Precision::F32, N2, N2.graph(), &state).unwrap());
     let native_subject = native_f32().unwrap();
     for (mut network, other) in [(here, &native_subject), (there, subject)] {
         for _ in 0..2 {

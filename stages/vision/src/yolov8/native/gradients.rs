@@ -12,7 +12,7 @@ use crate::kernels::{
     number::{Number, as_words},
     product::{Left, Pitch, Sizes, ZERO_ROW, pack, packed_len, product},
     storage::scratch,
-    winograd::{self, Maps},
+    winograd::{self, Maps, TILE},
 };
 use std::ops::Range;
 
@@ -23,20 +23,38 @@ impl<E: Number> Task<'_, E> {
     /// By minimal filtering; the numbers are of 32 bits.
     pub fn by_winograd(self, dx: Option<&mut [E]>, dw: &mut [f32]) {
         let Self { layer, group, x, gradient, output, write } = self;
-        let channels = output.channels;
-        let first = group.images.start * output.cells();
-        let cells = cells(group, output.width);
-        scratch(cells * channels, |dy: &mut [E]| {
-            gradient.write(first..first + cells, channels, dy, channels);
+        let (channels, width) = (output.channels, output.width);
+        // The rows of a part of a picture, with those around it: one row of tiles above, of which the last row is read, so
+        // that tiles stay where they are; and one row below.
+        let Range { start, end } = group.rows;
+        let (above, below) = (if start > 0 { TILE } else { 0 }, usize::from(end < output.height));
+        let height = above + end - start + below;
+        scratch(group.images.len() * height * width * channels, |dy: &mut [E]| {
+            let first = group.images.start * output.cells() + start * width;
+            let known = if above > 0 { (TILE - 1) * width } else { 0 };
+            let before = above * width - known;
+            let cells = cells(group, width) + before + below * width;
+            let to = &mut dy[known * channels..][..cells * channels];
+            gradient.write(first - before..first - before + cells, channels, to, channels);
             let (dy, output) = (bytemuck::cast_slice(dy), Extent { pitch: channels, ..output });
-            let span = group.span();
-            winograd::weight_gradient(x.numbers(), x.maps(), dy, output, &span, dw);
+            winograd::weight_gradient(
+                x.numbers(),
+                x.maps(),
+                &dy[above * width * channels..],
+                output,
+                &group.span(),
+                dw,
+            );
             if let Some(dx) = dx {
-                // The gradient as the input of a convolution with mirrored weights; its pictures are counted from the group.
-                let span = winograd::Span { images: 0..group.images.len(), ..span };
-                let maps = Maps { extent: output, image: output.cells() * channels };
+                // The gradient as the input of a convolution with mirrored weights; pictures and rows are counted from the
+                // group.
+                let rows = height - below;
+                let span =
+                    winograd::Span { images: 0..group.images.len(), tile_rows: above / TILE..rows.div_ceil(TILE) };
+                let maps = Maps { extent: Extent { height, ..output }, image: height * width * channels };
                 let dx: &mut [f32] = bytemuck::cast_slice_mut(dx);
-                winograd::convolve(dy, maps, &layer.backward, &mut dx[x.offset..], x.extent, &span, write);
+                let to = Extent { height: rows, ..x.extent };
+                winograd::convolve(dy, maps, &layer.backward, &mut dx[x.offset..], to, &span, write);
             }
         });
     }

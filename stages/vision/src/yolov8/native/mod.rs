@@ -5,8 +5,9 @@
 //! instructions for 16-bit products compute the same sums in 32 bits, at about half the speed of 32-bit numbers.
 //!
 //! Results are byte-identical for any number of threads: work is cut into pieces by shape alone and all sums over pieces
-//! run in a fixed order. Uses the rayon pool that the caller is in. Memory for a batch size is kept until another size
-//! comes. Owns parameters, statistics and activations; refuses to own losses and optimizers.
+//! run in a fixed order. In 16 bits they are also byte-identical with all vector instructions and without any. Uses the
+//! rayon pool that the caller is in. Memory for a batch size is kept until another size comes. Owns parameters, statistics
+//! and activations; refuses to own losses and optimizers.
 
 mod gradients;
 mod layer;
@@ -32,10 +33,10 @@ use crate::kernels::{
 use half::bf16;
 use layer::Layer;
 use pass::{Gradient, Source};
-use plan::{Layout, Plan};
+use plan::Plan;
 use rand::SeedableRng;
 use rayon::prelude::*;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 /// The fixed weights of the expectation over bins (0, 1, ..., 15), part of public checkpoints.
 const EXPECTATION_KEY: &str = "model.22.dfl.conv.weight";
@@ -116,6 +117,8 @@ struct Net {
     /// Per operation: the index of its layer, if it is a convolution.
     layer_of: Vec<Option<usize>>,
     heads: Heads,
+    /// The first so many operations do not learn.
+    frozen: usize,
     /// Whether the layers' forward form of the weights is older than the weights.
     stale: bool,
     /// Whether the activations of a training pass wait for a backward pass.
@@ -158,7 +161,7 @@ impl Native {
         let mut next = 0..layers.len();
         let layer_of = graph.ops.iter().map(|op| if matches!(op, Op::Conv(_)) { next.next() } else { None }).collect();
         let heads = Heads::zeros(0, 0, 0, spec.classes);
-        let net = Net { spec, graph, layers, layer_of, heads, stale: true, pending: false };
+        let net = Net { spec, graph, layers, layer_of, heads, frozen: 0, stale: true, pending: false };
         Self { net, memory: Memory::new(Precision::F32) }
     }
 
@@ -167,13 +170,16 @@ impl Native {
         &self.net.graph
     }
 
-    /// Bytes that a network of this kind takes once it has run (in training mode: forward and backward) on batches of
-    /// this size: parameters and their gradients, weights as the products read them, activations and head levels. Each
-    /// thread takes a few megabytes more for its work; optimizer and average are the caller's.
-    pub fn memory(spec: Spec, [batch, height, width]: [usize; 3], mode: Mode, precision: Precision) -> usize {
+    /// Bytes that a network of this kind takes once it has run (in training mode: forward and backward, the first
+    /// `frozen` modules not learning) on batches of this size (pictures, height, width): parameters and their gradients,
+    /// weights as the products read them, activations and head levels. Each thread takes a few megabytes more for its
+    /// work; optimizer and average are the caller's.
+    pub fn memory(spec: Spec, size: [usize; 3], mode: Mode, precision: Precision, frozen: usize) -> usize {
+        let graph = spec.graph();
+        let frozen = graph.frozen(frozen);
         match precision {
-            Precision::F32 => bytes::<f32>(&spec.graph(), spec.classes, [batch, height, width], mode),
-            Precision::Bf16 => bytes::<bf16>(&spec.graph(), spec.classes, [batch, height, width], mode),
+            Precision::F32 => bytes::<f32>(&graph, spec.classes, size, mode, frozen),
+            Precision::Bf16 => bytes::<bf16>(&graph, spec.classes, size, mode, frozen),
         }
     }
 
@@ -185,16 +191,17 @@ impl Native {
     }
 }
 
-fn bytes<E: Number>(graph: &Graph, classes: usize, size: [usize; 3], mode: Mode) -> usize {
+fn bytes<E: Number>(graph: &Graph, classes: usize, size: [usize; 3], mode: Mode, frozen: usize) -> usize {
     let [batch, height, width] = size;
-    let packed = graph.convs().map(|conv| {
+    let frozen_convs = graph.convs_before(frozen);
+    let packed = graph.convs().enumerate().map(|(index, conv)| {
         let [forward, backward] = layer::packed_lens::<E>(conv).map(Numbers::<f32>::bytes);
-        forward + if mode == Mode::Train { backward } else { 0 }
+        forward + if mode == Mode::Train && index >= frozen_convs { backward } else { 0 }
     });
     let channels = super::BOX_CHANNELS + classes;
     let cells: usize = super::STRIDES.iter().map(|s| batch * (height / s) * (width / s)).sum();
     let numbers = 2 * graph.parameter_count() + cells * channels;
-    Layout::new::<E>(graph, size, mode).bytes::<E>() + packed.sum::<usize>() + numbers * size_of::<f32>()
+    plan::bytes::<E>(graph, size, mode, frozen) + packed.sum::<usize>() + numbers * size_of::<f32>()
 }
 
 impl Net {
@@ -209,11 +216,12 @@ impl Net {
         self.graph.heads.iter().position(|&head| head == buffer)
     }
 
-    fn run_forward<E: Number>(&mut self, plan: &mut Plan<E>, mode: Mode) {
-        for (op, layer) in self.graph.ops.iter().zip(&self.layer_of) {
+    /// Runs these operations, in order.
+    fn run_forward<E: Number>(&mut self, plan: &mut Plan<E>, mode: Mode, ops: Range<usize>) {
+        for (position, op) in ops.clone().zip(&self.graph.ops[ops]) {
             match op {
                 Op::Conv(conv) => {
-                    let index = layer.expect("every convolution has a layer");
+                    let index = self.layer_of[position].expect("every convolution has a layer");
                     let (layer, pieces) = (&mut self.layers[index], &plan.pieces[index]);
                     let output = plan.extent(&self.graph, conv.output);
                     let extent = plan.extent(&self.graph, conv.input);
@@ -229,7 +237,7 @@ impl Net {
                         (Tail::NormSilu(added), None) => {
                             let residual = residual(conv, added).map(|view| view.offset);
                             match (mode, &mut plan.training) {
-                                (Mode::Train, Some(t)) => {
+                                (Mode::Train, Some(t)) if position >= self.frozen => {
                                     let (raw, batch) = (&mut t.raw[index], &mut t.moments[index]);
                                     pass::train_forward(layer, pieces, x, raw, batch, out, output, residual);
                                 }
@@ -264,7 +272,7 @@ impl Net {
     fn run_backward<E: Number>(&mut self, plan: &mut Plan<E>, gradient: &Heads) {
         let mut training = plan.training.take().expect("a training plan");
         let t = &mut training;
-        for (position, op) in self.graph.ops.iter().enumerate().rev() {
+        for (position, op) in self.graph.ops.iter().enumerate().skip(self.frozen).rev() {
             let [write, added_write] = t.writes[position];
             match op {
                 Op::Conv(conv) => {
@@ -282,7 +290,8 @@ impl Net {
                             Gradient::Head(Source { data, offset: conv.output.offset, extent: output })
                         }
                         (Tail::NormSilu(added), None) => {
-                            let residual = residual(conv, added).map(|view| (view.offset, added_write));
+                            let residual =
+                                residual(conv, added).zip(added_write).map(|(view, write)| (view.offset, write));
                             let d = &mut t.raw_gradient[..raw.len()];
                             let g = t.gradients.get_mut(conv.output.buffer);
                             factors = pass::activation_backward(layer, pieces, raw, batch, d, g, output, residual);
@@ -290,11 +299,11 @@ impl Net {
                         }
                         _ => unreachable!("biases end in the head levels, normalisations elsewhere"),
                     };
-                    let dx = t.gradients.get_mut(conv.input.buffer);
-                    let dx = (!dx.is_empty()).then_some((dx, write));
+                    let dx = write.map(|write| (t.gradients.get_mut(conv.input.buffer), write));
                     pass::convolution_backward(layer, pieces, x, dy, output, dx, &mut t.partial);
                 }
                 Op::Upsample(from, to) => {
+                    let Some(write) = write else { continue };
                     let (extent, output) = (plan.extent(&self.graph, *from), plan.extent(&self.graph, *to));
                     let mut taken = t.gradients.take(from.buffer);
                     let (g, dx) = (t.gradients.get(to.buffer), taken.numbers());
@@ -306,7 +315,7 @@ impl Net {
                 }
                 Op::MaxPool(from, to) => {
                     // The concatenation behind wrote this gradient first, so adding is right.
-                    debug_assert_eq!(write, Write::Add);
+                    debug_assert_eq!(write, Some(Write::Add));
                     let extent = plan.extent(&self.graph, *from);
                     let image = extent.cells() * extent.pitch;
                     let (map, g) = (plan.maps.get(from.buffer), t.gradients.get_mut(from.buffer));
@@ -329,7 +338,16 @@ fn residual(conv: &Conv, added: Option<View>) -> Option<View> {
 }
 
 impl<E: Number> Plans<E> {
-    fn forward(&mut self, net: &mut Net, images: Images<'_>, mode: Mode) {
+    fn forward(&mut self, net: &mut Net, images: Images<'_>, mode: Mode) -> Result<(), Error> {
+        let plan = self.begin(net, images, mode)?;
+        if plan.batch > 0 {
+            net.run_forward(plan, mode, 0..net.graph.ops.len());
+        }
+        Ok(())
+    }
+
+    /// The plan for these pictures, with them in it.
+    fn begin(&mut self, net: &mut Net, images: Images<'_>, mode: Mode) -> Result<&mut Plan<E>, Error> {
         let Images { data, batch, height, width } = images;
         if net.stale {
             net.layers.par_iter_mut().with_max_len(1).for_each(Layer::prepare_forward::<E>);
@@ -340,18 +358,25 @@ impl<E: Number> Plans<E> {
             // The old memory is given back before the new is taken.
             *slot = None;
         }
-        let plan = slot.get_or_insert_with(|| Plan::new(&net.graph, [batch, height, width], mode));
+        let plan = match slot {
+            Some(plan) => plan,
+            None => slot.insert(Plan::new(&net.graph, [batch, height, width], mode, net.frozen)?),
+        };
+        if [net.heads.batch, net.heads.levels[0].height, net.heads.levels[0].width] != [batch, height / 8, width / 8] {
+            net.heads = Heads::zeros(batch, height, width, net.spec.classes);
+        }
         if batch > 0 {
             let line = width * 3;
             let rows = plan.maps.get_mut(0).par_chunks_mut(line).zip(data.par_chunks(line));
             rows.with_min_len(64).for_each(|(to, from)| copy_cells(from, line, line, to, line));
-            net.run_forward(plan, mode);
         }
+        Ok(plan)
     }
 
     fn backward(&mut self, net: &mut Net, gradient: &Heads) {
         let plan = self.train.as_mut().expect("a forward pass in training mode made the plan");
-        net.layers.par_iter_mut().with_max_len(1).for_each(Layer::prepare_backward::<E>);
+        let frozen = net.graph.convs_before(net.frozen);
+        net.layers[frozen..].par_iter_mut().with_max_len(1).for_each(Layer::prepare_backward::<E>);
         if plan.batch > 0 {
             net.run_backward(plan, gradient);
         }
@@ -373,14 +398,11 @@ impl Backend for Native {
             return Err(Error::Length { what: "input pictures", got: data.len(), expected });
         }
         let Self { net, memory } = self;
-        let shape = (net.heads.batch, net.heads.levels[0].height, net.heads.levels[0].width);
-        if shape != (batch, height / 8, width / 8) {
-            net.heads = Heads::zeros(batch, height, width, net.spec.classes);
-        }
+        net.pending = false;
         match memory {
             Memory::F32(plans) => plans.forward(net, images, mode),
             Memory::Bf16(plans) => plans.forward(net, images, mode),
-        }
+        }?;
         net.pending = mode == Mode::Train;
         Ok(&net.heads)
     }
@@ -406,6 +428,11 @@ impl Backend for Native {
         }
         net.pending = false;
         Ok(())
+    }
+
+    fn freeze(&mut self, modules: usize) {
+        self.net.frozen = self.net.graph.frozen(modules);
+        self.release();
     }
 
     fn zero_gradients(&mut self) {

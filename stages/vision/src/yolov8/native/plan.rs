@@ -13,7 +13,7 @@ use crate::{
         winograd::{Span, TILE},
     },
     yolov8::{
-        Mode,
+        Error, Mode,
         spec::{Conv, Graph, Op, Tail, View},
     },
 };
@@ -27,6 +27,9 @@ const PIECE_CELLS: usize = 96;
 const PIECE_TILES: usize = 24;
 /// Tiles that a gradient task should have at least: each has its own sum of weight gradients.
 const GROUP_TILES: usize = 16;
+/// Gradient tasks that there should be, where pictures are so few that they have to be parted: then with as many tiles.
+const FEW_GROUPS: usize = 8;
+const PART_TILES: usize = 24;
 /// The same in cells; and the cells that large maps are cut by.
 const GROUP_CELLS: usize = 200;
 const LARGE_GROUP_CELLS: usize = 1600;
@@ -83,8 +86,10 @@ impl Pieces {
         let (products, groups) = if Method::of::<E>(conv) == Method::Winograd {
             let tiles = width.div_ceil(TILE);
             let least = (PIECE_FLOPS / (72 * input * output)).max(PIECE_TILES);
-            // Whole pictures: a tile's gradients need the cells around it.
-            let group = GROUP_TILES.max(tiles * height.div_ceil(TILE));
+            let picture = tiles * height.div_ceil(TILE);
+            // Whole pictures, if there are enough: the cells around a part are worked on twice.
+            let part = if batch < FEW_GROUPS / 2 { (batch * picture / FEW_GROUPS).max(PART_TILES) } else { picture };
+            let group = GROUP_TILES.max(part.min(picture));
             (cut(batch, height, TILE, tiles, least), cut(batch, height, TILE, tiles, group))
         } else {
             let patch = conv.kernel * conv.kernel * input;
@@ -97,61 +102,74 @@ impl Pieces {
     }
 }
 
-/// How many numbers each array of a plan has, and how the work is cut.
+/// How the work of each convolution is cut.
+fn pieces<E: Number>(graph: &Graph, [batch, height, width]: [usize; 3]) -> Vec<Pieces> {
+    let cut = |conv: &Conv| {
+        let stride = graph.buffers[conv.output.buffer].stride;
+        Pieces::new::<E>(conv, batch, height / stride, width / stride)
+    };
+    graph.convs().map(cut).collect()
+}
+
+/// Weight gradients of all groups of a convolution, of the one with the most; the first `frozen` operations have none.
+fn partial(graph: &Graph, pieces: &[Pieces], frozen: usize) -> usize {
+    let weights = |conv: &Conv| conv.kernel * conv.kernel * conv.input.channels * conv.output.channels;
+    let learn = graph.convs().zip(pieces).skip(graph.convs_before(frozen));
+    learn.map(|(conv, pieces)| weights(conv) * pieces.groups.len()).max().unwrap_or(0)
+}
+
+/// How many numbers each array of a plan has that grows with the batch.
 #[derive(Debug)]
 pub(super) struct Layout {
     /// Of the buffers.
     maps: Slots,
-    /// Per convolution.
-    pieces: Vec<Pieces>,
-    /// In training only, as are the next two: per convolution, output before the normalisation.
+    /// In training only, as are the gradients: per convolution, output before the normalisation.
     raw: Vec<usize>,
     /// Gradients of the buffers.
     gradients: Slots,
-    /// Weight gradients of all groups of a convolution.
-    partial: usize,
 }
 
 impl Layout {
-    pub fn new<E: Number>(graph: &Graph, [batch, height, width]: [usize; 3], mode: Mode) -> Self {
+    /// The first `frozen` operations do not learn.
+    fn new(graph: &Graph, [batch, height, width]: [usize; 3], mode: Mode, frozen: usize) -> Self {
         let sizes: Vec<usize> = (graph.buffers.iter())
             .map(|map| batch * (height / map.stride) * (width / map.stride) * map.channels)
             .collect();
-        let cut = |conv: &Conv| {
-            let stride = graph.buffers[conv.output.buffer].stride;
-            Pieces::new::<E>(conv, batch, height / stride, width / stride)
-        };
-        let pieces: Vec<Pieces> = graph.convs().map(cut).collect();
         if mode == Mode::Eval {
             let maps = Slots::new(&Lives::forward(graph), &sizes);
-            return Self { maps, pieces, raw: Vec::new(), gradients: Slots::default(), partial: 0 };
+            return Self { maps, raw: Vec::new(), gradients: Slots::default() };
         }
-        let raw = graph.convs().map(|conv| match conv.tail {
-            Tail::Bias(_) => 0,
-            Tail::NormSilu(_) => {
+        let frozen_convs = graph.convs_before(frozen);
+        let raw = graph.convs().enumerate().map(|(index, conv)| match conv.tail {
+            Tail::NormSilu(_) if index >= frozen_convs => {
                 sizes[conv.output.buffer] / graph.buffers[conv.output.buffer].channels * conv.output.channels
             }
+            _ => 0,
         });
-        let weights = |conv: &Conv| conv.kernel * conv.kernel * conv.input.channels * conv.output.channels;
-        let partial = graph.convs().zip(&pieces).map(|(conv, pieces)| weights(conv) * pieces.groups.len()).max();
         Self {
-            // The backward pass reads every map.
-            maps: Slots::new(&Lives::forward(graph).always(), &sizes),
+            maps: Slots::new(&Lives::training(graph, frozen), &sizes),
             raw: raw.collect(),
-            gradients: Slots::new(&Lives::backward(graph), &sizes),
-            partial: partial.unwrap_or(0),
-            pieces,
+            gradients: Slots::new(&Lives::backward(graph, frozen), &sizes),
         }
     }
 
-    /// Bytes of a plan of this layout.
-    pub fn bytes<E: Number>(&self) -> usize {
-        let all = self.maps.sizes.iter().chain(&self.raw).chain(&self.gradients.sizes);
-        let most = self.raw.iter().copied().max().unwrap_or(0);
-        all.map(|&len| Numbers::<E>::bytes(len)).sum::<usize>()
-            + Numbers::<E>::bytes(most)
-            + Numbers::<f32>::bytes(self.partial)
+    /// Numbers of the largest output before the normalisation.
+    fn most(&self) -> usize {
+        self.raw.iter().copied().max().unwrap_or(0)
     }
+
+    /// Bytes of all arrays.
+    fn bytes<E: Number>(&self) -> usize {
+        let all = self.maps.sizes.iter().chain(&self.raw).chain(&self.gradients.sizes);
+        all.chain([&self.most()]).map(|&len| Numbers::<E>::bytes(len)).sum()
+    }
+}
+
+/// Bytes of a plan.
+pub(super) fn bytes<E: Number>(graph: &Graph, size: [usize; 3], mode: Mode, frozen: usize) -> usize {
+    let layout = Layout::new(graph, size, mode, frozen).bytes::<E>();
+    let partial = if mode == Mode::Train { partial(graph, &pieces::<E>(graph, size), frozen) } else { 0 };
+    layout + Numbers::<f32>::bytes(partial)
 }
 
 /// What the backward pass needs beside the activations.
@@ -167,8 +185,9 @@ pub(super) struct Training<E> {
     pub raw_gradient: Numbers<E>,
     /// Weight gradients of the groups of the convolution at hand.
     pub partial: Numbers<f32>,
-    /// Per operation: whether the gradients of its input and of the added view replace or add.
-    pub writes: Vec<[Write; 2]>,
+    /// Per operation: whether the gradients of its input and of the added view replace or add; `None` where nothing
+    /// learns from the gradient.
+    pub writes: Vec<[Option<Write>; 2]>,
 }
 
 /// Memory for one size of batch and mode.
@@ -185,18 +204,34 @@ pub(super) struct Plan<E> {
 }
 
 impl<E: Number> Plan<E> {
-    pub fn new(graph: &Graph, size: [usize; 3], mode: Mode) -> Self {
-        let Layout { maps, pieces, raw, gradients, partial } = Layout::new::<E>(graph, size, mode);
-        let training = (mode == Mode::Train).then(|| Training {
-            moments: graph.convs().map(|c| [vec![0.0; c.output.channels], vec![0.0; c.output.channels]]).collect(),
-            raw_gradient: Numbers::zeros(raw.iter().copied().max().unwrap_or(0)),
-            raw: raw.into_iter().map(Numbers::zeros).collect(),
-            gradients: Buffers::new(gradients),
-            partial: Numbers::zeros(partial),
-            writes: writes(graph),
-        });
+    /// The first `frozen` operations do not learn. Fails when the system has no memory for it.
+    pub fn new(graph: &Graph, size: [usize; 3], mode: Mode, frozen: usize) -> Result<Self, Error> {
+        let [batch, ..] = size;
+        let layout = Layout::new(graph, size, mode, frozen);
+        let bytes = layout.bytes::<E>();
+        Self::allocated(graph, size, layout, mode, frozen).ok_or(Error::Memory { batch, bytes })
+    }
+
+    fn allocated(graph: &Graph, size: [usize; 3], layout: Layout, mode: Mode, frozen: usize) -> Option<Self> {
+        // Systems that promise more memory than they have refuse only what is too much at once: all is asked for once.
+        drop(Numbers::<E>::try_zeros(layout.bytes::<E>() / size_of::<E>())?);
+        let most = layout.most();
+        let Layout { maps, raw, gradients } = layout;
+        let maps = Buffers::new(maps)?;
+        let raw = raw.into_iter().map(Numbers::try_zeros).collect::<Option<Vec<_>>>()?;
+        let (gradients, raw_gradient) = (Buffers::new(gradients)?, Numbers::try_zeros(most)?);
+        // There are as many pieces as the maps are large: not before there is memory for these.
+        let pieces = pieces::<E>(graph, size);
+        let mut training = None;
+        if mode == Mode::Train {
+            let zeros = |conv: &Conv| [vec![0.0; conv.output.channels], vec![0.0; conv.output.channels]];
+            let moments = graph.convs().map(zeros).collect();
+            let partial = Numbers::try_zeros(partial(graph, &pieces, frozen))?;
+            let writes = writes(graph, frozen);
+            training = Some(Training { raw, moments, gradients, raw_gradient, partial, writes });
+        }
         let [batch, height, width] = size;
-        Self { batch, height, width, maps: Buffers::new(maps), pieces, training }
+        Some(Self { batch, height, width, maps, pieces, training })
     }
 
     /// Bytes of all arrays of numbers.
@@ -217,18 +252,22 @@ impl<E: Number> Plan<E> {
     }
 }
 
-/// For each operation: is it, seen from the end, the first to write the gradient of what it reads?
-fn writes(graph: &Graph) -> Vec<[Write; 2]> {
+/// For each operation: is it, seen from the end, the first to write the gradient of what it reads? The first `frozen`
+/// operations do not learn.
+fn writes(graph: &Graph, frozen: usize) -> Vec<[Option<Write>; 2]> {
     let mut written: Vec<Vec<bool>> = graph.buffers.iter().map(|map| vec![false; map.channels]).collect();
+    let learns = |view: View| graph.ops[frozen..].iter().any(|op| op.views()[1].overlaps(view));
     let mut mark = |view: View| {
+        if !learns(view) {
+            return None;
+        }
         let channels = &mut written[view.buffer][view.offset..view.offset + view.channels];
         let before = channels.iter().filter(|&&w| w).count();
         assert!(before == 0 || before == channels.len(), "gradients are written in whole views");
         channels.fill(true);
-        if before == 0 { Write::Replace } else { Write::Add }
+        Some(if before == 0 { Write::Replace } else { Write::Add })
     };
-    let mut writes: Vec<[Write; 2]> = graph
-        .ops
+    let mut writes: Vec<[Option<Write>; 2]> = graph.ops[frozen..]
         .iter()
         .rev()
         .map(|op| match op {
@@ -237,9 +276,10 @@ fn writes(graph: &Graph) -> Vec<[Write; 2]> {
                 let added = mark(*added);
                 [mark(*input), added]
             }
-            Op::Conv(Conv { input, .. }) | Op::Upsample(input, _) | Op::MaxPool(input, _) => [mark(*input), Write::Add],
+            Op::Conv(Conv { input, .. }) | Op::Upsample(input, _) | Op::MaxPool(input, _) => [mark(*input), None],
         })
         .collect();
+    writes.resize(graph.ops.len(), [None; 2]);
     writes.reverse();
     writes
 }

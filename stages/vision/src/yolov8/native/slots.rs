@@ -23,24 +23,28 @@ impl Lives {
         lives
     }
 
-    /// Of gradients, in the backward pass: neither the picture nor the head levels have one here.
-    pub fn backward(graph: &Graph) -> Self {
+    /// Of activations, when the backward pass of all operations but the first `frozen` reads them again.
+    pub fn training(graph: &Graph, frozen: usize) -> Self {
+        let mut lives = Self::forward(graph);
+        for op in &graph.ops[frozen..] {
+            lives.extend(op.views()[0].buffer, usize::MAX);
+        }
+        lives
+    }
+
+    /// Of gradients, in the backward pass of all operations but the first `frozen`: the picture, what only frozen
+    /// operations write, and the head levels have none here.
+    pub fn backward(graph: &Graph, frozen: usize) -> Self {
         let mut lives = Self(vec![None; graph.buffers.len()]);
-        lives.run(graph, graph.ops.iter().rev());
-        lives.0[0] = None;
+        lives.run(graph, graph.ops[frozen..].iter().rev());
+        let learns = |buffer| graph.ops[frozen..].iter().any(|op| op.views()[1].buffer == buffer);
+        lives.0.iter_mut().enumerate().filter(|(buffer, _)| !learns(*buffer)).for_each(|(_, life)| *life = None);
         lives
     }
 
     fn run<'a>(&mut self, graph: &Graph, ops: impl Iterator<Item = &'a Op>) {
         for (now, op) in ops.enumerate() {
-            let (Op::Upsample(from, to) | Op::MaxPool(from, to)) = op else {
-                let Op::Conv(conv) = op else { unreachable!("three kinds of operations") };
-                self.extend(conv.input.buffer, now);
-                self.extend(conv.output.buffer, now);
-                continue;
-            };
-            self.extend(from.buffer, now);
-            self.extend(to.buffer, now);
+            op.views().iter().for_each(|view| self.extend(view.buffer, now));
         }
         for head in graph.heads {
             self.0[head] = None;
@@ -50,11 +54,6 @@ impl Lives {
     fn extend(&mut self, buffer: usize, now: usize) {
         let life = &mut self.0[buffer];
         *life = Some(life.as_ref().map_or(now, |life| *life.start())..=now);
-    }
-
-    /// The same, with all of them living to the end.
-    pub fn always(self) -> Self {
-        Self(self.0.into_iter().map(|life| life.map(|life| *life.start()..=usize::MAX)).collect())
     }
 }
 
@@ -114,8 +113,10 @@ impl<E: Number> Taken<E> {
 }
 
 impl<E: Number> Buffers<E> {
-    pub fn new(slots: Slots) -> Self {
-        Self { memory: slots.sizes.into_iter().map(Numbers::zeros).collect(), of: slots.of }
+    /// Zeros; `None` when the system has no memory for them.
+    pub fn new(slots: Slots) -> Option<Self> {
+        let memory = slots.sizes.into_iter().map(Numbers::try_zeros).collect::<Option<_>>()?;
+        Some(Self { memory, of: slots.of })
     }
 
     /// Bytes taken.
@@ -158,13 +159,23 @@ mod tests {
         let graph = Spec { size: Size::N, classes: 3 }.graph();
         let sizes: Vec<usize> =
             graph.buffers.iter().map(|map| 640 / map.stride * (640 / map.stride) * map.channels).collect();
-        for (lives, least_gain) in
-            [(Lives::forward(&graph), 2.0), (Lives::backward(&graph), 1.5), (Lives::forward(&graph).always(), 1.0)]
-        {
+        // The first three blocks, and the whole backbone.
+        let [some, many] = [3, 10].map(|modules| graph.frozen(modules));
+        for (lives, frozen, least_gain) in [
+            (Lives::forward(&graph), 0, 2.0),
+            (Lives::backward(&graph, 0), 0, 1.5),
+            (Lives::training(&graph, 0), 0, 1.0),
+            (Lives::backward(&graph, some), some, 2.0),
+            (Lives::training(&graph, some), some, 1.1),
+            (Lives::backward(&graph, many), many, 2.5),
+            (Lives::training(&graph, many), many, 1.5),
+        ] {
             let slots = Slots::new(&lives, &sizes);
             for a in 0..sizes.len() {
                 let (Some(life_a), Some((slot_a, len))) = (&lives.0[a], slots.of[a]) else {
-                    assert!(graph.heads.contains(&a) || a == 0);
+                    let writes = |op: &Op| op.views()[1].buffer == a;
+                    let unlearned = !graph.ops[frozen..].iter().any(writes);
+                    assert!(graph.heads.contains(&a) || unlearned, "{a} has no memory");
                     continue;
                 };
                 assert!(len == sizes[a] && len <= slots.sizes[slot_a]);

@@ -100,6 +100,8 @@ pub struct Weights {
     pub names: Option<Vec<String>>,
     /// Licence that binds whoever uses the weights, as far as the file tells.
     pub licence: Option<String>,
+    /// Whether the file keeps them in 8 bits, so that they are those of the network it was made from up to half a step.
+    pub dequantised: bool,
 }
 
 /// Size by the width of the first convolution.
@@ -117,6 +119,7 @@ fn size_of_width(channels: usize) -> Option<Size> {
 /// Reads weights from a file's bytes.
 pub fn read(bytes: &[u8]) -> Result<Weights, WeightsError> {
     let kind = Kind::of(bytes)?;
+    let mut dequantised = false;
     let (mut state, told) = match kind {
         Kind::Safetensors => {
             let state = State::from_bytes(bytes)?;
@@ -135,6 +138,7 @@ pub fn read(bytes: &[u8]) -> Result<Weights, WeightsError> {
         }
         Kind::Onnx => {
             let imported = onnx_in::read(bytes)?;
+            dequantised = imported.dequantised;
             (imported.state, Told::of_onnx(&imported.metadata))
         }
     };
@@ -161,7 +165,7 @@ pub fn read(bytes: &[u8]) -> Result<Weights, WeightsError> {
     if let Some(source) = &told.source {
         put("source", serde_json::json!(source));
     }
-    Ok(Weights { state, spec, kind, names: told.names, licence: told.licence })
+    Ok(Weights { state, spec, kind, names: told.names, licence: told.licence, dequantised })
 }
 
 /// What a file says about itself.

@@ -2,7 +2,8 @@
 //!
 //! Both graphs, the file's and that of the description, are walked from the six last convolutions back to the picture
 //! in step; names in the file, which optimisers change, play no part. Normalisations that an export has merged into
-//! the convolutions come back as ones that change nothing. Owns that walk. Refuses to run anything.
+//! the convolutions come back as ones that change nothing; weights in 8 bits come back as the numbers that they stand
+//! for. Owns that walk. Refuses to run anything.
 
 use crate::yolov8::{
     BINS, BOX_CHANNELS, STRIDES, Spec, State, Tensor,
@@ -43,6 +44,8 @@ pub struct Imported {
     pub spec: Spec,
     /// What the file says about itself.
     pub metadata: BTreeMap<String, String>,
+    /// Whether weights came from 8 bits.
+    pub dequantised: bool,
 }
 
 /// Operations through which channels pass as they are.
@@ -62,6 +65,8 @@ struct File<'a> {
     inputs: BTreeSet<&'a str>,
     /// Values traced so far: graphs made to be slow are refused.
     steps: Cell<usize>,
+    /// Whether weights were read that are kept as whole numbers.
+    dequantised: Cell<bool>,
 }
 
 impl<'a> File<'a> {
@@ -84,7 +89,15 @@ impl<'a> File<'a> {
             }
         }
         let inputs = graph.input.iter().map(|i| i.name.as_str()).filter(|n| !constants.contains_key(n)).collect();
-        Self { nodes: &graph.node, producer, consumers, constants, inputs, steps: Cell::new(0) }
+        Self {
+            nodes: &graph.node,
+            producer,
+            consumers,
+            constants,
+            inputs,
+            steps: Cell::new(0),
+            dequantised: Cell::new(false),
+        }
     }
 
     /// The constant of a name; exports share equal ones.
@@ -103,17 +116,48 @@ impl<'a> File<'a> {
         let name = node.input.get(input).map_or("", String::as_str);
         let numbers = |text: String| OnnxError::Numbers(text);
         let Some(t) = self.constant(name) else {
-            let text = format!(
-                "the {what} of `{}` are no constant: quantised files cannot be read, use one in 32 or 16 bits",
-                node.name
-            );
-            return Err(numbers(text));
+            self.dequantised.set(true);
+            return self.whole(name).ok_or_else(|| {
+                numbers(format!(
+                    "the {what} of `{}` are neither constants nor whole numbers with scales, use a file in 32 or 16 bits",
+                    node.name
+                ))
+            });
         };
         let data = t.to_floats().zip(t.shape());
         let (data, shape) = data.ok_or_else(|| {
             numbers(format!("the {what} of `{}` are no floats in this file (tensor `{}`)", node.name, t.name))
         })?;
         Ok((shape, data))
+    }
+
+    /// What constant whole numbers with their scales stand for (`DequantizeLinear`): of all, or along one axis.
+    fn whole(&self, name: &'a str) -> Option<(Vec<usize>, Vec<f32>)> {
+        let node = &self.nodes[self.producer.get(name)?.0];
+        if node.op_type != "DequantizeLinear" {
+            return None;
+        }
+        let tensor = |k: usize| node.input.get(k).filter(|n| !n.is_empty()).map(|n| self.constant(n));
+        let (x, scale) = (tensor(0)??, tensor(1)??);
+        let (shape, whole, scales) = (x.shape()?, x.to_ints()?, scale.to_floats()?);
+        let zeros = match tensor(2) {
+            Some(zero) => zero?.to_ints()?,
+            None => vec![0; scales.len()],
+        };
+        let axis = match scales.len() {
+            1 => None,
+            _ => Some(usize::try_from(node.int("axis", 1)).ok()?),
+        };
+        let count = axis.map_or(Some(1), |axis| shape.get(axis).copied())?;
+        if scales.len() != count || zeros.len() != count || whole.is_empty() {
+            return None;
+        }
+        let inner: usize = axis.map_or(whole.len(), |axis| shape[axis + 1..].iter().product());
+        let value = |(i, x): (usize, i64)| {
+            let channel = i / inner % count;
+            x.saturating_sub(zeros[channel]) as f32 * scales[channel]
+        };
+        Some((shape, whole.into_iter().enumerate().map(value).collect()))
     }
 
     fn input_of(node: &'a Node) -> Result<&'a str, OnnxError> {
@@ -388,7 +432,7 @@ pub fn read(bytes: &[u8]) -> Result<Imported, OnnxError> {
         take(&file, &file.nodes[node], conv, &mut state)?;
     }
     let metadata = model.metadata_props.into_iter().map(|e| (e.key, e.value)).collect();
-    Ok(Imported { state, spec, metadata })
+    Ok(Imported { state, spec, metadata, dequantised: file.dequantised.get() })
 }
 
 /// The weights of one convolution with its normalisation.

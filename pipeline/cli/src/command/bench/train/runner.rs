@@ -41,6 +41,8 @@ pub struct Request {
     pub engine: Option<Engine>,
     /// Ours: whether to stay without AVX-512.
     pub avx2: bool,
+    /// Ours: the first so many modules do not learn.
+    pub freeze: usize,
 }
 
 /// What a step cost.
@@ -184,7 +186,18 @@ mod tests {
 
     fn request() -> Request {
         let (model, how) = ("yolov8n".into(), "fp32".into());
-        Request { model, imgsz: 64, batch: 1, threads: 1, classes: 2, objects: 1, how, engine: None, avx2: false }
+        Request {
+            model,
+            imgsz: 64,
+            batch: 1,
+            threads: 1,
+            classes: 2,
+            objects: 1,
+            how,
+            engine: None,
+            avx2: false,
+            freeze: 0,
+        }
     }
 
     #[test]

@@ -21,13 +21,25 @@ use crate::{command::bench::meter, terminal::data};
 /// Products of one sample of the peak: ten milliseconds or so, long enough for every thread to take part.
 const PEAK_PRODUCTS: usize = 10_000;
 
+/// Words that are copied to measure the memory: 128 MB, more than caches hold.
+const COPIED: usize = 16 << 20;
+const COPIES: usize = 5;
+/// Samples of the peak.
+const PEAK_SAMPLES: usize = 20;
+
+/// The best of some samples of [`peak`], on the clock.
+pub fn best_peak(threads: usize, precision: Precision) -> Result<f64> {
+    (0..PEAK_SAMPLES).try_fold(0.0_f64, |best, _| Ok(best.max(peak(threads, precision)?[0])))
+}
+
 fn pool(threads: usize, most: Instructions) -> Result<ThreadPool> {
     let builder = ThreadPoolBuilder::new().num_threads(threads).start_handler(move |_| most.limit_this_thread());
     builder.build().into_diagnostic().wrap_err("starting threads")
 }
 
-/// Billions of operations a second of products that the first-level cache holds, on so many threads at once.
-pub fn peak(threads: usize, precision: Precision) -> Result<f64> {
+/// Billions of operations of products that the first-level cache holds, on so many threads at once: in a second on the
+/// clock, and in a second of a thread's processor time, times the threads.
+pub fn peak(threads: usize, precision: Precision) -> Result<[f64; 2]> {
     pool(threads, Instructions::Avx512Bf16)?.install(|| {
         // Threads that start take a while to reach full speed.
         let warm = Instant::now();
@@ -36,9 +48,26 @@ pub fn peak(threads: usize, precision: Precision) -> Result<f64> {
                 products(precision, 10);
             });
         }
-        let start = Instant::now();
+        let (start, worked) = (Instant::now(), meter::cpu_s());
         let operations: f64 = (0..threads).into_par_iter().map(|_| products(precision, PEAK_PRODUCTS)).sum();
-        Ok(operations / start.elapsed().as_secs_f64() / 1e9)
+        let worked = (meter::cpu_s() - worked) / threads as f64;
+        Ok([start.elapsed().as_secs_f64(), worked].map(|seconds| operations / seconds / 1e9))
+    })
+}
+
+/// Billions of bytes a second, read and written together, that so many threads copy from memory to memory; best of some.
+pub fn bandwidth(threads: usize) -> Result<f64> {
+    let from = vec![1_u64; COPIED];
+    let mut to = vec![0_u64; COPIED];
+    pool(threads, Instructions::Avx512Bf16)?.install(|| {
+        let mut best = 0.0_f64;
+        for _ in 0..COPIES {
+            let start = Instant::now();
+            let part = COPIED.div_ceil(threads);
+            to.par_chunks_mut(part).zip(from.par_chunks(part)).for_each(|(to, from)| to.copy_from_slice(from));
+            best = best.max(2.0 * size_of_val(&from[..]) as f64 / start.elapsed().as_secs_f64() / 1e9);
+        }
+        Ok(best)
     })
 }
 
@@ -49,11 +78,11 @@ pub fn serve(request: &Request) -> Result<()> {
 }
 
 fn work(request: &Request) -> Result<()> {
-    let &Request { imgsz, batch, classes, objects, .. } = request;
+    let &Request { imgsz, batch, classes, objects, freeze, .. } = request;
     let side = imgsz as usize;
     let precision = if request.how == Precision::Bf16.name() { Precision::Bf16 } else { Precision::F32 };
     let spec = Spec { size: model(&request.model)?.size(), classes };
-    let config = Config { batch: batch.into(), imgsz, nominal_batch: batch, ..Config::default() };
+    let config = Config { batch: batch.into(), imgsz, nominal_batch: batch, freeze, ..Config::default() };
     let pixels: Vec<f32> = (0..batch * side * side * 3).map(|i| (i * 7919 % 1009) as f32 / 1009.0).collect();
     let images = Images { data: &pixels, batch, height: side, width: side };
     let truths: Vec<Vec<Truth>> = (0..batch)
