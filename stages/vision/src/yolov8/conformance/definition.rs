@@ -27,8 +27,8 @@ impl Map {
     /// A number of a view; none outside the picture.
     fn get(&self, view: View, n: usize, y: isize, x: isize, c: usize) -> Option<f64> {
         let inside = (0..self.height as isize).contains(&y) && (0..self.width as isize).contains(&x);
-        let cell = (n * self.height + y as usize) * self.width + x as usize;
-        inside.then(|| self.data[cell * self.channels + view.offset + c])
+        let cell = || (n * self.height + y as usize) * self.width + x as usize;
+        inside.then(|| self.data[cell() * self.channels + view.offset + c])
     }
 }
 
