@@ -16,6 +16,9 @@ use super::{
 use cases::{CLASSES, Case};
 use definition::{Outcome, evaluate, module};
 
+/// Distance in 16 bits relative to that of the native engine in 16 bits, which rounds at fewer places.
+const ROUGHER: f64 = 3.0;
+
 /// A back end, and how far its numbers may be from others'.
 struct Subject {
     name: &'static str,
@@ -287,7 +290,8 @@ fn check_differences(subject: &Subject, case: Case, frozen: usize) {
             assert!(gradient_of.iter().all(|&g| g == 0.0), "{}, {case:?}: {name} learns", subject.name);
             continue;
         }
-        let step = 1e-3;
+        // Short: maxima have kinks.
+        let step = 4e-5;
         let direction = numbers(tensor.data.len(), 400 + i as u64);
         let [minus, plus] = [-step, step].map(|step| {
             let mut moved = state.clone();
@@ -328,20 +332,35 @@ fn the_network_equals_the_native_one(subject: &Subject) {
         network.buffers().iter().map(|b| (b.name.to_owned(), b.data.to_vec())).collect()
     };
     assert!(key(&mut theirs) == key(ours.as_mut()), "{}: other statistics or order", subject.name);
+    // Sixty layers of 16-bit numbers: some times as far as the native engine's own are.
+    let rough = subject.head > 0.01;
+    let mut own = native(Precision::Bf16, N2, N2.graph(), &state).unwrap();
+    let mut allowed = |mode: Mode, expected: &[Vec<f64>]| -> Vec<f64> {
+        let own = own.forward(pictures.images(), mode).unwrap();
+        let far = own.levels.iter().zip(expected).map(|(l, e)| distance(l.data.iter().copied(), e.iter().copied()));
+        far.map(|far| if rough { ROUGHER * far } else { subject.head }).collect()
+    };
     for mode in [Mode::Eval, Mode::Train] {
         let expected = heads_as_numbers(theirs.forward(pictures.images(), mode).unwrap());
-        compare_heads(subject, &format!("{mode:?}"), ours.forward(pictures.images(), mode).unwrap(), &expected);
+        let found = ours.forward(pictures.images(), mode).unwrap();
+        for ((level, expected), allowed) in found.levels.iter().zip(&expected).zip(allowed(mode, &expected)) {
+            let far = distance(level.data.iter().copied(), expected.iter().copied());
+            assert!(far < allowed, "{}, {mode:?}, stride {}: {far}, allowed {allowed}", subject.name, level.stride);
+        }
     }
     for (a, b) in ours.buffers().iter().zip(theirs.buffers()) {
         let far = distance(a.data.iter().copied(), wide(b.data));
-        assert!(far < subject.head, "{}, {}: {far}", subject.name, a.name);
+        assert!(far < if rough { 0.25 } else { subject.head }, "{}, {}: {far}", subject.name, a.name);
     }
     let gradient = gradient_like(theirs.heads());
     theirs.backward(&gradient).unwrap();
     ours.backward(&gradient).unwrap();
-    for ((name, a), (_, b)) in gradients(ours.as_mut()).into_iter().zip(gradients(&mut theirs)) {
-        let far = distance(a, wide(&b));
-        assert!(far < subject.gradient, "{}, gradient by {name}: {far}", subject.name);
+    own.backward(&gradient).unwrap();
+    let [ours, theirs, own] = [gradients(ours.as_mut()), gradients(&mut theirs), gradients(&mut own)];
+    for (((name, a), (_, b)), (_, own)) in ours.into_iter().zip(theirs).zip(own) {
+        let (far, own) = (distance(a, wide(&b)), distance(own, wide(&b)));
+        let allowed = if rough { ROUGHER * own } else { subject.gradient };
+        assert!(far < allowed, "{}, gradient by {name}: {far}, allowed {allowed}", subject.name);
     }
 }
 
