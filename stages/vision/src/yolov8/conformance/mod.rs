@@ -359,7 +359,7 @@ fn the_network_equals_the_native_one(subject: &Subject) {
     let [ours, theirs, own] = [gradients(ours.as_mut()), gradients(&mut theirs), gradients(&mut own)];
     for (((name, a), (_, b)), (_, own)) in ours.into_iter().zip(theirs).zip(own) {
         let (far, own) = (distance(a, wide(&b)), distance(own, wide(&b)));
-        let allowed = if rough { ROUGHER * own } else { subject.gradient };
+        let allowed = if rough { (ROUGHER * own).max(F32[1]) } else { subject.gradient };
         assert!(far < allowed, "{}, gradient by {name}: {far}, allowed {allowed}", subject.name);
     }
 }
