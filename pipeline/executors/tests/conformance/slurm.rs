@@ -1,4 +1,5 @@
 //! The suite against Slurm: `tests/servers/slurm start DIR`, then `PIPELINE_TEST_SLURM=DIR`.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test says what it skips and stops where it fails")]
 
 mod suite;
 

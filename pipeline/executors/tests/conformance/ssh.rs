@@ -1,4 +1,5 @@
 //! The suite against an ssh server: `tests/servers/sshd start DIR`, then `PIPELINE_TEST_SSH=DIR`.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test says what it skips and stops where it fails")]
 
 mod suite;
 

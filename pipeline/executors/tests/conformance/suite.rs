@@ -1,6 +1,7 @@
 //! What every [`Cluster`] has to do, against a running server. Tasks leave marks in a folder that the server's machine
 //! shares with the test, which holds for servers on loopback.
 #![allow(dead_code, reason = "each target uses what its system has")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test says what it skips and stops where it fails")]
 
 use std::{
     collections::BTreeMap,
@@ -54,6 +55,9 @@ pub fn server(script: &str, arguments: &[&str]) {
     assert!(out.status.success(), "{} {arguments:?}: {}", path.display(), String::from_utf8_lossy(&out.stderr));
 }
 
+/// Batches of this process so far, each with a name of its own.
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
 /// Tests share the server, and some stop it.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -78,7 +82,6 @@ impl Bench {
         let binary = folder.path().join("program with space");
         // The program that is shipped: it takes a script's text first, as `sh -c` does.
         fs::write(&binary, "#!/bin/sh\nscript=$1\nshift\nexec sh -c \"$script\" program \"$@\"\n").unwrap();
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         Some(Self { cluster: S::connect(&place, &binary), place, folder, name, _turn: turn })
     }
