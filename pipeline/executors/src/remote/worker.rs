@@ -363,7 +363,7 @@ impl Attempt<'_> {
         }
         let todo = log.missing(&items)?;
         let busy = Instant::now();
-        let left = Mutex::new(Left { items: vec![false; todo.len()], parts: 0, blobs: 0 });
+        let left = Mutex::new(Left { items: vec![false; todo.len()], parts: 0 });
         let part = || {
             let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
             let fresh: Vec<usize> = (0..todo.len()).filter(|&i| !left.items[i] && log.has(todo[i].key)).collect();
@@ -372,14 +372,13 @@ impl Attempt<'_> {
             }
             let keys: Vec<Digest> = fresh.iter().map(|&i| todo[i].key).collect();
             let pack = log.pack(&keys)?;
-            let sent = self.send_noted(&store)?;
-            let head = PartHead { check: Digest::of(&pack), blobs: sent[left.blobs..].to_vec() };
+            // All of it in every part: content of an item may have been sent with an earlier part, which may get damaged.
+            let head = PartHead { check: Digest::of(&pack), blobs: self.send_noted(&store)? };
             let mut bytes = to_bytes(&head);
             bytes.push(b'\n');
             bytes.extend(pack);
             self.worker.objects.put(&format!("{}/part-{:04}-{}", self.folder, left.parts, keys.len()), &bytes)?;
             left.parts += 1;
-            left.blobs = sent.len();
             for i in fresh {
                 left.items[i] = true;
                 if !shared.contains_key(&todo[i].blob.digest) {
@@ -523,8 +522,6 @@ struct Left {
     /// By place in the list of what it had to do.
     items: Vec<bool>,
     parts: u32,
-    /// Pieces of content that the parts name.
-    blobs: usize,
 }
 
 /// A name of a file below a folder, from a record that anybody who may write to the store could have written.
