@@ -33,8 +33,6 @@ impl Server for Machine {
     const VARIABLE: &'static str = "PIPELINE_TEST_SSH";
     const REMEMBERS: bool = true;
     const STATES_FROM_SERVER: bool = false;
-    // Each task is a login of its own, a tenth of a second of computing on either side.
-    const WAITED_FOR: usize = 60;
 
     fn connect(place: &str, binary: &Path) -> Box<dyn Cluster> {
         Box::new(Ssh::new(settings(place), binary).unwrap())

@@ -372,6 +372,9 @@ pub fn three_hundred_tasks<S: Server>() {
         runs.sort();
         runs.dedup();
         assert!(runs.len() >= S::WAITED_FOR);
+        // Where stopped tasks begin all the same, hundreds of them would be in the other tests' way for minutes.
+        S::stop(&bench.place);
+        S::start(&bench.place);
         return;
     }
     assert!(succeeded(&bench.states()));
