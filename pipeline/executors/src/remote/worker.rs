@@ -491,7 +491,7 @@ impl Attempt<'_> {
         let state = Mutex::new((first, None));
         let part = || {
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some((checkpoint, fresh)) = snapshot(&scratch)? else { return Ok(()) };
+            let Some((checkpoint, fresh)) = snapshot(&scratch) else { return Ok(()) };
             if state.1.as_ref() == Some(&checkpoint) {
                 return Ok(());
             }
@@ -532,7 +532,7 @@ fn safe(name: &str) -> Result<&Path, StageError> {
 }
 
 /// All files below a folder as they are now; `None` while one of them is being written.
-fn snapshot(folder: &Path) -> Result<Option<(Checkpoint, Vec<(Content, Vec<u8>)>)>, StageError> {
+fn snapshot(folder: &Path) -> Option<(Checkpoint, Vec<(Content, Vec<u8>)>)> {
     let (mut checkpoint, mut contents) = (Checkpoint::default(), Vec::new());
     let mut folders = vec![folder.to_owned()];
     let stamp = |path: &Path| fs::metadata(path).ok().and_then(|m| Some((m.len(), m.modified().ok()?)));
@@ -544,9 +544,9 @@ fn snapshot(folder: &Path) -> Result<Option<(Checkpoint, Vec<(Content, Vec<u8>)>
                 continue;
             }
             let before = stamp(&path);
-            let Ok(bytes) = fs::read(&path) else { return Ok(None) };
+            let Ok(bytes) = fs::read(&path) else { return None };
             if before.is_none() || stamp(&path) != before {
-                return Ok(None);
+                return None;
             }
             let name = path.strip_prefix(folder).expect("it lies below").to_string_lossy().replace('\\', "/");
             let content = Content { digest: Digest::of(&bytes), size: bytes.len() as u64 };
@@ -554,5 +554,5 @@ fn snapshot(folder: &Path) -> Result<Option<(Checkpoint, Vec<(Content, Vec<u8>)>
             contents.push((content, bytes));
         }
     }
-    Ok((!checkpoint.files.is_empty()).then_some((checkpoint, contents)))
+    (!checkpoint.files.is_empty()).then_some((checkpoint, contents))
 }
