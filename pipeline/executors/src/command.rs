@@ -38,11 +38,11 @@ pub(crate) enum Which {
 pub(crate) fn script(batch: &Batch, which: Which, prefix: &str, program: &str) -> String {
     let mut script = String::new();
     for (name, value) in &batch.environment {
-        script += &format!("export {name}={}\n", quote(value));
+        script.extend(["export ", name, "=", &quote(value), "\n"]);
     }
     let prefix = prefix.trim();
     let space = if prefix.is_empty() { "" } else { " " };
-    script += &format!("exec {prefix}{space}{}", path(program));
+    script.extend(["exec ", prefix, space, &path(program)]);
     for argument in &batch.arguments {
         script.push(' ');
         script += &match which {
@@ -131,7 +131,7 @@ mod tests {
             let batch = batch(arguments, &[]);
             let expected: String = match batch.arguments_of(7)[1..] {
                 [] => "\u{1}".into(),
-                ref given => given.iter().map(|w| format!("{w}\u{1}")).collect(),
+                ref given => given.join("\u{1}") + "\u{1}",
             };
             prop_assert_eq!(run(&script(&batch, Which::Task(7), "", "printf")), expected.clone());
             let with_variable = format!("task=7\n{}", script(&batch, Which::Variable, "", "printf"));

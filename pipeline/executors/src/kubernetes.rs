@@ -348,14 +348,13 @@ impl Cluster for Kubernetes {
             message: format!("the job cannot be written: {e}"),
             help: "check `pod` in this executor's settings".into(),
         })?;
-        let created = self.ask("creating a job", async {
+        self.ask("creating a job", async {
             match self.jobs().create(&PostParams::default(), &job).await {
                 // The name holds its first task, which no other Job of the batch has: it is this one.
                 Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),
                 other => other.map(drop),
             }
-        });
-        created
+        })
     }
 
     fn states(&self, batch: &str) -> Result<BTreeMap<u32, TaskState>, ClusterError> {

@@ -157,6 +157,7 @@ fn local(folder: &Path) -> Result<LocalFileSystem, String> {
 }
 
 fn cloud(url: &Url, options: &[(String, String)]) -> Result<(Box<dyn ObjectStore>, path::Path), object_store::Error> {
+    use object_store::{ObjectStoreScheme as S, aws, azure, gcp};
     let retry = RetryConfig { max_retries: 6, retry_timeout: Duration::from_secs(60), ..RetryConfig::default() };
     let scheme = object_store::ObjectStoreScheme::parse(url).map_err(object_store::Error::from)?;
     macro_rules! build {
@@ -166,7 +167,6 @@ fn cloud(url: &Url, options: &[(String, String)]) -> Result<(Box<dyn ObjectStore
             Box::new(known.fold(new, |b, (k, v)| b.with_config(k, v)).build()?) as Box<dyn ObjectStore>
         }};
     }
-    use object_store::{ObjectStoreScheme as S, aws, azure, gcp};
     let store = match scheme.0 {
         S::AmazonS3 => build!(aws::AmazonS3Builder, aws::AmazonS3ConfigKey),
         S::GoogleCloudStorage => build!(gcp::GoogleCloudStorageBuilder, gcp::GoogleConfigKey),

@@ -136,7 +136,9 @@ impl Processes {
         let output = fs::File::create(dir.join(OUTPUT)).map_err(io)?;
         // The shell outlives this program and writes down how the task ended; files appear whole. When this program dies
         // just after starting it, the next one starts another shell, and the second of the two finds the first one's mark.
-        let script = "mkdir started 2>/dev/null || exit 0; echo $$ > pid.new; mv pid.new pid; \"$@\"; echo $? > exit.new; mv exit.new exit";
+        // What is cancelled before its number can be read is not begun.
+        let script = "mkdir started 2>/dev/null || exit 0; echo $$ > pid.new; mv pid.new pid; \
+                      if [ -e cancelled ]; then false; else \"$@\"; fi; echo $? > exit.new; mv exit.new exit";
         let mut command = Command::new("sh");
         command
             .args(["-c", script, "task"])

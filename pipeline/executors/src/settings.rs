@@ -162,9 +162,10 @@ impl ExecutorSettings {
     fn open(&self, at: &Place) -> Result<Opened, StageError> {
         let wrong = |key: &str, e: String| StageError::Config { key: format!("executors.{key}"), message: e };
         // A relative folder is one of the project; workers have other working folders.
-        let store = match self.shared.store.contains("://") {
-            true => self.shared.store.clone(),
-            false => at.project.join(&self.shared.store).display().to_string(),
+        let store = if self.shared.store.contains("://") {
+            self.shared.store.clone()
+        } else {
+            at.project.join(&self.shared.store).display().to_string()
         };
         let objects = objects::Remote::open(&store, &at.environment).map_err(|e| wrong("store", e.to_string()))?;
         let refused = |e: ClusterError| StageError::message(e.to_string());

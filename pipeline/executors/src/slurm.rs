@@ -318,10 +318,10 @@ impl Cluster for Slurm {
         let s = &self.settings;
         let mut text = "slurm".to_owned();
         if let Some(login) = &s.login {
-            text += &format!(" on {login}");
+            text.extend([" on ", login]);
         }
         if let Some(partition) = &s.partition {
-            text += &format!(", partition {partition}");
+            text.extend([", partition ", partition]);
         }
         text
     }

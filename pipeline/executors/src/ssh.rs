@@ -50,7 +50,7 @@ pub struct SshSettings {
     /// More options for `ssh`, such as `-F FILE` or `-p 2222`.
     pub options: Vec<String>,
     /// Numbers of the GPUs that may be used, as `nvidia-smi` counts them; none is all.
-    pub gpus: Option<Vec<u32>>,
+    pub devices: Option<Vec<u32>>,
     /// Free memory in MiB that a GPU has to have before a task is started on it; one that others fill is left to them.
     pub free_memory_mib: u64,
     /// Most tasks side by side; none is as many as the GPUs take, and one where tasks need no GPU.
@@ -68,7 +68,7 @@ impl Default for SshSettings {
         Self {
             host: String::new(),
             options: Vec::new(),
-            gpus: None,
+            devices: None,
             free_memory_mib: 2048,
             tasks: None,
             program: None,
@@ -166,14 +166,14 @@ impl Shared {
             Some(tasks) => Ok(tasks.max(1)),
             None if gpus <= 0.0 => Ok(1),
             None => {
-                let devices = match &self.settings.gpus {
+                let devices = match &self.settings.devices {
                     Some(gpus) => gpus.len(),
                     None => self.free_gpus()?.len(),
                 };
                 if (devices as f64) < gpus {
                     return Err(self.shell.refused(
                         format!("a task needs {gpus} GPUs and {devices} may be used there"),
-                        "list more under `gpus`, or let the stage ask for fewer",
+                        "list more under `devices`, or let the stage ask for fewer",
                     ));
                 }
                 Ok((devices as f64 / gpus).floor() as usize)
@@ -191,7 +191,7 @@ impl Shared {
         let all = devices::parse(&answer.text()).ok_or_else(|| {
             self.shell.refused(format!("nvidia-smi printed something else than GPUs: {}", answer.text().trim()), help)
         })?;
-        let listed = self.settings.gpus.as_ref();
+        let listed = self.settings.devices.as_ref();
         Ok(all.into_iter().filter(|f| listed.is_none_or(|l| l.contains(&f.device))).collect())
     }
 

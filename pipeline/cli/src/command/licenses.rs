@@ -103,6 +103,7 @@ mod tests {
                     "0BSD",
                     "BSL-1.0",
                     "Unicode-3.0",
+                    "CDLA-Permissive-2.0",
                 ]
                 .contains(&l)
             });

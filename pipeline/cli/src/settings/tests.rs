@@ -74,7 +74,7 @@ fn an_input_that_nothing_reads_is_an_error() {
 #[test]
 fn executors_that_are_not_there_are_named() {
     let e = try_load("executors:\n  far: { kind: slrum, store: /s }\n", &[]).unwrap_err();
-    assert!(e.contains("pipeline.yaml:2:16") && e.contains("slrum") && e.contains("process"), "{e}");
+    assert!(e.contains("pipeline.yaml:2:10") && e.contains("slrum") && e.contains("process"), "{e}");
     let e = try_load("executors:\n  far: { kind: process, store: /s, at_onec: 2 }\n", &[]).unwrap_err();
     assert!(e.contains("pipeline.yaml:2:") && e.contains("at_onec") && e.contains("at_once"), "{e}");
     let e = try_load("stages:\n  train:\n    executor: slurm\n", &[]).unwrap_err();

@@ -363,7 +363,7 @@ impl Attempt<'_> {
         }
         let todo = log.missing(&items)?;
         let busy = Instant::now();
-        let left = Mutex::new(Left { items: vec![false; todo.len()], parts: 0, blobs: 0 });
+        let left = Mutex::new(Left { items: vec![false; todo.len()], parts: 0 });
         let part = || {
             let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
             let fresh: Vec<usize> = (0..todo.len()).filter(|&i| !left.items[i] && log.has(todo[i].key)).collect();
@@ -372,14 +372,13 @@ impl Attempt<'_> {
             }
             let keys: Vec<Digest> = fresh.iter().map(|&i| todo[i].key).collect();
             let pack = log.pack(&keys)?;
-            let sent = self.send_noted(&store)?;
-            let head = PartHead { check: Digest::of(&pack), blobs: sent[left.blobs..].to_vec() };
+            // All of it in every part: content of an item may have been sent with an earlier part, which may get damaged.
+            let head = PartHead { check: Digest::of(&pack), blobs: self.send_noted(&store)? };
             let mut bytes = to_bytes(&head);
             bytes.push(b'\n');
             bytes.extend(pack);
             self.worker.objects.put(&format!("{}/part-{:04}-{}", self.folder, left.parts, keys.len()), &bytes)?;
             left.parts += 1;
-            left.blobs = sent.len();
             for i in fresh {
                 left.items[i] = true;
                 if !shared.contains_key(&todo[i].blob.digest) {
@@ -492,7 +491,7 @@ impl Attempt<'_> {
         let state = Mutex::new((first, None));
         let part = || {
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some((checkpoint, fresh)) = snapshot(&scratch)? else { return Ok(()) };
+            let Some((checkpoint, fresh)) = snapshot(&scratch) else { return Ok(()) };
             if state.1.as_ref() == Some(&checkpoint) {
                 return Ok(());
             }
@@ -523,8 +522,6 @@ struct Left {
     /// By place in the list of what it had to do.
     items: Vec<bool>,
     parts: u32,
-    /// Pieces of content that the parts name.
-    blobs: usize,
 }
 
 /// A name of a file below a folder, from a record that anybody who may write to the store could have written.
@@ -535,7 +532,7 @@ fn safe(name: &str) -> Result<&Path, StageError> {
 }
 
 /// All files below a folder as they are now; `None` while one of them is being written.
-fn snapshot(folder: &Path) -> Result<Option<(Checkpoint, Vec<(Content, Vec<u8>)>)>, StageError> {
+fn snapshot(folder: &Path) -> Option<(Checkpoint, Vec<(Content, Vec<u8>)>)> {
     let (mut checkpoint, mut contents) = (Checkpoint::default(), Vec::new());
     let mut folders = vec![folder.to_owned()];
     let stamp = |path: &Path| fs::metadata(path).ok().and_then(|m| Some((m.len(), m.modified().ok()?)));
@@ -547,9 +544,9 @@ fn snapshot(folder: &Path) -> Result<Option<(Checkpoint, Vec<(Content, Vec<u8>)>
                 continue;
             }
             let before = stamp(&path);
-            let Ok(bytes) = fs::read(&path) else { return Ok(None) };
+            let Ok(bytes) = fs::read(&path) else { return None };
             if before.is_none() || stamp(&path) != before {
-                return Ok(None);
+                return None;
             }
             let name = path.strip_prefix(folder).expect("it lies below").to_string_lossy().replace('\\', "/");
             let content = Content { digest: Digest::of(&bytes), size: bytes.len() as u64 };
@@ -557,5 +554,5 @@ fn snapshot(folder: &Path) -> Result<Option<(Checkpoint, Vec<(Content, Vec<u8>)>
             contents.push((content, bytes));
         }
     }
-    Ok((!checkpoint.files.is_empty()).then_some((checkpoint, contents)))
+    (!checkpoint.files.is_empty()).then_some((checkpoint, contents))
 }

@@ -76,7 +76,7 @@ fn state_of(state: &str, status: &str, node: &str, reason: &str) -> TaskState {
         }
         "FAILED" => {
             let status: u32 = status.parse().unwrap_or(0);
-            let exit = (status & 0x7f == 0 && status > 0).then_some((status >> 8) as i32);
+            let exit = (status.trailing_zeros() >= 7 && status > 0).then_some((status >> 8) as i32);
             TaskState::Failed { exit, why: if exit.is_some() || reason.is_empty() { state } else { reason }.to_owned() }
         }
         "CANCELLED" | "TIMEOUT" | "NODE_FAIL" | "OUT_OF_MEMORY" | "PREEMPTED" | "BOOT_FAIL" | "DEADLINE"

@@ -13,19 +13,19 @@ use crate::shell::{SSH_FAILED, Shell};
 
 /// Runs `$1` in a session of its own. A second process reads the standard input, line by line; when it ends, or brings
 /// nothing for `$2` seconds, everything of that session is ended: asked first, killed ten seconds later. What a command
-/// leaves in the background when it ends is ended with it.
+/// leaves in the background when it ends is ended with it. The process alone is meant where its session is not there yet.
 const SCRIPT: &str = r#"exec 3<&0 </dev/null
 setsid sh -c "$1" 3<&- &
 child=$!
 (
   while timeout "$2" sh -c 'read -r beat' <&3; do :; done
-  kill -s TERM -- "-$child"
+  kill -s TERM -- "-$child" || kill -s TERM "$child"
   n=0
-  while [ "$n" -lt 10 ] && kill -s 0 -- "-$child"; do
+  while [ "$n" -lt 10 ] && { kill -s 0 -- "-$child" || kill -s 0 "$child"; }; do
     sleep 1
     n=$((n + 1))
   done
-  kill -s KILL -- "-$child"
+  kill -s KILL -- "-$child" || kill -s KILL "$child"
 ) >/dev/null 2>&1 &
 watch=$!
 wait "$child"
@@ -183,8 +183,23 @@ mod tests {
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();
+        // Waiting would close it.
+        let open = child.stdin.take();
         let start = Instant::now();
         assert_eq!(child.wait().unwrap().code(), Some(143));
         assert!(start.elapsed() < Duration::from_secs(30));
+        drop(open);
+    }
+
+    /// The lease may be over before the command has its session, or even a process.
+    #[test]
+    fn an_end_at_once_is_an_end_too() {
+        let shell = Shell { system: "test".into(), ssh: None };
+        let start = Instant::now();
+        for _ in 0..30 {
+            let mut child = shell.command(SCRIPT, &["exec sleep 60", "60"]).stdin(Stdio::null()).spawn().unwrap();
+            assert_eq!(child.wait().unwrap().code(), Some(143));
+        }
+        assert!(start.elapsed() < Duration::from_secs(60));
     }
 }

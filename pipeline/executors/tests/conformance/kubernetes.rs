@@ -1,4 +1,5 @@
 //! The suite against a stand-in for Kubernetes, on loopback within the test: no real cluster has been tried.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test says what it skips and stops where it fails")]
 
 mod stand_in;
 mod suite;

@@ -1,4 +1,5 @@
 //! The suite against an ssh server: `tests/servers/sshd start DIR`, then `PIPELINE_TEST_SSH=DIR`.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test says what it skips and stops where it fails")]
 
 mod suite;
 
@@ -32,8 +33,6 @@ impl Server for Machine {
     const VARIABLE: &'static str = "PIPELINE_TEST_SSH";
     const REMEMBERS: bool = true;
     const STATES_FROM_SERVER: bool = false;
-    // Each task is a login of its own, a tenth of a second of computing on either side.
-    const WAITED_FOR: usize = 60;
 
     fn connect(place: &str, binary: &Path) -> Box<dyn Cluster> {
         Box::new(Ssh::new(settings(place), binary).unwrap())
