@@ -20,6 +20,7 @@ use crate::{
 mod engine_noop;
 mod labels;
 mod meter;
+mod recipe;
 mod train;
 
 /// `pipeline bench`.
@@ -29,6 +30,8 @@ pub enum Bench {
     Engine(engine_noop::EngineBench),
     /// Time and memory of whole training steps, in 32 and in 16 bits, beside PyTorch if asked.
     Train(train::TrainBench),
+    /// Whole trainings on a labelled data set, beside Ultralytics if asked: how good the detectors are, and how fast.
+    Recipe(recipe::RecipeBench),
     /// Template matching on drawings with known truth: how right and how fast.
     Labels(labels::LabelsBench),
 }
@@ -38,6 +41,7 @@ pub fn bench(global: &Global, bench: &Bench) -> Result<Exit> {
     match bench {
         Bench::Engine(args) => engine_noop::run(global, args),
         Bench::Train(args) => train::run(global, args),
+        Bench::Recipe(args) => recipe::run(global, args),
         Bench::Labels(args) => labels::run(global, args),
     }
 }
