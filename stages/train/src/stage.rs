@@ -22,7 +22,7 @@ use vision::{
 
 use crate::{
     augment::{Source as _, centred},
-    config::{BackendChoice, Config, Placement},
+    config::{Config, Placement},
     dataset::{Cache, Keep, Views, settle_cut},
     intake::{Ignored, Intake, Labelled},
     loader::Epoch,

@@ -10,7 +10,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
 use serde_json::{Value, json};
 use train::{Config, assigner::Truth, learner::Learner};
 use vision::yolov8::{
-    Images, Spec,
+    Backend as _, Images, Spec,
     engine::{Device, Engine},
     native::{Instructions, Native, Precision, products},
 };
