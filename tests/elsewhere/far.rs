@@ -22,6 +22,8 @@ use crate::support::{Done, Project, YAML, outputs, sheet_settings};
 pub const LABEL: [&str; 3] = ["run", "--until", "label"];
 /// Sheets of [`Sheets::Slow`].
 pub const SLOW: u64 = 8;
+/// Pictures of [`Sheets::Tiny`].
+pub const TINY: u32 = 10_000;
 /// Time for anything that has to come.
 const PATIENCE: Duration = Duration::from_secs(150);
 
@@ -32,6 +34,8 @@ pub enum Sheets {
     Sample,
     /// [`SLOW`] of a few tenths of a second each, so that a worker can be met at its work.
     Slow,
+    /// [`TINY`] pictures on which nothing can be found, so that the work itself costs next to nothing.
+    Tiny,
 }
 
 impl Sheets {
@@ -50,6 +54,16 @@ impl Sheets {
                 }
                 project
             }
+            Self::Tiny => {
+                let project = Project::without_sheets();
+                for i in 0..TINY {
+                    let grey = |x: u32, y: u32| image::Luma([(i >> ((x + 4 * y) % 16)) as u8 & 1]);
+                    let mut png = std::io::Cursor::new(Vec::new());
+                    image::GrayImage::from_fn(16, 16, grey).write_to(&mut png, image::ImageFormat::Png).unwrap();
+                    project.write(&format!("drawings/{i:05}.png"), &png.into_inner());
+                }
+                project
+            }
         }
     }
 
@@ -57,22 +71,27 @@ impl Sheets {
     pub fn command(self) -> &'static [&'static str] {
         match self {
             Self::Sample => &["run", "--until", "train"],
-            Self::Slow => &LABEL,
+            Self::Slow | Self::Tiny => &LABEL,
         }
     }
 
     fn stages(self) -> &'static [&'static str] {
         match self {
             Self::Sample => &["label", "train"],
-            Self::Slow => &["label"],
+            Self::Slow | Self::Tiny => &["label"],
         }
     }
 
     /// What a run on this machine gives.
-    fn expected(self) -> &'static BTreeMap<String, String> {
+    pub fn expected(self) -> &'static BTreeMap<String, String> {
         static SAMPLE: OnceLock<BTreeMap<String, String>> = OnceLock::new();
         static LARGE: OnceLock<BTreeMap<String, String>> = OnceLock::new();
-        let known = if self == Self::Sample { &SAMPLE } else { &LARGE };
+        static SMALL: OnceLock<BTreeMap<String, String>> = OnceLock::new();
+        let known = match self {
+            Self::Sample => &SAMPLE,
+            Self::Slow => &LARGE,
+            Self::Tiny => &SMALL,
+        };
         known.get_or_init(|| {
             let here = self.project();
             here.ok(self.command());
@@ -153,6 +172,8 @@ pub struct Far {
     pub store: String,
     pub sheets: Sheets,
     environment: Vec<(String, String)>,
+    /// Another way to the store, for looking at it.
+    pub aside: Option<String>,
 }
 
 impl Far {
@@ -182,7 +203,7 @@ impl Far {
             "pipeline.yaml",
             format!("{yaml}executors:\n  far: {{ {executor}, store: \"{store}\" }}\n").as_bytes(),
         );
-        Self { project, store, sheets, environment }
+        Self { project, store, sheets, environment, aside: None }
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
@@ -214,7 +235,8 @@ impl Far {
     }
 
     pub fn objects(&self) -> Remote {
-        Remote::open(&self.store, &self.environment).unwrap()
+        let aside = self.aside.iter().map(|address| ("AWS_ENDPOINT_URL".to_owned(), address.clone()));
+        Remote::open(&self.store, &self.environment.iter().cloned().chain(aside).collect::<Vec<_>>()).unwrap()
     }
 
     /// Paths of the store.
@@ -277,6 +299,13 @@ impl Far {
         told
     }
 
+    /// What the attempts whose results count cost.
+    pub fn costs(&self) -> Vec<Value> {
+        let objects = self.objects();
+        let read = |path: &String| -> Value { serde_json::from_slice(&objects.get(path).unwrap().unwrap()).unwrap() };
+        self.paths("done").iter().map(|p| read(p)["cost"].clone()).collect()
+    }
+
     /// No item that a dead attempt left in a part was computed again; the number of those that were left.
     pub fn nothing_twice(&self) -> u64 {
         let told = self.told();
@@ -318,5 +347,19 @@ impl Running {
         let done = self.wait().exits(0);
         far.is_equal();
         done
+    }
+}
+
+impl Drop for Running {
+    /// A test that failed leaves nothing that is in the way of the next one.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Far {
+    fn drop(&mut self) {
+        signal("KILL", &self.workers());
     }
 }

@@ -12,6 +12,7 @@
 
 mod far;
 mod moto;
+mod overhead;
 mod proxy;
 mod ray;
 mod slurm;

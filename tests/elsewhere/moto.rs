@@ -16,7 +16,7 @@ use crate::{
 const VARIABLE: &str = "PIPELINE_TEST_MOTO";
 
 /// A project with a bucket as its store, which is reached at `address`.
-fn far(sheets: Sheets, executor: &str, address: &str) -> Far {
+pub fn far(sheets: Sheets, executor: &str, address: &str) -> Far {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let store = format!("s3://bucket/{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
     let environment = [
@@ -30,7 +30,7 @@ fn far(sheets: Sheets, executor: &str, address: &str) -> Far {
 }
 
 /// Addresses of both servers.
-fn servers() -> Option<(String, String, std::sync::MutexGuard<'static, ()>)> {
+pub fn servers() -> Option<(String, String, std::sync::MutexGuard<'static, ()>)> {
     let slurm = std::env::var(slurm::VARIABLE).ok();
     let (place, turn) = server(VARIABLE)?;
     let Some(slurm) = slurm else {
@@ -58,7 +58,8 @@ fn a_bucket_that_fails_cuts_off_and_lies() {
     let Some((slurm, address, _turn)) = servers() else { return };
     let all = &[Fault::Answer500, Fault::CutOff, Fault::Damaged, Fault::NoAnswer];
     let proxy = Proxy::start(address.trim_start_matches("http://"), all, 5);
-    let far = far(Sheets::Slow, &slurm::executor(&slurm), &proxy.address);
+    let mut far = far(Sheets::Slow, &slurm::executor(&slurm), &proxy.address);
+    far.aside = Some(address);
     let run = far.start();
     signal("KILL", &far.freeze());
     run.ends_well(&far);

@@ -4,10 +4,11 @@
 //! path.
 
 use std::{
+    collections::BTreeMap,
     io::{Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -32,24 +33,30 @@ pub struct Proxy {
     pub address: String,
     /// Answers that went wrong so far.
     pub faults: Arc<AtomicU64>,
+    /// Requests and bytes (both ways) so far, by method and first part of the path.
+    pub traffic: Arc<Mutex<BTreeMap<String, (u64, u64)>>>,
 }
 
 impl Proxy {
-    /// In front of `server` (`127.0.0.1:PORT`); every `every`-th request meets one of the faults in turn.
+    /// In front of `server` (`127.0.0.1:PORT`); every `every`-th request meets one of the faults in turn, none if it is 0.
     pub fn start(server: &str, faults: &'static [Fault], every: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let proxy = Self { address: format!("http://{}", listener.local_addr().unwrap()), faults: Arc::default() };
-        let (server, counted, seen) = (server.to_owned(), proxy.faults.clone(), Arc::new(AtomicU64::new(0)));
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let proxy = Self { address, faults: Arc::default(), traffic: Arc::default() };
+        let (server, shared, seen) = (server.to_owned(), proxy.clone(), Arc::new(AtomicU64::new(0)));
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                let (server, counted, seen) = (server.clone(), counted.clone(), seen.clone());
+                let (server, shared, seen) = (server.clone(), shared.clone(), seen.clone());
                 // A client that went away is what such tests are about.
                 thread::spawn(move || {
-                    let _ = serve(client, &server, |content| {
+                    let _ = serve(client, &server, &shared.traffic, |content| {
+                        if every == 0 {
+                            return None;
+                        }
                         let n = seen.fetch_add(1, Ordering::SeqCst) + 1;
                         let fault = n.is_multiple_of(every).then(|| faults[(n / every) as usize % faults.len()])?;
                         let fits = fault != Fault::Damaged || content;
-                        fits.then(|| counted.fetch_add(1, Ordering::SeqCst))?;
+                        fits.then(|| shared.faults.fetch_add(1, Ordering::SeqCst))?;
                         Some(fault)
                     });
                 });
@@ -75,7 +82,12 @@ fn head(stream: &mut TcpStream) -> std::io::Result<(String, Vec<u8>)> {
     }
 }
 
-fn serve(mut client: TcpStream, server: &str, fault: impl FnOnce(bool) -> Option<Fault>) -> std::io::Result<()> {
+fn serve(
+    mut client: TcpStream,
+    server: &str,
+    traffic: &Mutex<BTreeMap<String, (u64, u64)>>,
+    fault: impl FnOnce(bool) -> Option<Fault>,
+) -> std::io::Result<()> {
     let (head, mut body) = head(&mut client)?;
     let lower = head.to_ascii_lowercase();
     let length = lower.lines().find_map(|l| l.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
@@ -97,6 +109,12 @@ fn serve(mut client: TcpStream, server: &str, fault: impl FnOnce(bool) -> Option
     upstream.write_all(&body)?;
     let mut answer = Vec::new();
     upstream.read_to_end(&mut answer)?;
+    {
+        let kind = kind(&head);
+        let mut traffic = traffic.lock().unwrap();
+        let (requests, bytes) = traffic.entry(kind).or_default();
+        (*requests, *bytes) = (*requests + 1, *bytes + (head.len() + body.len() + answer.len()) as u64);
+    }
     match fault {
         Some(Fault::NoAnswer) => return client.shutdown(Shutdown::Both),
         Some(Fault::CutOff) => {
@@ -107,4 +125,17 @@ fn serve(mut client: TcpStream, server: &str, fault: impl FnOnce(bool) -> Option
         _ => {}
     }
     client.write_all(&answer)
+}
+
+/// `GET cas` of `GET /bucket/prefix/cas/…`; `LIST done` where `done/` is asked for.
+fn kind(head: &str) -> String {
+    let mut words = head.split(' ');
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    match path.split_once("prefix=") {
+        Some((_, prefix)) => {
+            let prefix = prefix.split('&').next().unwrap_or_default().replace("%2F", "/");
+            format!("LIST {}", prefix.split('/').nth(1).unwrap_or_default())
+        }
+        None => format!("{method} {}", path.split('/').nth(3).unwrap_or_default()),
+    }
 }

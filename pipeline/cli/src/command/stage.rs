@@ -141,7 +141,7 @@ fn work(args: &Shard) -> Result<Exit> {
         part_every: Duration::try_from_secs_f64(args.part_seconds).unwrap_or(PART_EVERY),
     };
     let task = Task {
-        layout: Layout { job: args.job.clone() },
+        layout: Layout { job: args.job.clone(), store: String::new() },
         generation: args.generation,
         shard: args.shard,
         batch: args.batch.clone(),

@@ -36,6 +36,8 @@ pub struct Traffic {
     pub sent: AtomicU64,
     /// Pieces of content that were there already.
     pub spared: AtomicU64,
+    /// Pieces of content that lay damaged in the store of remote jobs, and were removed there.
+    pub damaged: AtomicU64,
 }
 
 impl From<ObjectsError> for StageError {
@@ -90,6 +92,7 @@ pub fn fetch(objects: &dyn Objects, content: Content, traffic: &Traffic) -> Resu
         }
     }
     objects.delete(&path)?;
+    traffic.damaged.fetch_add(1, Ordering::Relaxed);
     Err(StageError::Transient {
         message: format!(
             "`{path}` of {objects:?} was damaged, and was removed there; it is sent again on the next try"

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    hash::{BuildHasher as _, Hasher as _, RandomState},
     sync::{Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
@@ -17,7 +18,7 @@ use engine::{
 use super::{
     cas::{self, Traffic},
     generation::Generation,
-    protocol::{Content, Done, FORMAT, Failed, Layout, Made, Round, Spec, Work, shard_of},
+    protocol::{Content, Done, FORMAT, Failed, Layout, Made, NAME, Round, Spec, Work, shard_of},
     worker::record,
 };
 use crate::{
@@ -117,10 +118,11 @@ pub struct Coordinator<'a> {
 /// together is left to the caller.
 pub fn execute(c: &Coordinator<'_>, job: &Job) -> Result<Outcome, StageError> {
     let source = job.ctx.item_source();
+    let layout = Layout::of(source.map_or_else(|| job.unhashed.key(), |s| s.base));
     let mut work = Errand {
         c,
         job,
-        layout: Layout::of(source.map_or_else(|| job.unhashed.key(), |s| s.base)),
+        layout: layout.within(&name_of(c.objects)?),
         generations: Vec::new(),
         rate: None,
         traffic: Traffic::default(),
@@ -136,6 +138,17 @@ pub fn execute(c: &Coordinator<'_>, job: &Job) -> Result<Outcome, StageError> {
     }
     work.account();
     result.map(|()| work.outcome)
+}
+
+/// The store's own name, made up by whoever uses it first. Clusters remember jobs by names, and the same work in another
+/// store, or in a folder that was emptied, is another job.
+fn name_of(objects: &dyn Objects) -> Result<Vec<u8>, StageError> {
+    if let Some(name) = objects.get(NAME)? {
+        return Ok(name);
+    }
+    let random = RandomState::new().build_hasher().finish();
+    objects.create(NAME, format!("{random:016x}").as_bytes())?;
+    objects.get(NAME)?.ok_or_else(|| StageError::message(format!("`{NAME}` vanished from the store {objects:?}")))
 }
 
 /// Sums over all shards that were taken in, for records.
