@@ -424,6 +424,11 @@ fn an_error_that_will_not_pass_ends_the_stage_with_its_words() {
         here.remote(here.job("shout", texts, &BEHAVE()), &cluster, objects.as_ref(), SMALL).unwrap_err().to_string();
     assert!(e.contains("thread: killed"), "{e}");
     assert!(cluster.started() <= 2, "no further try");
+    // What is known of it from then is no judgement on the next run, not even on its only try.
+    here.watch.deadly.lock().unwrap().clear();
+    let once = Policy { retries: 0, ..SMALL };
+    let outputs = here.remote(here.job("shout", texts, &BEHAVE()), &cluster, objects.as_ref(), once).unwrap();
+    assert_eq!(outputs, here.local("shout", texts, &BEHAVE()));
 }
 
 #[test]

@@ -598,8 +598,9 @@ impl Errand<'_> {
         for (why, tasks) in again {
             let failed = why == FAILED;
             for &task in &tasks {
+                let earlier = self.is_earlier(g, task);
                 let shard = &mut self.generations[g].shards[task as usize];
-                shard.tries += 1;
+                shard.tries += u32::from(!earlier);
                 if shard.tries > self.c.policy.retries {
                     return Err(StageError::message(format!(
                         "shard {g}-{task} was tried {} times, the last time {why}; finished shards are kept, run again to go on",
@@ -617,6 +618,12 @@ impl Errand<'_> {
             self.submit(g, tasks, failed, why)?;
         }
         self.double_slow(g)
+    }
+
+    /// True when an earlier run submitted a shard last.
+    fn is_earlier(&self, g: usize, task: u32) -> bool {
+        let generation = &self.generations[g];
+        generation.shards[task as usize].round.is_some_and(|round| generation.rounds[round as usize].earlier)
     }
 
     /// Notes a task's state; the reason when it has to be submitted again.
@@ -640,7 +647,9 @@ impl Errand<'_> {
             None => return Ok(Some("the cluster had forgotten it")),
             Some(TaskState::Succeeded) => return Ok(Some("it ended without a result")),
             Some(TaskState::Failed { exit, why }) => {
-                self.explain(g, task, batch, *exit, why)?;
+                if !self.is_earlier(g, task) {
+                    self.explain(g, task, batch, *exit, why)?;
+                }
                 return Ok(Some(FAILED));
             }
         }

@@ -35,6 +35,8 @@ pub struct Submission {
     pub sure: bool,
     /// It was stopped by a person.
     pub cancelled: bool,
+    /// It was submitted by an earlier run. What failed then may have been mended since.
+    pub earlier: bool,
 }
 
 /// A shard, as far as this program knows.
@@ -112,7 +114,7 @@ impl Generation {
                     }
                 }
                 let cancelled = objects.has(&layout.cancelled(&layout.batch(number, n)))?;
-                generation.rounds.push(Submission { round, sure: false, cancelled });
+                generation.rounds.push(Submission { round, sure: false, cancelled, earlier: true });
             }
             all.push(generation);
         }
@@ -171,7 +173,7 @@ impl Generation {
                 (shard.round, shard.silent, shard.running_since) = (Some(number), 0, None);
             }
         }
-        self.rounds.push(Submission { round, sure: !is_mine, cancelled: false });
+        self.rounds.push(Submission { round, sure: !is_mine, cancelled: false, earlier: false });
         Ok(is_mine.then_some(number))
     }
 
