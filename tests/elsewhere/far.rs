@@ -46,7 +46,7 @@ impl Sheets {
             Self::Slow => {
                 let project = Project::without_sheets();
                 // The templates are those of small sheets: the symbols are the same.
-                let settings = SynthSettings { width: 2600, height: 2000, ..sheet_settings() };
+                let settings = SynthSettings { width: 4200, height: 3200, ..sheet_settings() };
                 let draw =
                     || (0..SLOW).map(|i| synth::sheet(&settings, crate::support::SEED, i).unwrap().file).collect();
                 for (i, file) in FILES.get_or_init(draw).iter().enumerate() {
