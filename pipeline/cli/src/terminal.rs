@@ -116,8 +116,10 @@ impl Progress {
         } else if !self.quiet && shown.said.elapsed() >= PLAIN_EVERY {
             shown.said = Instant::now();
             let rate = done.saturating_sub(base) as f64 / shown.started.elapsed().as_secs_f64().max(1e-3);
-            let left = (total.saturating_sub(done)) as f64 / rate.max(1e-9);
-            let left = if done < total { format!(", {} left", duration(left)) } else { String::new() };
+            let left = match total.saturating_sub(done) {
+                left @ 1.. if rate > 0.0 => format!(", {} left", duration(left as f64 / rate)),
+                _ => String::new(),
+            };
             say(format_args!("{stage:>9}  {done}/{total} {unit}, {}{left}  {detail}", rate_words(rate, unit)));
         }
     }

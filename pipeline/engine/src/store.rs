@@ -6,11 +6,11 @@
 //! files of an input are not copied: the store knows where they lie.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     io::Write,
     path::{Path, PathBuf},
-    sync::{Arc, RwLock},
+    sync::{Arc, Condvar, Mutex, RwLock},
     time::{Duration, SystemTime},
 };
 
@@ -78,6 +78,8 @@ pub struct Store {
     unwritten: Arc<RwLock<BTreeMap<Digest, Vec<u8>>>>,
     /// Asked for what is missing.
     fetch: Option<Arc<Fetch>>,
+    /// What is being fetched now, so that several who need it wait for one.
+    fetching: Arc<(Mutex<BTreeSet<Digest>>, Condvar)>,
     /// What was stored, with its size, where somebody wants to know.
     noted: Option<Arc<RwLock<BTreeMap<Digest, u64>>>>,
 }
@@ -132,13 +134,21 @@ impl Store {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(StoreError::io("opening", &root, 0)(e)),
             _ => {}
         }
-        let store = Self { root, sources: Arc::default(), unwritten: Arc::default(), fetch: None, noted: None };
+        let store = Self {
+            root,
+            sources: Arc::default(),
+            unwritten: Arc::default(),
+            fetch: None,
+            fetching: Arc::default(),
+            noted: None,
+        };
         store.clean_tmp(STALE);
         Ok(store)
     }
 
     /// The same store as a window to another place: what is missing is asked for there when it is read, and what is
-    /// stored through this window is noted (see [`Store::take_noted`]).
+    /// stored through this window is noted (see [`Store::take_noted`]). Its own files are soon thrown away, and are not
+    /// flushed to disk.
     #[must_use]
     pub fn with_fetch(mut self, fetch: Arc<Fetch>) -> Self {
         self.fetch = Some(fetch);
@@ -154,12 +164,28 @@ impl Store {
 
     /// Fetches missing bytes; false when they cannot be had.
     fn fetch(&self, digest: Digest) -> Result<bool, StoreError> {
-        let Some(bytes) = self.fetch.as_ref().map(|f| f(digest)).transpose()?.flatten() else { return Ok(false) };
-        if Digest::of(&bytes) != digest {
-            return Err(StoreError::Invalid(format!("what was fetched as {} has another digest", digest.short())));
+        let Some(fetch) = &self.fetch else { return Ok(false) };
+        let (going, over) = &*self.fetching;
+        let mut others = going.lock().expect("no holder of this lock panics");
+        let waited = others.contains(&digest);
+        while others.contains(&digest) {
+            others = over.wait(others).expect("no holder of this lock panics");
         }
-        self.write(&self.cas_path(digest), &bytes, Access::ReadOnly)?;
-        Ok(true)
+        if waited && self.has(digest) {
+            return Ok(true);
+        }
+        others.insert(digest);
+        drop(others);
+        let fetched = fetch(digest).and_then(|bytes| match bytes {
+            None => Ok(false),
+            Some(bytes) if Digest::of(&bytes) == digest => {
+                self.write(&self.cas_path(digest), &bytes, Access::ReadOnly).map(|()| true)
+            }
+            Some(_) => Err(StoreError::Invalid(format!("what was fetched as {} has another digest", digest.short()))),
+        });
+        going.lock().expect("no holder of this lock panics").remove(&digest);
+        over.notify_all();
+        fetched
     }
 
     /// Forgets bytes that can be fetched again.
@@ -351,7 +377,7 @@ impl Store {
         let by_way_of = |dir: &Path| {
             let mut file = Self::tmp_file(dir, needed)?;
             file.write_all(bytes).map_err(StoreError::io("writing", path, needed))?;
-            Self::persist(file, path, needed, access)
+            self.persist(file, path, needed, access)
         };
         match by_way_of(&self.tmp_dir()?) {
             // A place on another disk: no file can be renamed to there.
@@ -373,7 +399,13 @@ impl Store {
     }
 
     /// Flushes a file of `tmp/` and gives it its place.
-    fn persist(file: tempfile::NamedTempFile, path: &Path, needed: u64, access: Access) -> Result<(), StoreError> {
+    fn persist(
+        &self,
+        file: tempfile::NamedTempFile,
+        path: &Path,
+        needed: u64,
+        access: Access,
+    ) -> Result<(), StoreError> {
         let dir = path.parent().expect("files of the store lie in folders");
         fs::create_dir_all(dir).map_err(StoreError::io("creating folder", dir, 0))?;
         let flush = || {
@@ -382,7 +414,7 @@ impl Store {
                 permissions.set_readonly(true);
                 file.as_file().set_permissions(permissions)?;
             }
-            file.as_file().sync_all()
+            if self.fetch.is_none() { file.as_file().sync_all() } else { Ok(()) }
         };
         flush().map_err(StoreError::io("flushing", path, needed))?;
         file.persist(path).map_err(|e| StoreError::io("writing", path, needed)(e.error))?;
@@ -521,6 +553,27 @@ mod tests {
         overwrite(&store.cas_path(a), b"{}");
         assert!(store.complete(a).is_err());
         assert!(matches!(&store.verify(a)[..], [Problem { error: StoreError::Missing { .. }, .. }]));
+    }
+
+    #[test]
+    fn several_who_need_the_same_wait_for_one_to_fetch_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let count = asked.clone();
+        let fetch = move |digest| {
+            count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(100));
+            Ok((digest == Digest::of(b"far")).then(|| b"far".to_vec()))
+        };
+        let store = Store::open(dir.path()).unwrap().with_fetch(Arc::new(fetch));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| assert_eq!(store.read(Digest::of(b"far")).unwrap(), b"far"));
+            }
+        });
+        assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 1);
+        assert!(store.read(Digest::of(b"nowhere")).is_err());
+        assert!(store.read(Digest::of(b"nowhere")).is_err(), "asked again, and not waited for");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use url::Url;
 
 /// Objects of more bytes travel in ranges of this length, so that a connection that breaks costs one range.
 const RANGE: u64 = 16 << 20;
-/// Tries of a range, beside those of the library for a request.
+/// Tries of a range or a list, beside those of the library for a request.
 const TRIES: u32 = 4;
 
 /// Why the store could not be asked.
@@ -272,8 +272,18 @@ impl Objects for Remote {
 
     fn list(&self, folder: &str) -> Result<Vec<String>, ObjectsError> {
         let at = path::Path::from(folder);
-        let found = self.store.list(Some(&at)).map(|m| m.map(|m| m.location.to_string())).try_collect::<Vec<_>>();
-        let mut found = self.runtime.block_on(found).map_err(|e| self.error("listing", folder, &e))?;
+        let mut tried = 0;
+        let mut found = loop {
+            let found = self.store.list(Some(&at)).map(|m| m.map(|m| m.location.to_string())).try_collect::<Vec<_>>();
+            match self.runtime.block_on(found) {
+                // The library tries requests again, and not an answer that breaks off.
+                Err(object_store::Error::Generic { .. }) if tried + 1 < TRIES => {
+                    tried += 1;
+                    std::thread::sleep(Duration::from_millis(200 << tried));
+                }
+                other => break other.map_err(|e| self.error("listing", folder, &e))?,
+            }
+        };
         found.sort();
         Ok(found)
     }

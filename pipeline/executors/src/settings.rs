@@ -15,7 +15,7 @@ use crate::{
     cluster::{Cluster, ClusterError, Resources},
     objects,
     ray::{Ray, RaySettings},
-    remote::{Opened, Policy, Remote},
+    remote::{Opened, PART_EVERY, Policy, Remote},
     slurm::{Slurm, SlurmSettings},
     ssh::{Ssh, SshSettings},
 };
@@ -40,6 +40,8 @@ pub struct Shared {
     pub shard_seconds: f64,
     /// Items of a task; measured when not given.
     pub shard_items: Option<usize>,
+    /// Seconds after which a task leaves what it has, again and again; a later try goes on from there.
+    pub part_seconds: f64,
     /// Further tries of a task that failed.
     pub retries: u32,
 }
@@ -56,6 +58,7 @@ impl Default for Shared {
             time_limit_s: None,
             shard_seconds: policy.shard_seconds,
             shard_items: policy.shard_items,
+            part_seconds: PART_EVERY.as_secs_f64(),
             retries: policy.retries,
         }
     }
@@ -132,6 +135,9 @@ impl ExecutorSettings {
         if !(1.0..=86_400.0).contains(&shared.shard_seconds) {
             return Err(wrong("shard_seconds", format!("{} is not between 1 and 86400", shared.shard_seconds)));
         }
+        if !(0.1..=86_400.0).contains(&shared.part_seconds) {
+            return Err(wrong("part_seconds", format!("{} is not between 0.1 and 86400", shared.part_seconds)));
+        }
         if shared.shard_items == Some(0) {
             return Err(wrong("shard_items", "a task needs at least one item".into()));
         }
@@ -154,6 +160,7 @@ impl ExecutorSettings {
                 memory_bytes: self.shared.memory_mib << 20,
                 time_limit: self.shared.time_limit_s.map(Duration::from_secs),
             },
+            part_every: Duration::from_secs_f64(self.shared.part_seconds),
             program: place.version.clone(),
             open: Box::new(move || settings.open(&at)),
         }
@@ -231,6 +238,7 @@ mod tests {
         assert_eq!(key(json!({ "kind": "process", "store": "/s", "gpus": -1 })), "gpus");
         assert_eq!(key(json!({ "kind": "process", "store": "/s", "gpus": "two" })), "gpus");
         assert_eq!(key(json!({ "kind": "process", "store": "/s", "shard_items": 0 })), "shard_items");
+        assert_eq!(key(json!({ "kind": "process", "store": "/s", "part_seconds": 0 })), "part_seconds");
         let slurm =
             json!({ "kind": "slurm", "store": "s3://b/p", "partition": "gpu", "gres": "gpu:a100:{gpus}", "gpus": 2 });
         assert!(parse(slurm).is_ok());

@@ -17,20 +17,23 @@ const LOOK: Duration = Duration::from_secs(60);
 /// Time for sending it.
 const SEND: Duration = Duration::from_secs(1800);
 
-/// Prints the program's path there, and `present` when it is whole. `$1` digest, `$2` bytes.
+/// Prints the program's path there, and `present` when it is whole. `$1` digest, `$2` bytes. Its time is that of its last
+/// use.
 const LOOK_SCRIPT: &str = r#"mkdir -p "$d/bin" && cd "$d/bin" || exit 1
 printf '%s\n' "$PWD/$1"
-[ -x "$1" ] && [ "$(wc -c <"$1")" -eq "$2" ] && echo present
+[ -x "$1" ] && [ "$(wc -c <"$1")" -eq "$2" ] && touch "$1" && echo present
 exit 0
 "#;
 
-/// Takes the program from the input. `$1` digest, `$2` what `cksum` has to say; 3 when it says something else.
+/// Takes the program from the input. `$1` digest, `$2` what `cksum` has to say; 3 when it says something else. Programs that
+/// nobody used for a month are removed.
 const SEND_SCRIPT: &str = r#"cd "$d/bin" || exit 1
 part="$1.part.$$"
 trap 'rm -f "$part"' EXIT
 cat >"$part" || exit 1
 [ "$(cksum <"$part")" = "$2" ] || exit 3
-chmod 755 "$part" && mv -f "$part" "$1"
+chmod 755 "$part" && mv -f "$part" "$1" || exit 1
+find . -type f -mtime +30 -exec rm -f {} + || :
 "#;
 
 /// A program of this machine, to be used on others.
@@ -120,7 +123,10 @@ fn cksum(bytes: &[u8]) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::fs::PermissionsExt, process::Command};
+    use std::{
+        os::unix::fs::{MetadataExt, PermissionsExt},
+        process::Command,
+    };
 
     use super::*;
 
@@ -151,13 +157,32 @@ mod tests {
         let path = binary.ship(&here(), folder).unwrap();
         assert_eq!(Command::new(&path).output().unwrap().stdout, b"hello\n");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o755);
-        let made = fs::metadata(&path).unwrap().modified().unwrap();
+        let made = fs::metadata(&path).unwrap().ino();
         assert_eq!(binary.ship(&here(), folder).unwrap(), path);
-        assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), made);
+        assert_eq!(fs::metadata(&path).unwrap().ino(), made);
         fs::write(&path, "#!/bin/sh").unwrap();
         binary.ship(&here(), folder).unwrap();
         assert_eq!(fs::read(&path).unwrap(), fs::read(&program).unwrap());
         assert_eq!(fs::read_dir(Path::new(folder).join("bin")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn programs_that_nobody_uses_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let ship = |name: &str| {
+            let program = dir.path().join(name);
+            fs::write(&program, name).unwrap();
+            Binary::new(&program).ship(&here(), dir.path().to_str().unwrap()).unwrap()
+        };
+        let (unused, used) = (ship("a"), ship("b"));
+        let age = |paths: &[&str]| {
+            assert!(Command::new("touch").args(["-d", "2020-01-01"]).args(paths).status().unwrap().success());
+        };
+        age(&[&unused, &used]);
+        ship("b");
+        ship("c");
+        assert!(!Path::new(&unused).exists());
+        assert!(Path::new(&used).exists());
     }
 
     #[test]

@@ -120,6 +120,35 @@ fn the_first_shards_measure_how_large_the_others_are() {
         pilot.iter().map(|d| d.cost.computed).sum::<u64>() as f64 / pilot.iter().map(|d| d.cost.seconds).sum::<f64>();
     let size = ((rate * policy.shard_seconds) as usize).max(1);
     assert_eq!(done("0001").len(), (400 - 32usize).div_ceil(size), "shards of {size} items");
+    // Another time the rate is known.
+    here.remote(here.job("shout", here.texts(800), &behave), &cluster, objects.as_ref(), policy).unwrap();
+    let spec =
+        |generation: &str| objects.paths("jobs/").iter().any(|p| p.ends_with(&format!("{generation}/spec.json")));
+    assert!(spec("0002") && !spec("0003"), "no shards to measure with");
+}
+
+/// Two people label at once; one has more images.
+#[test]
+fn two_programs_plan_and_submit_at_the_same_time() {
+    for _ in 0..30 {
+        let (one, other) = (Here::new(), Here::new());
+        let objects = Arc::<Memory>::default();
+        let cluster = threads(&one, &objects);
+        let start = std::sync::Barrier::new(2);
+        let run = |here: &Here, count| {
+            let texts = here.texts(count);
+            let job = here.job("shout", texts, &BEHAVE());
+            start.wait();
+            let outputs = here.remote(job, &cluster, objects.as_ref(), SMALL).unwrap();
+            assert_eq!(outputs, here.local("shout", texts, &BEHAVE()));
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| run(&one, 23));
+            run(&other, 12);
+        });
+        cluster.settle();
+        assert!(objects.paths("differs/").is_empty());
+    }
 }
 
 #[test]
@@ -395,6 +424,11 @@ fn an_error_that_will_not_pass_ends_the_stage_with_its_words() {
         here.remote(here.job("shout", texts, &BEHAVE()), &cluster, objects.as_ref(), SMALL).unwrap_err().to_string();
     assert!(e.contains("thread: killed"), "{e}");
     assert!(cluster.started() <= 2, "no further try");
+    // What is known of it from then is no judgement on the next run, not even on its only try.
+    here.watch.deadly.lock().unwrap().clear();
+    let once = Policy { retries: 0, ..SMALL };
+    let outputs = here.remote(here.job("shout", texts, &BEHAVE()), &cluster, objects.as_ref(), once).unwrap();
+    assert_eq!(outputs, here.local("shout", texts, &BEHAVE()));
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! `pipeline stage exec`: carries out the work in a bundle, or a shard of a remote job, without a project.
 
 use std::{
+    fs::{self, File},
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use clap::{Args as ClapArgs, Subcommand};
@@ -17,6 +18,7 @@ use executors::{
     },
 };
 use miette::{IntoDiagnostic, Report, Result, WrapErr};
+use tempfile::TempDir;
 
 use crate::{
     args::Global,
@@ -72,6 +74,9 @@ pub struct Shard {
     /// GPUs that are reserved for it.
     #[arg(long, default_value_t = 0.0, hide = true)]
     gpus: f64,
+    /// Seconds between two parts that are left.
+    #[arg(long, default_value_t = PART_EVERY.as_secs_f64(), hide = true)]
+    part_seconds: f64,
     /// Begin items one by one, because earlier attempts broke off.
     #[arg(long, hide = true)]
     careful: bool,
@@ -94,13 +99,31 @@ fn host() -> String {
     if name.is_empty() { "unknown".into() } else { name }
 }
 
+/// A folder of this attempt's own, while its lock is held. Those that killed attempts left on this machine are removed.
+fn scratch() -> std::io::Result<(TempDir, File)> {
+    const PREFIX: &str = "pipeline-shard-";
+    for entry in fs::read_dir(std::env::temp_dir())?.flatten() {
+        let is_free = || File::open(entry.path().join("lock")).is_ok_and(|lock| lock.try_lock().is_ok());
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) && is_free() {
+            // What cannot be removed is in nobody's way but for its size.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    let dir = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
+    // Under its name only when it is held: until then it would be taken for one that was left.
+    let lock = File::create(dir.path().join("new"))?;
+    lock.lock()?;
+    fs::rename(dir.path().join("new"), dir.path().join("lock"))?;
+    Ok((dir, lock))
+}
+
 /// Works on a shard; what it has to say goes to the terminal, which is a log there.
 fn work(args: &Shard) -> Result<Exit> {
     let environment: Vec<(String, String)> = std::env::vars().collect();
     let objects = Remote::open(&args.spec, &environment).map_err(Report::from_err)?;
     let cancel = CancelToken::new();
     let signal = stop_on_signals(&cancel)?;
-    let dir = tempfile::Builder::new().prefix("pipeline-shard-").tempdir().into_diagnostic()?;
+    let (dir, _lock) = scratch().into_diagnostic().wrap_err("making a temporary folder")?;
     let host = host();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
     let registry = crate::stages::registry();
@@ -115,10 +138,10 @@ fn work(args: &Shard) -> Result<Exit> {
         host,
         gpus: args.gpus,
         program: env!("CARGO_PKG_VERSION"),
-        part_every: PART_EVERY,
+        part_every: Duration::try_from_secs_f64(args.part_seconds).unwrap_or(PART_EVERY),
     };
     let task = Task {
-        layout: Layout { job: args.job.clone() },
+        layout: Layout { job: args.job.clone(), store: String::new() },
         generation: args.generation,
         shard: args.shard,
         batch: args.batch.clone(),

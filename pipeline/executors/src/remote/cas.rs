@@ -14,8 +14,12 @@ use engine::{CancelToken, Digest, StageError, Store};
 use super::protocol::{Content, cas};
 use crate::objects::{Objects, ObjectsError};
 
-/// Transfers at once.
+/// Transfers at once, where nothing is known of their size.
 const AT_ONCE: usize = 12;
+/// Transfers at once: at least, and at most, as their bytes allow.
+const LANES: [usize; 2] = [4, 32];
+/// Bytes of all transfers at once, as far as [`LANES`] allows it.
+const IN_MEMORY: u64 = 256 << 20;
 /// From so many on it is cheaper to list what is there than to ask for each.
 const LIST_FROM: usize = 300;
 /// Bytes of a blob that are compressed to find out whether that pays.
@@ -36,6 +40,8 @@ pub struct Traffic {
     pub sent: AtomicU64,
     /// Pieces of content that were there already.
     pub spared: AtomicU64,
+    /// Pieces of content that lay damaged in the store of remote jobs, and were removed there.
+    pub damaged: AtomicU64,
 }
 
 impl From<ObjectsError> for StageError {
@@ -90,6 +96,7 @@ pub fn fetch(objects: &dyn Objects, content: Content, traffic: &Traffic) -> Resu
         }
     }
     objects.delete(&path)?;
+    traffic.damaged.fetch_add(1, Ordering::Relaxed);
     Err(StageError::Transient {
         message: format!(
             "`{path}` of {objects:?} was damaged, and was removed there; it is sent again on the next try"
@@ -122,7 +129,7 @@ pub fn push(
         _ => Some(objects.list("cas")?.into_iter().collect()),
     };
     let wanted: Vec<Content> = wanted.iter().copied().collect();
-    each(&wanted, cancel, done, |content| {
+    each_in(lanes(&wanted), &wanted, cancel, done, |content| {
         let path = cas(content.digest);
         let has = match &there {
             Some(there) => there.contains(&path),
@@ -144,7 +151,7 @@ pub fn pull(
     traffic: &Traffic,
     cancel: &CancelToken,
 ) -> Result<(), StageError> {
-    each(wanted, cancel, &|_| {}, |content| {
+    each_in(lanes(wanted), wanted, cancel, &|_| {}, |content| {
         if !store.has(content.digest) {
             store.put(&fetch(objects, content, traffic)?)?;
         }
@@ -196,8 +203,24 @@ pub fn pull_manifest(
     Ok(())
 }
 
+/// How many of these travel at once: requests take time, and bytes take memory.
+fn lanes(contents: &[Content]) -> usize {
+    let largest = contents.iter().map(|c| c.size).max().unwrap_or(0).max(1);
+    ((IN_MEMORY / largest) as usize).clamp(LANES[0], LANES[1])
+}
+
 /// Does something with every piece, several at once, until all are done or one fails.
 pub fn each<T: Copy + Sync>(
+    all: &[T],
+    cancel: &CancelToken,
+    done: &(dyn Fn(usize) + Sync),
+    f: impl Fn(T) -> Result<(), StageError> + Sync,
+) -> Result<(), StageError> {
+    each_in(AT_ONCE, all, cancel, done, f)
+}
+
+fn each_in<T: Copy + Sync>(
+    lanes: usize,
     all: &[T],
     cancel: &CancelToken,
     done: &(dyn Fn(usize) + Sync),
@@ -218,7 +241,7 @@ pub fn each<T: Copy + Sync>(
         }
     };
     std::thread::scope(|scope| {
-        for _ in 1..AT_ONCE.min(all.len()) {
+        for _ in 1..lanes.min(all.len()) {
             scope.spawn(work);
         }
         work();

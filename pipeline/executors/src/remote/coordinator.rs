@@ -6,18 +6,19 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    hash::{BuildHasher as _, Hasher as _, RandomState},
     sync::{Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use engine::{
-    CancelToken, Context, Digest, ItemOutcome, Level, Outcome, StageError, context::ItemSource, executor::Job,
+    CancelToken, Context, Digest, Item, ItemOutcome, Level, Outcome, StageError, context::ItemSource, executor::Job,
 };
 
 use super::{
     cas::{self, Traffic},
     generation::Generation,
-    protocol::{Content, Done, FORMAT, Failed, Layout, Made, Round, Spec, Work, shard_of},
+    protocol::{Content, Done, FORMAT, Failed, Layout, Made, NAME, Round, Spec, Work, shard_of},
     worker::record,
 };
 use crate::{
@@ -27,6 +28,8 @@ use crate::{
 
 /// Items of a shard before a rate was measured, and shards of the small generation that measures it.
 const PILOT: [usize; 2] = [8, 4];
+/// Results of earlier runs that tell the rate.
+const EARLIER: usize = 8;
 /// Items of a shard at most: what one list of names may hold.
 const MOST_ITEMS: usize = 20_000;
 /// Looks for which a task may be over, or unknown, without a result before it is submitted again: stores and clusters may
@@ -115,11 +118,13 @@ pub struct Coordinator<'a> {
 /// together is left to the caller.
 pub fn execute(c: &Coordinator<'_>, job: &Job) -> Result<Outcome, StageError> {
     let source = job.ctx.item_source();
+    let layout = Layout::of(source.map_or_else(|| job.unhashed.key(), |s| s.base));
     let mut work = Errand {
         c,
         job,
-        layout: Layout::of(source.map_or_else(|| job.unhashed.key(), |s| s.base)),
+        layout: layout.within(&name_of(c.objects)?),
         generations: Vec::new(),
+        rate: None,
         traffic: Traffic::default(),
         totals: Totals::default(),
         outcome: Outcome::Done,
@@ -133,6 +138,17 @@ pub fn execute(c: &Coordinator<'_>, job: &Job) -> Result<Outcome, StageError> {
     }
     work.account();
     result.map(|()| work.outcome)
+}
+
+/// The store's own name, made up by whoever uses it first. Clusters remember jobs by names, and the same work in another
+/// store, or in a folder that was emptied, is another job.
+fn name_of(objects: &dyn Objects) -> Result<Vec<u8>, StageError> {
+    if let Some(name) = objects.get(NAME)? {
+        return Ok(name);
+    }
+    let random = RandomState::new().build_hasher().finish();
+    objects.create(NAME, format!("{random:016x}").as_bytes())?;
+    objects.get(NAME)?.ok_or_else(|| StageError::message(format!("`{NAME}` vanished from the store {objects:?}")))
 }
 
 /// Sums over all shards that were taken in, for records.
@@ -150,6 +166,8 @@ struct Errand<'a> {
     job: &'a Job,
     layout: Layout,
     generations: Vec<Generation>,
+    /// Items a second, as measured by earlier runs.
+    rate: Option<f64>,
     traffic: Traffic,
     totals: Totals,
     outcome: Outcome,
@@ -178,7 +196,6 @@ impl Errand<'_> {
     }
 
     fn items(&mut self, source: &ItemSource) -> Result<(), StageError> {
-        let (objects, cancel) = (self.c.objects, self.job.ctx.cancel());
         let all = self.ctx().all_items()?;
         let mut todo = source.log.missing(&all)?;
         if todo.is_empty() {
@@ -189,12 +206,37 @@ impl Errand<'_> {
                 format!("{} of {} items are kept from before, {} to do", all.len() - todo.len(), all.len(), todo.len());
             self.ctx().message(Level::Info, text);
         }
-        // Work that is under way already, submitted for these items or for those of an earlier set of images. Of old work
-        // only what is wanted now is waited for.
-        self.generations = Generation::read_all(objects, &self.layout)?;
+        // Work that is under way already, submitted for these items or for those of an earlier set of images.
+        self.generations = Generation::read_all(self.c.objects, &self.layout)?;
+        let mut contents = self.shared()?;
+        contents.extend(todo.iter().map(|i| Content { digest: i.blob.digest, size: i.blob.size }));
+        self.send(contents)?;
+        self.leave_out_under_way(0, source, &mut todo)?;
+
+        self.rate = self.rate_of_earlier_work()?;
+        let [size, shards] = PILOT;
+        if self.shard_size().is_none() && todo.len() > 2 * size * shards {
+            let mut pilot: Vec<_> = todo.drain(..size * shards).collect();
+            self.cut(source, &mut pilot, size)?;
+            self.until_done(Some(source))?;
+        }
+        self.cut(source, &mut todo, self.shard_size().unwrap_or(size))?;
+        drop(todo);
+        self.until_done(Some(source))
+    }
+
+    /// Takes those items off the list that are in open shards of a generation from `first` on. Of old work only what is
+    /// wanted now is waited for.
+    fn leave_out_under_way(
+        &mut self,
+        first: usize,
+        source: &ItemSource,
+        todo: &mut Vec<Item>,
+    ) -> Result<(), StageError> {
         let wanted: BTreeSet<Digest> = todo.iter().map(|i| i.key).collect();
         let mut under_way: BTreeSet<Digest> = BTreeSet::new();
-        for generation in &mut self.generations {
+        let (objects, cancel) = (self.c.objects, self.job.ctx.cancel());
+        for generation in &mut self.generations[first..] {
             for (n, keys) in generation.open_keys(objects, &self.layout, source, cancel)? {
                 if keys.iter().any(|k| wanted.contains(k)) {
                     under_way.extend(keys);
@@ -203,24 +245,8 @@ impl Errand<'_> {
                 }
             }
         }
-        drop(wanted);
-        let mut contents = self.shared()?;
-        contents.extend(todo.iter().map(|i| Content { digest: i.blob.digest, size: i.blob.size }));
-        self.send(contents)?;
         todo.retain(|i| !under_way.contains(&i.key));
-        drop(under_way);
-
-        let [size, shards] = PILOT;
-        if self.c.policy.shard_items.is_none() && todo.len() > 2 * size * shards {
-            let pilot: Vec<_> = todo.drain(..size * shards).collect();
-            self.cut(&pilot, size)?;
-            self.until_done(Some(source))?;
-        }
-        if !todo.is_empty() {
-            self.cut(&todo, self.shard_size())?;
-        }
-        drop(todo);
-        self.until_done(Some(source))
+        Ok(())
     }
 
     fn spec(&self, work: Work) -> Spec {
@@ -233,22 +259,40 @@ impl Errand<'_> {
         }
     }
 
-    fn cut(&mut self, items: &[engine::Item], size: usize) -> Result<(), StageError> {
-        let number = self.generations.len() as u32;
-        let spec = |work| self.spec(work);
-        let new = Generation::cut(self.c.objects, &self.layout, number, items, size, self.cancel(), spec)?;
-        self.generations.push(new);
+    /// Plans shards of these items, but for those that another program plans at the same time.
+    fn cut(&mut self, source: &ItemSource, items: &mut Vec<Item>, size: usize) -> Result<(), StageError> {
+        while !items.is_empty() {
+            let number = self.generations.len();
+            let spec = |work| self.spec(work);
+            let (new, is_this) =
+                Generation::cut(self.c.objects, &self.layout, number as u32, items, size, self.cancel(), spec)?;
+            self.generations.push(new);
+            if is_this {
+                return Ok(());
+            }
+            self.leave_out_under_way(number, source, items)?;
+        }
         Ok(())
     }
 
-    /// Items of a shard, from the rate that was measured.
-    fn shard_size(&self) -> usize {
+    /// Items of a shard, as given or from the rate that was measured.
+    fn shard_size(&self) -> Option<usize> {
         let (computed, seconds) = (self.totals.computed, self.totals.shards.iter().sum::<f64>());
-        let measured = match computed {
-            0 => PILOT[0],
-            n => (n as f64 / seconds.max(1e-3) * self.c.policy.shard_seconds) as usize,
-        };
-        self.c.policy.shard_items.unwrap_or(measured).clamp(1, MOST_ITEMS)
+        let rate = if computed > 0 { Some(computed as f64 / seconds.max(1e-3)) } else { self.rate };
+        let measured = rate.map(|rate| (rate * self.c.policy.shard_seconds) as usize);
+        self.c.policy.shard_items.or(measured).map(|n| n.clamp(1, MOST_ITEMS))
+    }
+
+    /// Items a second of a few shards that were done for an earlier run.
+    fn rate_of_earlier_work(&self) -> Result<Option<f64>, StageError> {
+        let done = self.c.objects.list(&self.layout.done_all())?;
+        let (mut items, mut seconds) = (0, 0.0);
+        for path in done.iter().rev().take(EARLIER) {
+            let done: Done = record(self.c.objects, path)?;
+            items += done.cost.computed;
+            seconds += done.cost.seconds;
+        }
+        Ok((items > 0).then(|| items as f64 / seconds.max(1e-3)))
     }
 
     /// What all tasks read.
@@ -506,10 +550,10 @@ impl Errand<'_> {
         Batch { name, tasks, arguments, environment: BTreeMap::new(), needs: self.c.needs }
     }
 
-    /// Writes down and submits a new round.
+    /// Writes down and submits a new round, unless another program does so at the same time.
     fn submit(&mut self, g: usize, tasks: Vec<u32>, careful: bool, why: &str) -> Result<(), StageError> {
         let round = Round { tasks: tasks.clone(), careful, why: why.to_owned() };
-        let number = self.generations[g].add_round(self.c.objects, &self.layout, round)?;
+        let Some(number) = self.generations[g].add_round(self.c.objects, &self.layout, round)? else { return Ok(()) };
         self.c.cluster.submit(&self.batch(g, number, tasks)).map_err(stage_error)?;
         self.generations[g].rounds[number as usize].sure = true;
         Ok(())
@@ -554,8 +598,9 @@ impl Errand<'_> {
         for (why, tasks) in again {
             let failed = why == FAILED;
             for &task in &tasks {
+                let earlier = self.is_earlier(g, task);
                 let shard = &mut self.generations[g].shards[task as usize];
-                shard.tries += 1;
+                shard.tries += u32::from(!earlier);
                 if shard.tries > self.c.policy.retries {
                     return Err(StageError::message(format!(
                         "shard {g}-{task} was tried {} times, the last time {why}; finished shards are kept, run again to go on",
@@ -573,6 +618,12 @@ impl Errand<'_> {
             self.submit(g, tasks, failed, why)?;
         }
         self.double_slow(g)
+    }
+
+    /// True when an earlier run submitted a shard last.
+    fn is_earlier(&self, g: usize, task: u32) -> bool {
+        let generation = &self.generations[g];
+        generation.shards[task as usize].round.is_some_and(|round| generation.rounds[round as usize].earlier)
     }
 
     /// Notes a task's state; the reason when it has to be submitted again.
@@ -596,7 +647,9 @@ impl Errand<'_> {
             None => return Ok(Some("the cluster had forgotten it")),
             Some(TaskState::Succeeded) => return Ok(Some("it ended without a result")),
             Some(TaskState::Failed { exit, why }) => {
-                self.explain(g, task, batch, *exit, why)?;
+                if !self.is_earlier(g, task) {
+                    self.explain(g, task, batch, *exit, why)?;
+                }
                 return Ok(Some(FAILED));
             }
         }

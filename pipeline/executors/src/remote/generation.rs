@@ -35,6 +35,8 @@ pub struct Submission {
     pub sure: bool,
     /// It was stopped by a person.
     pub cancelled: bool,
+    /// It was submitted by an earlier run. What failed then may have been mended since.
+    pub earlier: bool,
 }
 
 /// A shard, as far as this program knows.
@@ -66,7 +68,7 @@ impl Generation {
     }
 
     /// Cuts items into shards of at most `size` and writes the plan down; the lists first, so that a plan that is there
-    /// is whole.
+    /// is whole. False when another program was first with a plan of other items, which this is then.
     pub fn cut(
         objects: &dyn Objects,
         layout: &Layout,
@@ -75,7 +77,7 @@ impl Generation {
         size: usize,
         cancel: &CancelToken,
         spec: impl FnOnce(Work) -> Spec,
-    ) -> Result<Self, StageError> {
+    ) -> Result<(Self, bool), StageError> {
         let list = |shard: &[Item]| to_bytes(&shard.iter().map(|i| i.blob.clone()).collect::<ShardItems>());
         let digests: Vec<Digest> = items.chunks(size).map(|shard| Digest::of(&list(shard))).collect();
         let division = Digest::of_json(&digests);
@@ -86,12 +88,13 @@ impl Generation {
         })?;
         let work = Work::Items { division, shards: digests.len() as u32, items: items.len() as u64 };
         let mut new = Self::create(objects, layout, number, spec(work.clone()))?;
-        if new.spec.work == work {
+        let is_this = new.spec.work == work;
+        if is_this {
             for (shard, items) in new.shards.iter_mut().zip(items.chunks(size)) {
                 shard.items = items.len() as u64;
             }
         }
-        Ok(new)
+        Ok((new, is_this))
     }
 
     /// All generations of a job, with their rounds.
@@ -111,7 +114,7 @@ impl Generation {
                     }
                 }
                 let cancelled = objects.has(&layout.cancelled(&layout.batch(number, n)))?;
-                generation.rounds.push(Submission { round, sure: false, cancelled });
+                generation.rounds.push(Submission { round, sure: false, cancelled, earlier: true });
             }
             all.push(generation);
         }
@@ -153,21 +156,25 @@ impl Generation {
     }
 
     /// Writes a new round down; its number. The record comes before the submission, so that whatever runs is known, and
-    /// submitting it again after a crash in between starts nothing twice.
-    pub fn add_round(&mut self, objects: &dyn Objects, layout: &Layout, round: Round) -> Result<u32, StageError> {
+    /// submitting it again after a crash in between starts nothing twice. `None` when another program has just written a
+    /// round of its own: that one is known here now, and that program is left to submit it.
+    pub fn add_round(
+        &mut self,
+        objects: &dyn Objects,
+        layout: &Layout,
+        round: Round,
+    ) -> Result<Option<u32>, StageError> {
         let number = self.rounds.len() as u32;
-        if !objects.create(&layout.round(self.number, number), &to_bytes(&round))? {
-            return Err(StageError::Transient {
-                message: format!("another program submits job {} at the same time", layout.job),
-                source: None,
-            });
-        }
+        let path = layout.round(self.number, number);
+        let is_mine = objects.create(&path, &to_bytes(&round))?;
+        let round = if is_mine { round } else { record::<Round>(objects, &path)? };
         for &task in &round.tasks {
-            let shard = &mut self.shards[task as usize];
-            (shard.round, shard.silent, shard.running_since) = (Some(number), 0, None);
+            if let Some(shard) = self.shards.get_mut(task as usize) {
+                (shard.round, shard.silent, shard.running_since) = (Some(number), 0, None);
+            }
         }
-        self.rounds.push(Submission { round, sure: false, cancelled: false });
-        Ok(number)
+        self.rounds.push(Submission { round, sure: !is_mine, cancelled: false, earlier: false });
+        Ok(is_mine.then_some(number))
     }
 
     /// True when nothing is waited for.

@@ -35,6 +35,8 @@ pub struct Remote {
     pub policy: Policy,
     /// What a task gets beside what its stage asks for.
     pub needs: Resources,
+    /// Time between two parts that a worker leaves.
+    pub part_every: Duration,
     /// Version of the program.
     pub program: String,
     /// Opens cluster and store; asked when a stage is to run.
@@ -69,7 +71,16 @@ impl Executor for Remote {
             clock: &WallClock::default(),
             policy: self.policy,
             needs,
-            arguments: ["stage", "exec", "--spec", &store].map(str::to_owned).to_vec(),
+            arguments: [
+                "stage",
+                "exec",
+                "--spec",
+                &store,
+                "--part-seconds",
+                &self.part_every.as_secs_f64().to_string(),
+            ]
+            .map(str::to_owned)
+            .to_vec(),
             program: &self.program,
         };
         let outcome = coordinator::execute(&coordinator, job)?;

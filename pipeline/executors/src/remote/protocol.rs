@@ -1,6 +1,7 @@
 //! What lies where in the store of a remote job, and in which form. `docs/remote.md` has the rules that keep it safe.
 //!
 //! ```text
+//! name                                       the store's own name, a part of the names of batches (create-only)
 //! cas/ab/<digest>                            content, by its BLAKE3; compressed where that pays
 //! jobs/<job>/<g>/spec.json                   what is to be done (create-only)
 //! jobs/<job>/<g>/<division>/<n>.json         the items of shard n
@@ -185,12 +186,22 @@ pub struct Checkpoint {
 pub struct Layout {
     /// Name of the job: hex digits.
     pub job: String,
+    /// The store's own name, eight hex digits; whoever names no batches needs none.
+    pub store: String,
 }
+
+/// Where the store's own name lies.
+pub const NAME: &str = "name";
 
 impl Layout {
     /// The job of a stage with this key (as a whole) or this base of its items.
     pub fn of(key: Digest) -> Self {
-        Self { job: key.to_string()[..32].to_owned() }
+        Self { job: key.to_string()[..32].to_owned(), store: String::new() }
+    }
+
+    /// With the name that is written in the store.
+    pub fn within(self, name: &[u8]) -> Self {
+        Self { store: Digest::of(name).to_string()[..8].to_owned(), ..self }
     }
 
     /// Folder of all generations.
@@ -237,9 +248,9 @@ impl Layout {
     pub fn cancelled(&self, batch: &str) -> String {
         format!("cancelled/{}/{batch}", self.job)
     }
-    /// The name of a batch at the cluster.
+    /// The name of a batch at the cluster, which may know the same job in other stores.
     pub fn batch(&self, generation: u32, round: u32) -> String {
-        format!("pl-{}-{generation}-{round}", &self.job[..20])
+        format!("pl-{}{}-{generation}-{round}", &self.job[..12], self.store)
     }
 }
 
@@ -266,7 +277,8 @@ mod tests {
 
     #[test]
     fn names_of_shards_are_read_back() {
-        let layout = Layout::of(Digest::of(b"k"));
+        let layout = Layout::of(Digest::of(b"k")).within(b"some store");
+        assert_ne!(layout.batch(0, 0), layout.clone().within(b"another").batch(0, 0));
         let path = layout.done(3, 17);
         assert_eq!(shard_of(path.rsplit('/').next().unwrap()), Some((3, 17)));
         let folder = layout.attempts(0, 9_999);

@@ -148,6 +148,7 @@ impl Worker<'_> {
             folder: format!("{folder}/{}", self.attempt),
             earlier,
             traffic: Arc::default(),
+            given: Mutex::default(),
             own: Mutex::default(),
         };
         if !self.objects.create(&format!("{}/begun", attempt.folder), self.host.as_bytes())? {
@@ -164,7 +165,11 @@ impl Worker<'_> {
         let (made, notes, mut cost) = match worked {
             // Not from here: the result is not wanted any more.
             Err(StageError::Cancelled) if !self.cancel.is_cancelled() => return Ok(Ended::NotWanted),
-            other => other?,
+            Err(e) => {
+                attempt.find_all_damage();
+                return Err(e);
+            }
+            Ok(results) => results,
         };
         cost.seconds = started.elapsed().as_secs_f64();
         cost.fetched = attempt.traffic.fetched.load(Ordering::Relaxed);
@@ -203,6 +208,8 @@ struct Attempt<'a> {
     /// What earlier attempts left.
     earlier: Vec<String>,
     traffic: Arc<Traffic>,
+    /// Content that it was given.
+    given: Mutex<Vec<Content>>,
     own: Mutex<Own>,
 }
 
@@ -234,6 +241,8 @@ impl Attempt<'_> {
     /// This attempt's store: content that it lacks is fetched when it is read.
     fn store(&self, known: BTreeMap<Digest, u64>) -> Result<Store, StageError> {
         let (objects, traffic) = (self.worker.objects.clone(), self.traffic.clone());
+        *self.given.lock().unwrap_or_else(PoisonError::into_inner) =
+            known.iter().map(|(&digest, &size)| Content { digest, size }).collect();
         let fetch = move |digest| {
             let Some(&size) = known.get(&digest) else { return Ok(None) };
             let content = Content { digest, size };
@@ -263,11 +272,30 @@ impl Attempt<'_> {
     fn inputs(&self, but: &BTreeSet<&str>) -> Result<BTreeMap<Digest, u64>, StageError> {
         let plain = Store::open(self.worker.dir.join("store"))?;
         let mut known = BTreeMap::new();
+        let mut failure = None;
         for (_, &artifact) in self.spec.unhashed.inputs.iter().filter(|(port, _)| !but.contains(port.as_str())) {
-            cas::pull_manifest(self.worker.objects.as_ref(), &plain, artifact, &self.traffic)?;
-            known.extend(cas::contents_of(&plain, artifact)?.into_iter().map(|c| (c.digest, c.size)));
+            match cas::pull_manifest(self.worker.objects.as_ref(), &plain, artifact, &self.traffic) {
+                Ok(()) => known.extend(cas::contents_of(&plain, artifact)?.into_iter().map(|c| (c.digest, c.size))),
+                // The others may be damaged as well, and are to be sent again with it.
+                Err(e) => failure = Some(e),
+            }
         }
-        Ok(known)
+        failure.map_or(Ok(known), Err)
+    }
+
+    /// After damage: reads all that was given, so that whatever is damaged is removed now and sent again at once, and not
+    /// piece by piece with one attempt each.
+    fn find_all_damage(&self) {
+        if self.traffic.damaged.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let objects = self.worker.objects.as_ref();
+        // Every error here is one that the next attempt meets and tells.
+        let _ = cas::each(&given, &self.worker.cancel, &|_| {}, |content| {
+            let _ = cas::fetch(objects, content, &self.traffic);
+            Ok(())
+        });
     }
 
     /// Runs `work` on a pool of its own; meanwhile `part` is called again and again, and the work is stopped when its

@@ -400,7 +400,7 @@ impl Threads {
         let arguments = batch.arguments_of(task);
         let value = |name: &str| arguments[arguments.iter().position(|a| a == name).unwrap() + 1].clone();
         let what = Task {
-            layout: Layout { job: value("--job") },
+            layout: Layout { job: value("--job"), store: String::new() },
             generation: value("--generation").parse().unwrap(),
             shard: value("--shard").parse().unwrap(),
             batch: value("--batch"),
