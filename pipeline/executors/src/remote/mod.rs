@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use engine::{
-    Needs, Outcome, StageError,
+    Card, Needs, Outcome, StageError,
     executor::{Executor, Job},
 };
 
@@ -16,6 +16,7 @@ use crate::{
     settings,
 };
 
+pub mod account;
 pub mod cas;
 pub mod coordinator;
 pub mod generation;
@@ -35,6 +36,10 @@ pub struct Remote {
     pub policy: Policy,
     /// What a task gets beside what its stage asks for.
     pub needs: Resources,
+    /// Its GPUs, as far as the settings say.
+    pub card: Card,
+    /// What a GPU costs an hour, in any currency.
+    pub price_per_gpu_hour: Option<f64>,
     /// Version of the program.
     pub program: String,
     /// Opens cluster and store; asked when a stage is to run.
@@ -50,8 +55,12 @@ impl Executor for Remote {
         false
     }
 
-    fn fits(&self, needs: &Needs) -> bool {
-        settings::fits(&self.needs, needs)
+    fn lacks(&self, needs: &Needs) -> Option<String> {
+        settings::lacks(&self.needs, &self.card, needs)
+    }
+
+    fn gives(&self) -> String {
+        settings::gives(&self.needs, &self.card)
     }
 
     fn execute(&self, job: &Job) -> Result<Outcome, StageError> {
@@ -72,7 +81,11 @@ impl Executor for Remote {
             arguments: ["stage", "exec", "--spec", &store].map(str::to_owned).to_vec(),
             program: &self.program,
         };
-        let outcome = coordinator::execute(&coordinator, job)?;
+        let outcome = coordinator::execute(&coordinator, job);
+        if self.price_per_gpu_hour.is_some() && job.ctx.notes().elsewhere.is_some() {
+            job.ctx.elsewhere(|e| e.price = self.price_per_gpu_hour);
+        }
+        let outcome = outcome?;
         match job.ctx.item_source() {
             // All items have results now; putting them together is light work, and done here.
             Some(_) => Local.execute(job),
