@@ -181,7 +181,7 @@ impl Alone {
     fn perform(&mut self, global: &Global) -> Result<Ran> {
         let own = std::mem::replace(&mut self.project.spec, self.spec.clone());
         self.project.one_off = true;
-        let ran = perform(global, &self.project, Selection::default(), None);
+        let ran = perform(global, &self.project, Selection::default(), false, None);
         self.project.spec = own;
         ran
     }
