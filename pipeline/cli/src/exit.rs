@@ -127,6 +127,7 @@ pub fn code_of(e: &Report) -> Exit {
                 | SourceError::List { .. },
             )
             | PlanError::NothingGiven { .. }
+            | PlanError::NoPlace { .. }
             | PlanError::EmptySelection { .. }
             | PlanError::Stage { source: StageError::Config { .. }, .. },
         ) => Exit::Usage,

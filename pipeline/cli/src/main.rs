@@ -3,6 +3,7 @@
 //! Data goes to stdout, talk goes to stderr. Exit codes are in [`exit`].
 
 mod args;
+mod built_for;
 mod command;
 mod exit;
 mod project;

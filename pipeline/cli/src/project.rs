@@ -13,6 +13,7 @@ use engine::{
     InputSpec, Machine, ProjectLock, Registry, Store,
     executor::Executors,
     graph::{Graph, NodeSpec, PipelineSpec},
+    machine::Gpu,
 };
 use executors::settings::{ExecutorSettings, Place};
 use miette::{IntoDiagnostic, Report, Result, WrapErr};
@@ -47,6 +48,8 @@ pub struct Project {
     executors: BTreeMap<String, ExecutorSettings>,
     /// True for work beside the project's pipeline: `latest` is not for it.
     pub one_off: bool,
+    /// What the report says first when it is about a part of the images only.
+    pub so_far: Option<String>,
     /// The stages.
     pub registry: Registry,
     /// This machine.
@@ -115,18 +118,8 @@ impl Project {
         connect_decisions(&mut spec, folder(&file));
         connect_exemplars(&mut spec);
         let store = Store::open(runs.join(".store")).map_err(Report::from_err)?;
-        Ok(Self {
-            file,
-            sample,
-            runs,
-            store,
-            spec,
-            executors,
-            places,
-            one_off: false,
-            registry,
-            machine: Machine::probe(),
-        })
+        let machine = machine(&spec)?;
+        Ok(Self { file, sample, runs, store, spec, executors, places, one_off: false, so_far: None, registry, machine })
     }
 
     /// The folder that the project file lies in.
@@ -152,13 +145,21 @@ impl Project {
             binary: env::current_exe().unwrap_or_else(|_| "pipeline".into()),
             project: absolute(self.dir()),
             runs: absolute(&self.runs),
-            environment: env::vars().collect(),
+            environment: text_variables(),
         };
         let mut all = executors::builtin();
         for (name, settings) in &self.executors {
             all.insert(name.clone(), Arc::new(settings.executor(name, &place)));
         }
         all
+    }
+
+    /// Makes every stage run on this machine, whatever the settings say: the work was carried here by hand.
+    pub fn stay_here(&mut self) {
+        self.executors.clear();
+        for node in &mut self.spec.nodes {
+            node.executor = None;
+        }
     }
 
     /// The checked graph.
@@ -168,6 +169,27 @@ impl Project {
             None => Planning::report(e),
         })
     }
+}
+
+/// This machine. Proving GPUs takes a moment, so it is done only when a stage asks for one.
+fn machine(spec: &PipelineSpec) -> Result<Machine> {
+    let mut machine = Machine::probe();
+    if spec.nodes.iter().any(|n| n.gpu) && !force_cpu()? {
+        let usable = setup::gpu::probe().unwrap_or_default().into_iter().filter(|g| g.problem.is_none());
+        machine.gpus = usable
+            .map(|g| Gpu {
+                name: g.name,
+                memory_bytes: g.memory_bytes,
+                compute: (g.compute_capability.0.unsigned_abs(), g.compute_capability.1.unsigned_abs()),
+            })
+            .collect();
+    }
+    Ok(machine)
+}
+
+/// The environment, less what is no text.
+pub fn text_variables() -> Vec<(String, String)> {
+    env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
 }
 
 /// Takes the lock of a store, waiting for whoever has it.

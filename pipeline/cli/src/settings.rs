@@ -11,7 +11,7 @@ use engine::{
     executor::LOCAL,
     graph::{GraphError, NodeSpec, PipelineSpec},
 };
-use executors::settings::ExecutorSettings;
+use executors::settings::{ExecutorSettings, capability};
 use miette::{Diagnostic, LabeledSpan, NamedSource, SourceCode};
 use serde::{Deserialize, de};
 use serde_json::Value;
@@ -680,8 +680,24 @@ fn node(
             "executor" => node.executor = Some(string(source, value, &what)?),
             "gpu" => match value.json() {
                 Value::Bool(gpu) => node.gpu = gpu,
+                Value::Object(_) => {
+                    check_map(source, value, &what, &["memory_mib", "compute"]).map_err(|e| *e)?;
+                    node.gpu = true;
+                    if let Some(mib) = value.get("memory_mib") {
+                        node.card.memory_bytes =
+                            number(source, mib, &format!("{what}.memory_mib"))?.saturating_mul(1 << 20);
+                    }
+                    if let Some(compute) = value.get("compute") {
+                        node.card.compute = capability(&compute.json()).ok_or_else(|| {
+                            let message =
+                                format!("{what}.compute must be a capability such as 8.0, and is {}", compute.json());
+                            source.error(&compute.origin, message, None)
+                        })?;
+                    }
+                }
                 other => {
-                    let message = format!("{what} must be true or false, and is {other}");
+                    let message =
+                        format!("{what} must be true or false, or `{{ memory_mib: …, compute: … }}`, and is {other}");
                     return Err(source.error(&value.origin, message, None));
                 }
             },

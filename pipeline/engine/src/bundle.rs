@@ -1,8 +1,9 @@
 //! Bundles: inputs and results of a project in one file, to go on with on another machine.
 //!
 //! Owns the file format: a tar with `bundle.json` (what is in it, with the digest of every file), `bundle.b3` (digest
-//! of `bundle.json`), `README.txt`, `keys/<key>.json` and `cas/<digest>`. Equal content gives equal bytes. Reading
-//! checks every byte before the first one enters the store; a bundle is never trusted.
+//! of `bundle.json`), `README.txt`, `notebook.ipynb` and `bin/pipeline` for people who unpack it with `tar`,
+//! `keys/<key>.json` and `cas/<digest>`. Equal content gives equal bytes. Reading checks every byte before the first one
+//! enters the store; a bundle is never trusted. Refuses to own the words and the notebook.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,10 +26,17 @@ use crate::{
     view::safe_path,
 };
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Versions that can be read; the first had neither notebook nor program.
+const READABLE: std::ops::RangeInclusive<u32> = 1..=VERSION;
 const INDEX: &str = "bundle.json";
 const INDEX_CHECK: &str = "bundle.b3";
-const README: &str = "README.txt";
+/// Name of the words for people.
+pub const README: &str = "README.txt";
+/// Name of the notebook.
+pub const NOTEBOOK: &str = "notebook.ipynb";
+/// Name of the program.
+pub const PROGRAM: &str = "bin/pipeline";
 /// No list of files is longer; a larger one is an attack on the memory.
 const INDEX_MAX: u64 = 1 << 30;
 
@@ -53,6 +61,47 @@ pub struct BundleSpec {
     pub inputs: BTreeMap<String, Digest>,
     /// Finished stages, by name.
     pub stages: BTreeMap<String, BundleStage>,
+    /// Models that the work starts from, by name.
+    #[serde(default)]
+    pub models: BTreeMap<String, Pin>,
+}
+
+/// A model, pinned by its content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// BLAKE3 of its file.
+    pub digest: Digest,
+    /// True when it is part of the program, false when it is one of the inputs.
+    pub built_in: bool,
+}
+
+/// What a bundle carries for people. None of it is read back.
+#[derive(Clone, Debug, Default)]
+pub struct Extras {
+    /// Words.
+    pub readme: String,
+    /// A notebook that does the work.
+    pub notebook: Option<Vec<u8>>,
+    /// The program.
+    pub program: Option<PathBuf>,
+}
+
+impl Extras {
+    fn files(self) -> Result<Vec<(String, Vec<u8>)>, BundleError> {
+        let mut files = vec![(README.to_owned(), self.readme.into_bytes())];
+        files.extend(self.notebook.map(|bytes| (NOTEBOOK.to_owned(), bytes)));
+        if let Some(path) = self.program {
+            let bytes = fs::read(&path);
+            let wrong = |source| BundleError::Io { action: "reading the program", path, source };
+            files.push((PROGRAM.to_owned(), bytes.map_err(wrong)?));
+        }
+        Ok(files)
+    }
+}
+
+/// True for a file that is only there for people.
+fn is_extra(name: &str) -> bool {
+    [README, NOTEBOOK, PROGRAM].contains(&name)
 }
 
 /// A finished stage in a bundle.
@@ -97,7 +146,7 @@ pub enum BundleError {
     #[error("`{path}` is no bundle: {message}")]
     NotABundle { path: PathBuf, message: String },
     #[error(
-        "bundle `{path}` has version {found} and this program reads version {VERSION}; use the program that wrote it, or a newer one here"
+        "bundle `{path}` has version {found} and this program reads versions up to {VERSION}; use the program that wrote it, or a newer one here"
     )]
     Version { path: PathBuf, found: u32 },
     #[error("bundle `{path}` is damaged at `{entry}`: {message}; copy or export it again. Nothing was imported")]
@@ -174,18 +223,20 @@ impl Progress<'_> {
 pub fn write_bundle(
     out: &Path,
     spec: &BundleSpec,
+    extras: Extras,
     store: &Store,
     cancel: &CancelToken,
     sink: &dyn EventSink,
 ) -> Result<(), BundleError> {
-    let mut small = vec![(README.to_owned(), readme(spec).into_bytes())];
+    let mut small = extras.files()?;
+    let extras = small.len();
     let mut blobs = BTreeMap::new();
     for (name, stage) in &spec.stages {
         let path = store.root().join(key_name(stage.key));
         let bytes = fs::read(&path).map_err(|_| BundleError::NoResult { stage: name.clone(), key: stage.key })?;
         small.push((key_name(stage.key), bytes));
     }
-    small[1..].sort();
+    small[extras..].sort();
     small.dedup();
     for artifact in artifacts(spec) {
         let bytes = store.read(artifact)?;
@@ -211,7 +262,7 @@ pub fn write_bundle(
     let mut add = |path: &str, size: u64, bytes: &mut dyn Read| {
         let mut header = tar::Header::new_gnu();
         header.set_size(size);
-        header.set_mode(0o644);
+        header.set_mode(if path == PROGRAM { 0o755 } else { 0o644 });
         tar.append_data(&mut header, path, bytes)
     };
     add(INDEX, index.len() as u64, &mut index.as_slice()).map_err(writing)?;
@@ -245,18 +296,11 @@ fn artifacts(spec: &BundleSpec) -> BTreeSet<Digest> {
     spec.inputs.values().chain(spec.stages.values().flat_map(|s| s.outputs.values())).copied().collect()
 }
 
-fn readme(spec: &BundleSpec) -> String {
-    let results: Vec<_> = spec.stages.keys().map(String::as_str).collect();
-    let results = if results.is_empty() { "no stage yet".to_owned() } else { results.join(", ") };
-    let inputs: Vec<_> = spec.inputs.keys().map(String::as_str).collect();
-    format!(
-        "A bundle of `pipeline` {}.\n\nIn it: the project file, the inputs ({}), and the results of: {results}.\n\n\
-         Type on the machine that is to go on with it, with `pipeline` installed there:\n\n    {}\n\n\
-         Every file in the bundle is checked by its BLAKE3 hash before anything is imported.\n",
-        spec.program,
-        inputs.join(", "),
-        spec.commands.join("\n    "),
-    )
+/// The digest of everything that a bundle holds, from its head.
+pub fn bundle_digest(path: &Path) -> Result<Digest, BundleError> {
+    let io_error = |source| BundleError::Io { action: "reading bundle", path: path.to_owned(), source };
+    let mut tar = tar::Archive::new(BufReader::new(File::open(path).map_err(io_error)?));
+    read_index(path, &mut tar.entries().map_err(io_error)?).map(|(_, digest)| digest)
 }
 
 /// Reads a bundle into the store: its artifacts, and the results of its stages unless the store has them. Every hash
@@ -274,7 +318,7 @@ pub fn read_bundle(
     let file = File::open(path).map_err(io_error)?;
     let mut tar = tar::Archive::new(BufReader::with_capacity(1 << 20, file));
     let mut entries = tar.entries().map_err(io_error)?;
-    let index = read_index(path, &mut entries)?;
+    let (index, _) = read_index(path, &mut entries)?;
     let mut left = check_index(&index).map_err(|(entry, message)| damaged(&entry, message))?;
 
     let tmp_dir = store.tmp_dir()?;
@@ -301,7 +345,7 @@ pub fn read_bundle(
         if entry.size() != listed.size {
             return Err(damaged(&name, format!("it has {} bytes, {} are expected", entry.size(), listed.size)));
         }
-        let to = if name == README { None } else { Some(stage.path().join(&name)) };
+        let to = if is_extra(&name) { None } else { Some(stage.path().join(&name)) };
         let mut reader = Hashing::new(&mut entry);
         let n = match &to {
             Some(to) => {
@@ -355,8 +399,8 @@ fn entry_name<R: Read>(entry: &tar::Entry<'_, R>) -> String {
     String::from_utf8_lossy(&entry.path_bytes()).into_owned()
 }
 
-/// The first two entries: the list of the bundle's files, checked.
-fn read_index<R: Read>(path: &Path, entries: &mut tar::Entries<'_, R>) -> Result<Index, BundleError> {
+/// The first two entries: the list of the bundle's files, checked, and its digest.
+fn read_index<R: Read>(path: &Path, entries: &mut tar::Entries<'_, R>) -> Result<(Index, Digest), BundleError> {
     let not = |message: String| BundleError::NotABundle { path: path.to_owned(), message };
     let mut take = |name: &str| -> Result<Vec<u8>, BundleError> {
         let entry = entries.next().ok_or_else(|| not(format!("it ends before `{name}`")))?;
@@ -372,7 +416,8 @@ fn read_index<R: Read>(path: &Path, entries: &mut tar::Entries<'_, R>) -> Result
     };
     let bytes = take(INDEX)?;
     let check = take(INDEX_CHECK)?;
-    if check != format!("{}\n", Digest::of(&bytes)).as_bytes() {
+    let digest = Digest::of(&bytes);
+    if check != format!("{digest}\n").as_bytes() {
         return Err(BundleError::Damaged {
             path: path.to_owned(),
             entry: INDEX.into(),
@@ -381,7 +426,7 @@ fn read_index<R: Read>(path: &Path, entries: &mut tar::Entries<'_, R>) -> Result
     }
     let wrong = |e: serde_json::Error| not(format!("`{INDEX}`: {e}"));
     match serde_json::from_slice::<Version>(&bytes).map_err(wrong)?.version {
-        VERSION => Ok(serde_json::from_slice(&bytes).map_err(wrong)?),
+        found if READABLE.contains(&found) => Ok((serde_json::from_slice(&bytes).map_err(wrong)?, digest)),
         found => Err(BundleError::Version { path: path.to_owned(), found }),
     }
 }
@@ -396,7 +441,7 @@ fn check_index(index: &Index) -> Result<BTreeMap<String, Listed>, (String, Strin
     let results: BTreeSet<String> = index.spec.stages.values().map(|s| key_name(s.key)).collect();
     for file in &index.files {
         // Only these names exist, so no name can lead out of the store.
-        let known = file.path == README || file.path == cas_name(file.digest) || results.contains(&file.path);
+        let known = is_extra(&file.path) || file.path == cas_name(file.digest) || results.contains(&file.path);
         if !known || files.insert(file.path.clone(), file.clone()).is_some() {
             return Err((file.path.clone(), "no bundle has a file of this name there".into()));
         }
@@ -429,7 +474,7 @@ fn check_artifacts(index: &Index, stage: &Path) -> Result<(), (String, String)> 
 /// Moves what was checked into the store: blobs first, so that no result is there without them.
 fn take_in(index: &Index, stage: &Path, store: &Store) -> Result<(), BundleError> {
     let (blobs, results): (Vec<_>, Vec<_>) =
-        index.files.iter().filter(|f| f.path != README).partition(|f| f.path.starts_with("cas/"));
+        index.files.iter().filter(|f| !is_extra(&f.path)).partition(|f| f.path.starts_with("cas/"));
     for file in blobs {
         store.adopt(&stage.join(&file.path), file.digest, file.size)?;
     }

@@ -1,7 +1,7 @@
 //! What a running stage may touch: its inputs, outputs, scratch folder, items, events and the request to stop.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -46,6 +46,73 @@ pub struct Notes {
     /// Items left out because they are bad.
     #[serde(default)]
     pub quarantined: u64,
+    /// What it took, when it ran on other machines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elsewhere: Option<Elsewhere>,
+}
+
+/// What a stage took on other machines. Times are those of the attempts whose results count.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Elsewhere {
+    /// The system, in a few words: `slurm, partition gpu`.
+    pub system: String,
+    /// Shards whose results this run took in.
+    pub shards: u64,
+    /// Submissions of these shards beyond the first.
+    pub resubmitted: u64,
+    /// Attempts at them that were begun.
+    pub attempts: u64,
+    /// Attempts that failed and said why.
+    pub failed: u64,
+    /// Attempts that came second with another result.
+    pub differing: u64,
+    /// The machines that did them, by name.
+    pub helpers: BTreeMap<String, Helper>,
+    /// What a GPU costs an hour, when the settings say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price: Option<f64>,
+    /// Bytes sent to the store and fetched from it by this program.
+    pub sent_bytes: u64,
+    /// See `sent_bytes`.
+    pub fetched_bytes: u64,
+}
+
+/// What one machine did for a stage.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Helper {
+    /// Shards.
+    pub shards: u64,
+    /// Items that it computed.
+    pub items: u64,
+    /// Seconds, transfers included.
+    pub seconds: f64,
+    /// Seconds times GPUs that were reserved.
+    pub gpu_seconds: f64,
+    /// Devices that ran there.
+    #[serde(default)]
+    pub devices: BTreeSet<String>,
+}
+
+impl Elsewhere {
+    /// Seconds of all machines together.
+    pub fn seconds(&self) -> f64 {
+        self.helpers.values().map(|h| h.seconds).sum()
+    }
+
+    /// Seconds of all GPUs together.
+    pub fn gpu_seconds(&self) -> f64 {
+        self.helpers.values().map(|h| h.gpu_seconds).sum()
+    }
+
+    /// What the GPUs cost.
+    pub fn cost(&self) -> Option<f64> {
+        self.price.map(|price| self.gpu_seconds() / 3600.0 * price)
+    }
+
+    /// Attempts that gave no result and said nothing, or came second with the same result.
+    pub fn in_vain(&self) -> u64 {
+        self.attempts.saturating_sub(self.shards + self.failed + self.differing)
+    }
 }
 
 /// Where and with what a stage is executed once.
@@ -272,6 +339,11 @@ impl Context {
             lock(&self.notes).messages.push((level, text.clone()));
         }
         self.place.sink.emit(&Event::Message { stage: Some(self.place.node.clone()), level, text });
+    }
+
+    /// Puts down what it takes on other machines.
+    pub fn elsewhere(&self, change: impl FnOnce(&mut Elsewhere)) {
+        change(lock(&self.notes).elsewhere.get_or_insert_default());
     }
 
     pub(crate) fn retried(&self, attempt: u32, error: String) {

@@ -7,9 +7,9 @@ use serde_json::Value;
 use crate::{
     context::Context,
     graph::Node,
-    machine::Machine,
+    machine::{Gpu, Machine},
     result::UnhashedKey,
-    stage::{AnyStage, Needs, Outcome, StageError},
+    stage::{AnyStage, Card, Needs, Outcome, StageError, gib},
 };
 
 /// One stage to be executed, with everything it needs.
@@ -33,10 +33,15 @@ pub trait Executor: Send + Sync {
     /// True when the stage uses this machine's cores and memory, so that the scheduler has to count them.
     fn is_local(&self) -> bool;
 
-    /// True when it has what a stage needs, as far as its settings say.
-    fn fits(&self, needs: &Needs) -> bool {
+    /// What a stage needs and this does not give, as far as its settings say; none when it has everything.
+    fn lacks(&self, needs: &Needs) -> Option<String> {
         let _ = needs;
-        true
+        None
+    }
+
+    /// What it gives, in words: `2 GPUs with 40.0 GiB`.
+    fn gives(&self) -> String {
+        String::new()
     }
 
     /// Executes the job and returns when it has ended, or soon after `job.ctx` was cancelled.
@@ -49,6 +54,17 @@ pub type Executors = BTreeMap<String, Arc<dyn Executor>>;
 /// Name of the executor that is always there.
 pub const LOCAL: &str = "local";
 
+/// Where stages may run.
+#[derive(Clone, Copy)]
+pub struct Places<'a> {
+    /// The executors; `local` must be among them.
+    pub executors: &'a Executors,
+    /// This machine.
+    pub machine: &'a Machine,
+    /// True when a stage must have what it needs; otherwise it runs here without, where it can.
+    pub require: bool,
+}
+
 /// Where a stage runs, and why there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
@@ -56,41 +72,88 @@ pub struct Placement {
     pub executor: String,
     /// In words; empty when nothing had to be decided.
     pub why: String,
+    /// True when it does not get what it needs there.
+    pub fell_back: bool,
     /// What the stage needs.
     pub needs: Needs,
 }
 
 /// Finds the place for a stage: the one that its settings name, else this machine if it fits, else the first executor by
-/// name that does.
-pub fn place(node: &Node, executors: &Executors, machine: &Machine) -> Result<Placement, StageError> {
+/// name that does, else this machine all the same. Only a stage that cannot run without a GPU at all is refused then.
+pub fn place(node: &Node, places: Places<'_>) -> Result<Placement, StageError> {
     let mut needs = node.stage.needs(&node.config)?;
+    let cannot_without = needs.gpu;
     needs.gpu |= node.spec.gpu;
-    let at = |executor: &str, why: String| Ok(Placement { executor: executor.to_owned(), why, needs });
-    let fits_here = !needs.gpu || !machine.gpus.is_empty();
-    let known = || executors.keys().cloned().collect::<Vec<_>>().join(", ");
-    match node.spec.executor.as_deref() {
-        Some(LOCAL) | None if fits_here => at(LOCAL, String::new()),
-        Some(LOCAL) => Err(StageError::input(
-            "it needs a GPU, and none was proven on this machine",
-            "set `executor:` of this stage to one that has a GPU, or choose settings that run on the CPU",
-        )),
-        Some(name) => match executors.get(name) {
-            Some(executor) if executor.fits(&needs) => at(name, "its settings say so".into()),
-            Some(_) => Err(StageError::Config {
-                key: "executor".into(),
-                message: format!("it needs a GPU, and executor `{name}` gives none; set `gpus` there"),
-            }),
-            None => Err(StageError::Config {
-                key: "executor".into(),
-                message: format!("there is no executor `{name}`; there are: {}", known()),
-            }),
-        },
-        None => match executors.iter().find(|(_, e)| !e.is_local() && e.fits(&needs)) {
-            Some((name, _)) => at(name, "it needs a GPU, and none was proven on this machine".into()),
-            None => Err(StageError::input(
-                "it needs a GPU, none was proven on this machine, and no executor gives one",
-                "describe one under `executors:` (slurm, ray, ssh), or choose settings that run on the CPU",
-            )),
-        },
+    if node.spec.gpu {
+        needs.card = node.spec.card;
     }
+    let at =
+        |executor: &str, why: String, fell_back| Ok(Placement { executor: executor.to_owned(), why, fell_back, needs });
+    let missing = missing_here(&needs, places.machine);
+    let fall_back = |missing: String, others: String| {
+        let must = places.require || (cannot_without && places.machine.gpus.is_empty());
+        if !must {
+            return at(LOCAL, format!("{missing}{others}; it runs here without"), true);
+        }
+        Err(StageError::input(
+            format!("{missing}{others}"),
+            if cannot_without {
+                "describe an executor that has it under `executors:` (slurm, ray, ssh), or choose settings that run on the CPU"
+            } else {
+                "describe an executor that has it under `executors:` (slurm, ray, ssh), take `gpu:` off the stage, or leave \
+                 `--require` out to run it here without"
+            },
+        ))
+    };
+    match (node.spec.executor.as_deref(), missing) {
+        (Some(LOCAL) | None, None) => at(LOCAL, String::new(), false),
+        (Some(LOCAL), Some(missing)) => fall_back(missing, "; `executor: local` puts it here".into()),
+        (Some(name), _) => {
+            let wrong = |message| StageError::Config { key: "executor".into(), message };
+            let known = || places.executors.keys().cloned().collect::<Vec<_>>().join(", ");
+            let executor = places
+                .executors
+                .get(name)
+                .ok_or_else(|| wrong(format!("there is no executor `{name}`; there are: {}", known())))?;
+            match executor.lacks(&needs) {
+                None => at(name, "its settings say so".into(), false),
+                Some(lacks) => Err(wrong(format!("executor `{name}` does not fit: {lacks}"))),
+            }
+        }
+        (None, Some(missing)) => {
+            let others: Vec<_> = places.executors.iter().filter(|(_, e)| !e.is_local()).collect();
+            match others.iter().find(|(_, e)| e.lacks(&needs).is_none()) {
+                Some((name, _)) => at(name, missing, false),
+                None if others.is_empty() => fall_back(missing, "; no other executor is described".into()),
+                None => {
+                    let lacks: Vec<String> =
+                        others.iter().map(|(name, e)| format!("`{name}` ({})", e.gives())).collect();
+                    fall_back(missing, format!("; no executor has it: {}", lacks.join(", ")))
+                }
+            }
+        }
+    }
+}
+
+/// What a stage needs and this machine has not, in words.
+fn missing_here(needs: &Needs, machine: &Machine) -> Option<String> {
+    let covers = |gpu: &Gpu| Card { memory_bytes: gpu.memory_bytes, compute: gpu.compute }.covers(&needs.card);
+    if needs.gpu && machine.gpus.is_empty() {
+        return Some(format!("it needs a GPU{}, and none was proven on this machine", needs.card));
+    }
+    if needs.gpu && !machine.gpus.iter().any(covers) {
+        let here: Vec<String> = machine
+            .gpus
+            .iter()
+            .map(|g| format!("{}{}", g.name, Card { memory_bytes: g.memory_bytes, compute: g.compute }))
+            .collect();
+        return Some(format!("it needs a GPU{}, and this machine has {}", needs.card, here.join(", ")));
+    }
+    (needs.memory_bytes > machine.memory_bytes).then(|| {
+        format!(
+            "it needs about {} of memory, and this machine has {}",
+            gib(needs.memory_bytes),
+            gib(machine.memory_bytes)
+        )
+    })
 }

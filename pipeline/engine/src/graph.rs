@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     sources::InputSpec,
-    stage::{AnyStage, Descriptor, Registry, StageError},
+    stage::{AnyStage, Card, Descriptor, Registry, StageError},
 };
 
 /// A pipeline as the settings describe it, all layers merged.
@@ -40,6 +40,9 @@ pub struct NodeSpec {
     /// True when it is to run where there is a GPU, whatever the stage itself says.
     #[serde(default)]
     pub gpu: bool,
+    /// Which GPU.
+    #[serde(default)]
+    pub card: Card,
     /// Further tries after a passing fault.
     #[serde(default)]
     pub retries: u32,

@@ -41,5 +41,5 @@ pub use item::{Item, ItemError, ItemIdentity, ItemOutcome, ItemStage};
 pub use lock::ProjectLock;
 pub use machine::Machine;
 pub use sources::{InputSpec, Scan, SourceError};
-pub use stage::{AnyStage, Descriptor, Facts, Needs, Outcome, Port, Registry, Settings, Stage, StageError};
+pub use stage::{AnyStage, Card, Descriptor, Facts, Needs, Outcome, Port, Registry, Settings, Stage, StageError};
 pub use store::{Store, StoreError};

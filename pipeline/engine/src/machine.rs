@@ -9,6 +9,9 @@ pub struct Gpu {
     pub name: String,
     /// Memory in bytes.
     pub memory_bytes: u64,
+    /// Compute capability: major and minor number.
+    #[serde(default)]
+    pub compute: (u32, u32),
 }
 
 /// Resources of the machine that a run may use.

@@ -9,9 +9,8 @@ use crate::{
     context::ItemSource,
     digest::Digest,
     event::EventSink,
-    executor::{Executors, Placement, place},
+    executor::{Placement, Places, place},
     graph::{Edge, Graph, GraphError, Node},
-    machine::Machine,
     result::{Reason, StageResult, UnhashedKey, differences, manifest_change},
     run::{chain, with_causes},
     sources::{Scan, SourceError, all_there, scan},
@@ -61,6 +60,8 @@ pub enum PlanError {
     NothingGiven { node: String },
     #[error("--until {until} and --from {from} leave no stage to run: `{until}` does not come after `{from}`")]
     EmptySelection { until: String, from: String },
+    #[error("stage `{node}` has no place to run: {why}")]
+    NoPlace { node: String, why: String },
     #[error("stopped on request")]
     Cancelled,
 }
@@ -334,12 +335,21 @@ pub(crate) fn given(store: &Store, name: &str) -> Result<StageResult, PlanError>
         .ok_or_else(|| PlanError::NothingGiven { node: name.to_owned() })
 }
 
+/// An error when a stage that will run, or may, has no place to run.
+pub(crate) fn all_have_places(plan: &Plan) -> Result<(), PlanError> {
+    let runs = |s: &&StagePlan| matches!(s.verdict, Verdict::WillRun | Verdict::MayRun);
+    match plan.stages.iter().filter(runs).find(|s| s.executor.is_empty()) {
+        Some(s) => Err(PlanError::NoPlace { node: s.name.clone(), why: s.placement.clone() }),
+        None => Ok(()),
+    }
+}
+
 /// Makes the plan; nothing runs, and nothing is written but the scan's caches.
 pub fn plan(
     store: &Store,
     graph: &Graph,
     selection: &Selection,
-    places: (&Executors, &Machine),
+    places: Places<'_>,
     cancel: &CancelToken,
     sink: &dyn EventSink,
 ) -> Result<Plan, PlanError> {
@@ -363,7 +373,7 @@ pub fn plan(
             placement: String::new(),
             travels: None,
         };
-        match place(node, places.0, places.1) {
+        match place(node, places) {
             Ok(Placement { executor, why, .. }) => (stage.executor, stage.placement) = (executor, why),
             Err(e) => stage.placement = chain(&e),
         }
@@ -393,7 +403,7 @@ pub fn plan(
                         outputs.insert(name.clone(), result.outputs);
                     }
                     Judgement::Run { unhashed, reasons } => {
-                        if places.0.get(&stage.executor).is_some_and(|e| !e.is_local()) {
+                        if places.executors.get(&stage.executor).is_some_and(|e| !e.is_local()) {
                             let inputs = unhashed.inputs.values();
                             let sizes = inputs.map(|&a| store.manifest(a).map(|m| m.size()));
                             stage.travels = Some(sizes.sum::<Result<u64, _>>()?);

@@ -101,6 +101,9 @@ pub struct StageRecord {
     /// Where it ran.
     #[serde(default)]
     pub executor: String,
+    /// Why there, when something had to be decided.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub placement: String,
     /// Seconds it took; those of the run that made the result when cached.
     #[serde(default)]
     pub seconds: f64,

@@ -64,6 +64,9 @@ pub struct StageResult {
     pub seconds: f64,
     /// The executor that ran it.
     pub executor: String,
+    /// Why there, when something had to be decided.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub placement: String,
     /// Version of the program.
     pub program: String,
     /// True for a result that came from another machine.

@@ -19,12 +19,15 @@ use crate::{
     context::{Context, Notes, Place},
     digest::Digest,
     event::{Event, EventSink, Level},
-    executor::{Executors, Job, LOCAL, Placement, place},
+    executor::{Executors, Job, LOCAL, Placement, Places, place},
     graph::{Graph, Node},
     itemlog::{ItemLog, panic_text},
     log::Log,
     machine::Machine,
-    plan::{Judgement, PlanError, Role, Selection, given, item_source, judge, node_inputs, roles, scan_inputs},
+    plan::{
+        Judgement, PlanError, Role, Selection, all_have_places, given, item_source, judge, node_inputs, plan, roles,
+        scan_inputs,
+    },
     record::{InputRecord, RunRecord, StageRecord, Status, new_run_dir, now},
     result::{Reason, StageResult, UnhashedKey},
     stage::{Outcome, StageError},
@@ -59,8 +62,16 @@ pub struct RunRequest<'a> {
     pub sink: Arc<dyn EventSink>,
     /// Stops the run.
     pub cancel: CancelToken,
+    /// See [`Places::require`]; nothing is begun when one stage has no place.
+    pub require: bool,
     /// True for work beside the project's pipeline: it is recorded, and `latest` stays where it is, if it is there.
     pub one_off: bool,
+}
+
+impl RunRequest<'_> {
+    fn places(&self) -> Places<'_> {
+        Places { executors: self.executors, machine: &self.machine, require: self.require }
+    }
 }
 
 /// A finished execution on its way back to the scheduler.
@@ -93,6 +104,10 @@ struct Scheduler<'a> {
 /// Runs the graph. The record says how it went; an error means that nothing could be started.
 pub fn run(req: &RunRequest<'_>) -> Result<(RunRecord, PathBuf), PlanError> {
     let started = Instant::now();
+    if req.require {
+        let plan = plan(req.store, req.graph, &req.selection, req.places(), &req.cancel, req.sink.as_ref())?;
+        all_have_places(&plan)?;
+    }
     let roles = roles(req.graph, &req.selection)?;
     let (id, dir) = new_run_dir(req.runs)?;
     let sink: Arc<dyn EventSink> = Arc::new(Log::create(&dir, req.sink.clone())?);
@@ -165,6 +180,7 @@ fn pending(node: &Node, role: Role) -> StageRecord {
         notes: Notes::default(),
         from_run: None,
         executor: node.spec.executor.clone().unwrap_or_else(|| LOCAL.into()),
+        placement: String::new(),
         seconds: 0.0,
         detail: String::new(),
     }
@@ -277,6 +293,7 @@ impl Scheduler<'_> {
         record.from_run = Some(result.run.clone());
         record.seconds = result.seconds;
         record.executor.clone_from(&result.executor);
+        record.placement.clone_from(&result.placement);
         self.outputs.insert(name.to_owned(), result.outputs.clone());
         self.link(name, &result.outputs)?;
         if status == Status::Cached {
@@ -355,8 +372,7 @@ impl Scheduler<'_> {
             return Ok(false);
         }
         let wrong = |source| PlanError::Stage { node: name.clone(), source };
-        let Placement { executor: executor_name, why, needs } =
-            place(node, req.executors, &req.machine).map_err(wrong)?;
+        let Placement { executor: executor_name, why, fell_back, needs } = place(node, req.places()).map_err(wrong)?;
         let executor = req.executors[&executor_name].clone();
         let mut take = Running { cores: 0, memory: 0 };
         if executor.is_local() {
@@ -395,6 +411,8 @@ impl Scheduler<'_> {
         }
         if !executor.is_local() {
             ctx.message(Level::Info, format!("it runs on `{executor_name}`: {why}"));
+        } else if fell_back {
+            ctx.message(Level::Warn, why.clone());
         }
         let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
         self.sink.emit(&Event::StageStarted {
@@ -407,6 +425,7 @@ impl Scheduler<'_> {
         let record = self.stage(name);
         record.status = Status::Running;
         record.executor = executor_name;
+        record.placement = why;
         record.key = Some(key);
         record.item_log = job.ctx.item_source().map(|i| i.base);
         record.inputs.clone_from(&unhashed.inputs);
@@ -454,6 +473,7 @@ impl Scheduler<'_> {
                     run,
                     seconds: f.seconds,
                     executor: record.executor.clone(),
+                    placement: record.placement.clone(),
                     program: self.req.program.clone(),
                     imported: false,
                 };

@@ -3,10 +3,10 @@
 //! A stage implements [`Stage`] (or [`crate::ItemStage`] when it works item by item) with its own config type. The
 //! types are erased once, when the stage is added to a [`Registry`].
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use schemars::JsonSchema;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
@@ -74,11 +74,47 @@ pub struct Needs {
     pub memory_bytes: u64,
     /// True when it cannot run without a GPU.
     pub gpu: bool,
+    /// Which GPU, when it needs one.
+    pub card: Card,
+}
+
+/// A kind of GPU; zeros say nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Card {
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// Compute capability: major and minor number.
+    pub compute: (u32, u32),
+}
+
+impl Card {
+    /// True when it is at least as good as `wanted`.
+    pub fn covers(&self, wanted: &Self) -> bool {
+        self.memory_bytes >= wanted.memory_bytes && self.compute >= wanted.compute
+    }
+}
+
+impl fmt::Display for Card {
+    /// Such as ` with 16 GiB, compute capability 8.0`, to follow the word GPU; empty when nothing is said.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (major, minor) = self.compute;
+        match (self.memory_bytes, self.compute) {
+            (0, (0, 0)) => Ok(()),
+            (bytes, (0, 0)) => write!(f, " with {}", gib(bytes)),
+            (0, _) => write!(f, " with compute capability {major}.{minor}"),
+            (bytes, _) => write!(f, " with {}, compute capability {major}.{minor}", gib(bytes)),
+        }
+    }
+}
+
+/// Bytes in GiB, for people.
+pub(crate) fn gib(bytes: u64) -> String {
+    format!("{:.1} GiB", bytes as f64 / 2f64.powi(30))
 }
 
 impl Default for Needs {
     fn default() -> Self {
-        Self { cores: 1, memory_bytes: 256 << 20, gpu: false }
+        Self { cores: 1, memory_bytes: 256 << 20, gpu: false, card: Card::default() }
     }
 }
 

@@ -260,7 +260,7 @@ impl Store {
     }
 
     /// The file that has the bytes of a digest; they are not checked here.
-    pub(crate) fn locate(&self, digest: Digest) -> Result<PathBuf, StoreError> {
+    pub fn locate(&self, digest: Digest) -> Result<PathBuf, StoreError> {
         let path = self.cas_path(digest);
         if path.is_file() {
             return Ok(path);

@@ -81,7 +81,7 @@ fn copy_blob(store: &Store, blob: &Blob, in_store: &Path, folder: &Path) -> Resu
 }
 
 /// A blob's name as a path below a folder; `None` for one that would lie elsewhere.
-pub(crate) fn safe_path(name: &str) -> Option<PathBuf> {
+pub fn safe_path(name: &str) -> Option<PathBuf> {
     let path = Path::new(name);
     let normal = path.components().all(|c| matches!(c, Component::Normal(_)));
     (normal && !name.is_empty() && !name.ends_with('/')).then(|| path.to_owned())

@@ -12,15 +12,17 @@ use std::{
 };
 
 use engine::{
-    CancelToken, Context, Descriptor, Event, EventSink, InputSpec, Item, ItemError, ItemOutcome, ItemStage, Machine,
-    Needs, Outcome, Port, Registry, Stage, StageError, Store,
+    CancelToken, Card, Context, Descriptor, Event, EventSink, InputSpec, Item, ItemError, ItemOutcome, ItemStage,
+    Level, Machine, Needs, Outcome, Port, Registry, Stage, StageError, Store,
     artifact::{ArtifactReader, ArtifactWriter},
     event::NoSink,
-    executor::{Executor, Executors, Job},
+    executor::{Executor, Executors, Job, Places, place},
     graph::{Edge, Graph, GraphError, NodeSpec, PipelineSpec},
     item::Results,
+    machine::Gpu,
     plan::{Plan, PlanError, Selection, Verdict, plan},
     record::{RunRecord, Status},
+    result::StageResult,
     run::{RunRequest, run},
 };
 use schemars::JsonSchema;
@@ -58,7 +60,7 @@ impl ItemStage for Shout {
         }
     }
     fn needs(&self, _: &ShoutConfig) -> Needs {
-        Needs { cores: 1, memory_bytes: 10, gpu: false }
+        Needs { memory_bytes: 10, ..Needs::default() }
     }
     fn prepare(&self, _: &ShoutConfig, _: &Context) -> Result<(), StageError> {
         Ok(())
@@ -115,7 +117,7 @@ impl Stage for Count {
         }
     }
     fn needs(&self, config: &CountConfig) -> Needs {
-        Needs { cores: 1, memory_bytes: config.memory_bytes, gpu: config.behave == "gpu" }
+        Needs { memory_bytes: config.memory_bytes, gpu: config.behave == "gpu", ..Needs::default() }
     }
     fn run(&self, config: &CountConfig, ctx: &Context) -> Result<Outcome, StageError> {
         let tries = self.0.fetch_add(1, Ordering::SeqCst);
@@ -175,6 +177,7 @@ struct World {
     events: Arc<Recorder>,
     cancel: CancelToken,
     one_off: bool,
+    require: bool,
 }
 
 fn node(name: &str, uses: &str, config: Value) -> NodeSpec {
@@ -209,6 +212,7 @@ impl World {
             events: Arc::default(),
             cancel: CancelToken::new(),
             one_off: false,
+            require: false,
         };
         files.iter().for_each(|(name, text)| world.write(name, text));
         world
@@ -229,8 +233,12 @@ impl World {
         Graph::build(&self.spec, &registry, &Machine::probe())
     }
 
+    fn places<'a>(&self, executors: &'a Executors, machine: &'a Machine) -> Places<'a> {
+        Places { executors, machine, require: self.require }
+    }
+
     fn plan(&self, selection: &Selection) -> Result<Plan, PlanError> {
-        plan(&self.store, &self.graph()?, selection, (&here(), &Machine::probe()), &self.cancel, &NoSink)
+        plan(&self.store, &self.graph()?, selection, self.places(&here(), &Machine::probe()), &self.cancel, &NoSink)
     }
 
     fn run_with(&self, selection: Selection, cores: usize) -> Result<(RunRecord, PathBuf), PlanError> {
@@ -246,6 +254,7 @@ impl World {
             program: "test".into(),
             sink: self.events.clone(),
             cancel: self.cancel.clone(),
+            require: self.require,
             one_off: self.one_off,
         })
     }
@@ -505,6 +514,97 @@ fn a_gpu_that_is_not_there_is_an_error_with_the_fix() {
     w.spec.nodes[1].config = json!({ "behave": "gpu" });
     let e = w.run_with(Selection::default(), 2).map(|_| ()).unwrap_err().to_string();
     assert!(e.contains("needs a GPU"), "{e}");
+}
+
+/// An executor that gives one kind of GPU and is never asked to execute anything.
+struct Far(Option<Card>);
+
+impl Executor for Far {
+    fn name(&self) -> &'static str {
+        "far"
+    }
+    fn is_local(&self) -> bool {
+        false
+    }
+    fn lacks(&self, needs: &Needs) -> Option<String> {
+        let fits = !needs.gpu || self.0.is_some_and(|card| card.covers(&needs.card));
+        (!fits).then(|| "it gives no such GPU".to_owned())
+    }
+    fn gives(&self) -> String {
+        self.0.map_or_else(|| "no GPU".into(), |card| format!("1 GPU{card}"))
+    }
+    fn execute(&self, _: &Job) -> Result<Outcome, StageError> {
+        Err(StageError::message("it was executed"))
+    }
+}
+
+#[test]
+fn a_stage_goes_where_it_fits_and_falls_back_with_the_reason() {
+    const GIB: u64 = 1 << 30;
+    let mut w = World::new(&[("a", "one")]);
+    let large = Card { memory_bytes: 40 * GIB, compute: (8, 0) };
+    let executors = |card: Option<Card>| {
+        let mut all = here();
+        all.insert("far".into(), Arc::new(Far(card)));
+        all
+    };
+    let gpu = |memory_bytes, compute| Gpu { name: "card".into(), memory_bytes, compute };
+    let bare = Machine { cores: 2, memory_bytes: GIB, gpus: vec![] };
+    let rich = Machine { gpus: vec![gpu(16 * GIB, (7, 5))], ..bare.clone() };
+    // What is asked for, where, with or without `--require`.
+    let at = |w: &World, executors: &Executors, machine: &Machine, require| {
+        let graph = w.graph().unwrap();
+        place(graph.node("count").unwrap(), Places { executors, machine, require })
+            .map(|p| (p.executor, p.fell_back, p.why))
+            .map_err(|e| engine::run::chain(&e))
+    };
+    let is_at = |placed: Result<(String, bool, String), String>, executor: &str, fell_back, words: &[&str]| {
+        let (name, fell, why) = placed.unwrap();
+        assert_eq!((name.as_str(), fell), (executor, fell_back), "{why}");
+        words.iter().for_each(|w| assert!(why.contains(w), "{w}: {why}"));
+    };
+    is_at(at(&w, &here(), &bare, true), "local", false, &[]);
+    w.spec.nodes[1].gpu = true;
+    is_at(at(&w, &here(), &rich, true), "local", false, &[]);
+    is_at(at(&w, &executors(Some(Card::default())), &bare, true), "far", false, &["needs a GPU", "none was proven"]);
+    is_at(at(&w, &here(), &bare, false), "local", true, &["needs a GPU", "no other executor", "runs here without"]);
+    is_at(at(&w, &executors(None), &bare, false), "local", true, &["`far` (no GPU)"]);
+    let e = at(&w, &executors(None), &bare, true).unwrap_err();
+    assert!(["needs a GPU", "`far` (no GPU)", "take `gpu:` off"].iter().all(|w| e.contains(w)), "{e}");
+    w.spec.nodes[1].card = Card { memory_bytes: 24 * GIB, compute: (8, 0) };
+    is_at(at(&w, &executors(Some(large)), &rich, false), "far", false, &["24.0 GiB", "8.0", "card with 16.0 GiB"]);
+    is_at(at(&w, &executors(Some(Card::default())), &rich, false), "local", true, &["`far` (1 GPU)"]);
+    w.spec.nodes[1].executor = Some("local".into());
+    is_at(at(&w, &executors(Some(large)), &bare, false), "local", true, &["`executor: local`"]);
+    w.spec.nodes[1].executor = Some("far".into());
+    is_at(at(&w, &executors(Some(large)), &rich, true), "far", false, &["its settings say so"]);
+    assert!(at(&w, &executors(None), &rich, false).unwrap_err().contains("`far` does not fit"));
+    // Memory counts as well.
+    w.spec.nodes[1] = NodeSpec { gpu: false, ..node("count", "count", json!({ "memory_bytes": 2 * GIB })) };
+    is_at(at(&w, &executors(None), &bare, false), "far", false, &["2.0 GiB of memory", "1.0 GiB"]);
+    is_at(at(&w, &here(), &bare, false), "local", true, &["2.0 GiB of memory"]);
+
+    // It is told before anything runs, in the plan and by the run; and a run that may fall back says so.
+    w.spec.nodes[1] = NodeSpec { gpu: true, ..node("count", "count", json!({})) };
+    w.require = true;
+    let e = w.run_with(Selection::default(), 2).map(|_| ()).unwrap_err();
+    assert!(matches!(&e, PlanError::NoPlace { node, .. } if node == "count"), "{e}");
+    assert!(!w.runs().join("latest").exists());
+    let p = w.plan(&Selection::default()).unwrap();
+    assert_eq!(p.stages[1].executor, "");
+    w.require = false;
+    let record = w.run();
+    assert_eq!(record.status, Status::Done);
+    let count = &record.stages["count"];
+    assert!(count.placement.contains("none was proven"), "{}", count.placement);
+    assert!(count.notes.messages.iter().any(|(level, text)| *level == Level::Warn && *text == count.placement));
+    let kept = StageResult::load(&w.store, count.key.unwrap()).unwrap();
+    assert_eq!(kept.placement, count.placement);
+    // What is there already needs no place.
+    w.require = true;
+    let record = w.run();
+    assert_eq!(record.stages["count"].status, Status::Cached);
+    assert_eq!(record.stages["count"].placement, kept.placement);
 }
 
 #[test]

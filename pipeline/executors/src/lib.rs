@@ -6,6 +6,7 @@ use engine::executor::{Executor, Executors};
 
 pub mod cluster;
 mod command;
+pub mod credentials;
 mod http;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;

@@ -12,10 +12,12 @@ use std::{
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use object_store::{
-    ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, RetryConfig, local::LocalFileSystem, path,
-    prefix::PrefixStore,
+    ObjectStore, ObjectStoreExt as _, ObjectStoreScheme, PutMode, PutOptions, PutPayload, RetryConfig,
+    local::LocalFileSystem, path, prefix::PrefixStore,
 };
 use url::Url;
+
+use crate::credentials::{self, CredentialsError};
 
 /// Objects of more bytes travel in ranges of this length, so that a connection that breaks costs one range.
 const RANGE: u64 = 16 << 20;
@@ -49,6 +51,9 @@ pub enum ObjectsError {
         /// Its words.
         message: String,
     },
+    /// Nobody there would let us in.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
     /// The address says no store that can be used.
     #[error("`{url}` is no store: {message}; write a folder, or s3://BUCKET/PREFIX, gs://…, az://…")]
     Address {
@@ -90,9 +95,8 @@ impl fmt::Debug for Remote {
 }
 
 impl Remote {
-    /// Opens the store at a folder's path or a URL. `options` are the names and values that people set in their
-    /// environment (`AWS_ACCESS_KEY_ID`, `GOOGLE_SERVICE_ACCOUNT`, `AZURE_STORAGE_ACCOUNT_KEY`, `AWS_ENDPOINT_URL`);
-    /// unknown ones are passed over.
+    /// Opens the store at a folder's path or a URL. `options` are the variables of the environment. S3 takes those that
+    /// begin with `AWS_` and the files of AWS, Google's store `GOOGLE_…`, Azure's `AZURE_…`; others are passed over.
     pub fn open(address: &str, options: &[(String, String)]) -> Result<Self, ObjectsError> {
         static CRYPTOGRAPHY: OnceLock<()> = OnceLock::new();
         CRYPTOGRAPHY.get_or_init(|| {
@@ -112,7 +116,12 @@ impl Remote {
             (Arc::new(local(&folder).map_err(wrong)?), folder.display().to_string())
         } else {
             let url = Url::parse(address).map_err(|e| wrong(e.to_string()))?;
-            let (store, prefix) = cloud(&url, options).map_err(|e| wrong(e.to_string()))?;
+            if url.password().is_some() || !url.username().is_empty() || url.query().is_some() {
+                // Addresses are told to workers and written down, so nothing secret may be in one.
+                let message = "it has a user, a password or a query in it; keys belong into the environment";
+                return Err(ObjectsError::Address { url: format!("{}://…", url.scheme()), message: message.into() });
+            }
+            let (store, prefix) = cloud(&url, options)?.map_err(|e| wrong(chain(&e)))?;
             let shown = format!("{}://{}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path());
             (Arc::new(PrefixStore::new(store, prefix)), shown)
         };
@@ -156,21 +165,31 @@ fn local(folder: &Path) -> Result<LocalFileSystem, String> {
     LocalFileSystem::new_with_prefix(folder).map_err(|e| chain(&e))
 }
 
-fn cloud(url: &Url, options: &[(String, String)]) -> Result<(Box<dyn ObjectStore>, path::Path), object_store::Error> {
-    use object_store::{ObjectStoreScheme as S, aws, azure, gcp};
+type Opened = Result<(Box<dyn ObjectStore>, path::Path), object_store::Error>;
+
+fn cloud(url: &Url, variables: &credentials::Variables) -> Result<Opened, CredentialsError> {
+    let at_amazon = matches!(ObjectStoreScheme::parse(url), Ok((ObjectStoreScheme::AmazonS3, _)));
+    let options = if at_amazon { credentials::aws(variables)? } else { variables.to_vec() };
+    Ok(open(url, &options))
+}
+
+fn open(url: &Url, options: &credentials::Variables) -> Opened {
+    use ObjectStoreScheme as S;
+    use object_store::{aws, azure, gcp};
     let retry = RetryConfig { max_retries: 6, retry_timeout: Duration::from_secs(60), ..RetryConfig::default() };
-    let scheme = object_store::ObjectStoreScheme::parse(url).map_err(object_store::Error::from)?;
+    let scheme = ObjectStoreScheme::parse(url).map_err(object_store::Error::from)?;
     macro_rules! build {
-        ($builder:ty, $key:ty) => {{
+        ($builder:ty, $key:ty, $prefix:literal) => {{
             let new = <$builder>::default().with_url(url.to_string()).with_retry(retry);
-            let known = options.iter().filter_map(|(k, v)| Some((k.to_ascii_lowercase().parse::<$key>().ok()?, v)));
+            let own = options.iter().filter(|(k, _)| k.starts_with($prefix));
+            let known = own.filter_map(|(k, v)| Some((k.to_ascii_lowercase().parse::<$key>().ok()?, v)));
             Box::new(known.fold(new, |b, (k, v)| b.with_config(k, v)).build()?) as Box<dyn ObjectStore>
         }};
     }
     let store = match scheme.0 {
-        S::AmazonS3 => build!(aws::AmazonS3Builder, aws::AmazonS3ConfigKey),
-        S::GoogleCloudStorage => build!(gcp::GoogleCloudStorageBuilder, gcp::GoogleConfigKey),
-        S::MicrosoftAzure => build!(azure::MicrosoftAzureBuilder, azure::AzureConfigKey),
+        S::AmazonS3 => build!(aws::AmazonS3Builder, aws::AmazonS3ConfigKey, "AWS_"),
+        S::GoogleCloudStorage => build!(gcp::GoogleCloudStorageBuilder, gcp::GoogleConfigKey, "GOOGLE_"),
+        S::MicrosoftAzure => build!(azure::MicrosoftAzureBuilder, azure::AzureConfigKey, "AZURE_"),
         other => {
             return Err(object_store::Error::Generic {
                 store: "store",

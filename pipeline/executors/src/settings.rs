@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use engine::{Needs, StageError};
+use engine::{Card, Needs, StageError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -30,6 +30,12 @@ pub struct Shared {
     pub store: String,
     /// GPUs of a task; a fraction shares one where the system can.
     pub gpus: f64,
+    /// Memory of each of these GPUs in MiB, for stages that ask for so much.
+    pub gpu_memory_mib: u64,
+    /// Compute capability of these GPUs, such as `8.0`, for stages that ask for one.
+    pub gpu_compute: Option<Value>,
+    /// What one of these GPUs costs an hour, in any currency; the report multiplies.
+    pub price_per_gpu_hour: Option<f64>,
     /// Cores of a task, beside what its stage asks for.
     pub cores: usize,
     /// Main memory of a task in MiB, beside what its stage asks for.
@@ -53,6 +59,9 @@ impl Default for Shared {
             kind: String::new(),
             store: String::new(),
             gpus: 0.0,
+            gpu_memory_mib: 0,
+            gpu_compute: None,
+            price_per_gpu_hour: None,
             cores: 0,
             memory_mib: 0,
             time_limit_s: None,
@@ -132,6 +141,12 @@ impl ExecutorSettings {
         if !shared.gpus.is_finite() || shared.gpus < 0.0 {
             return Err(wrong("gpus", format!("{} is no number of GPUs", shared.gpus)));
         }
+        if let Some(price) = shared.price_per_gpu_hour.filter(|p| !p.is_finite() || *p < 0.0) {
+            return Err(wrong("price_per_gpu_hour", format!("{price} is no price")));
+        }
+        if let Some(value) = shared.gpu_compute.as_ref().filter(|v| capability(v).is_none()) {
+            return Err(wrong("gpu_compute", format!("{value} is no compute capability such as 8.0")));
+        }
         if !(1.0..=86_400.0).contains(&shared.shard_seconds) {
             return Err(wrong("shard_seconds", format!("{} is not between 1 and 86400", shared.shard_seconds)));
         }
@@ -161,6 +176,11 @@ impl ExecutorSettings {
                 time_limit: self.shared.time_limit_s.map(Duration::from_secs),
             },
             part_every: Duration::from_secs_f64(self.shared.part_seconds),
+            card: Card {
+                memory_bytes: self.shared.gpu_memory_mib.saturating_mul(1 << 20),
+                compute: self.shared.gpu_compute.as_ref().and_then(capability).unwrap_or_default(),
+            },
+            price_per_gpu_hour: self.shared.price_per_gpu_hour,
             program: place.version.clone(),
             open: Box::new(move || settings.open(&at)),
         }
@@ -215,9 +235,36 @@ impl Place {
     }
 }
 
-/// True when these resources hold what a stage needs.
-pub(crate) fn fits(has: &Resources, needs: &Needs) -> bool {
-    !needs.gpu || has.gpus > 0.0
+/// A compute capability as people write it, 8.0 or "8.0": major and minor number.
+pub fn capability(value: &Value) -> Option<(u32, u32)> {
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let (major, minor) = text.split_once('.').unwrap_or((&text, "0"));
+    let digits = |s: &str| (s.len() <= 3 && s.bytes().all(|b| b.is_ascii_digit())).then(|| s.parse().ok()).flatten();
+    Some((digits(major)?, digits(minor)?))
+}
+
+/// What a stage needs and these GPUs are not, in words. Memory and cores are asked for as the stage needs them.
+pub(crate) fn lacks(has: &Resources, card: &Card, needs: &Needs) -> Option<String> {
+    if !needs.gpu || (has.gpus > 0.0 && card.covers(&needs.card)) {
+        None
+    } else if has.gpus > 0.0 {
+        Some(format!(
+            "the stage needs a GPU{}, and it gives {}; set `gpu_memory_mib` and `gpu_compute` there when its GPUs are better",
+            needs.card,
+            gives(has, card)
+        ))
+    } else {
+        Some("the stage needs a GPU, and it gives none; set `gpus` there".into())
+    }
+}
+
+/// What a task gets, in words.
+pub(crate) fn gives(has: &Resources, card: &Card) -> String {
+    if has.gpus <= 0.0 {
+        return "no GPU".into();
+    }
+    let unsaid = if *card == Card::default() { " of an unknown kind" } else { "" };
+    format!("{} GPU{}{unsaid}{card}", has.gpus, if has.gpus > 1.0 { "s" } else { "" })
 }
 
 #[cfg(test)]
@@ -231,7 +278,22 @@ mod tests {
         let parse = |v: Value| ExecutorSettings::parse(&v);
         let good = json!({ "kind": "process", "store": "/shared", "gpus": 0.5, "at_once": 2 });
         let executor = parse(good).unwrap().executor("gpu", &Place::new("1", Path::new("p")));
-        assert!(fits(&executor.needs, &Needs { gpu: true, ..Needs::default() }));
+        let gpu = Needs { gpu: true, ..Needs::default() };
+        assert_eq!(lacks(&executor.needs, &executor.card, &gpu), None);
+        let large = Needs { card: Card { memory_bytes: 20 << 30, compute: (8, 0) }, ..gpu };
+        let words = lacks(&executor.needs, &executor.card, &large).unwrap();
+        assert!(words.contains("20.0 GiB") && words.contains("of an unknown kind"), "{words}");
+        let known = |mib: u64, compute: Value| {
+            let settings =
+                json!({ "kind": "process", "store": "/s", "gpus": 1, "gpu_memory_mib": mib, "gpu_compute": compute });
+            parse(settings).unwrap().executor("gpu", &Place::new("1", Path::new("p")))
+        };
+        let a100 = known(40_000, json!(8.0));
+        assert_eq!(lacks(&a100.needs, &a100.card, &large), None);
+        let t4 = known(16_000, json!("7.5"));
+        assert!(lacks(&t4.needs, &t4.card, &large).unwrap().contains("15.6 GiB, compute capability 7.5"));
+        assert_eq!(capability(&json!(10)), Some((10, 0)));
+        assert_eq!([json!("new"), json!(-8), json!(true), json!("8.0.1")].map(|v| capability(&v)), [None; 4]);
         let key = |v: Value| parse(v).unwrap_err().key;
         assert_eq!(key(json!({ "kind": "slrum", "store": "/s" })), "kind");
         assert_eq!(key(json!({ "kind": "process" })), "store");
@@ -239,6 +301,7 @@ mod tests {
         assert_eq!(key(json!({ "kind": "process", "store": "/s", "gpus": "two" })), "gpus");
         assert_eq!(key(json!({ "kind": "process", "store": "/s", "shard_items": 0 })), "shard_items");
         assert_eq!(key(json!({ "kind": "process", "store": "/s", "part_seconds": 0 })), "part_seconds");
+        assert_eq!(key(json!({ "kind": "process", "store": "/s", "gpu_compute": "fast" })), "gpu_compute");
         let slurm =
             json!({ "kind": "slurm", "store": "s3://b/p", "partition": "gpu", "gres": "gpu:a100:{gpus}", "gpus": 2 });
         assert!(parse(slurm).is_ok());

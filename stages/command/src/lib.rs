@@ -110,7 +110,7 @@ impl Stage for CommandStage {
 
     fn needs(&self, config: &Config) -> Needs {
         let memory = config.memory_mb.map_or(Needs::default().memory_bytes, |mb| mb << 20);
-        Needs { cores: config.cores.unwrap_or(1).max(1), memory_bytes: memory, gpu: false }
+        Needs { cores: config.cores.unwrap_or(1).max(1), memory_bytes: memory, ..Needs::default() }
     }
 
     /// Files that the command line names (the script, say) belong to the key by their content.

@@ -113,7 +113,7 @@ impl ItemStage for Infer {
 
     fn needs(&self, _config: &Settings) -> Needs {
         // The network takes about 200 MB at 640 pixels, a 7000 x 5000 drawing 105 MB.
-        Needs { cores: 0, memory_bytes: 768 << 20, gpu: false }
+        Needs { cores: 0, memory_bytes: 768 << 20, ..Needs::default() }
     }
 
     fn identity(&self, _config: &Settings) -> ItemIdentity {

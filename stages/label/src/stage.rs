@@ -83,7 +83,7 @@ impl ItemStage for Label {
         // Two sheets at once. The matcher takes nine bytes a pixel up to 48 megapixels, and a byte a pixel and about 150
         // MB beyond: 430 MB at 20,000 x 14,000.
         let memory = if config.labeller == Choice::Imported { 256 << 20 } else { 1 << 30 };
-        Needs { cores: 0, memory_bytes: memory, gpu: false }
+        Needs { cores: 0, memory_bytes: memory, ..Needs::default() }
     }
 
     fn identity(&self, config: &Settings) -> ItemIdentity {

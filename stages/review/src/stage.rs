@@ -85,7 +85,7 @@ impl Stage for Review {
 
     fn needs(&self, _config: &Settings) -> Needs {
         // A decoded sheet takes some 100 MB, and two are open at a time.
-        Needs { cores: 2, memory_bytes: 512 << 20, gpu: false }
+        Needs { cores: 2, memory_bytes: 512 << 20, ..Needs::default() }
     }
 
     fn run(&self, config: &Settings, ctx: &Context) -> Result<Outcome, StageError> {

@@ -164,7 +164,11 @@ impl Stage for Train {
         // With `auto` the batch follows what there is.
         let spec = Spec { size: config.model.size(), classes: USUAL_CLASSES };
         let training = memory::training_bytes(config, spec, config.batch.or(1), 2);
-        Needs { cores: 0, memory_bytes: training + ((config.cache_mb as u64) << 20) / 4 + (256 << 20), gpu: false }
+        Needs {
+            cores: 0,
+            memory_bytes: training + ((config.cache_mb as u64) << 20) / 4 + (256 << 20),
+            ..Needs::default()
+        }
     }
 
     fn run(&self, config: &Config, ctx: &Context) -> Result<Outcome, StageError> {

@@ -182,7 +182,7 @@ impl Alone {
         leave_gpus_alone(&mut self.spec.nodes)?;
         let own = std::mem::replace(&mut self.project.spec, self.spec.clone());
         self.project.one_off = true;
-        let ran = perform(global, &self.project, Selection::default(), None);
+        let ran = perform(global, &self.project, Selection::default(), false, None);
         self.project.spec = own;
         ran
     }

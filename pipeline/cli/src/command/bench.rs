@@ -57,6 +57,7 @@ fn run_silently(runs: &Path, store: &Store, graph: &Graph, machine: Machine) -> 
         cores: machine.cores,
         machine,
         program: env!("CARGO_PKG_VERSION").into(),
+        require: false,
         one_off: false,
         sink: Arc::new(NoSink),
         cancel: CancelToken::new(),

@@ -7,29 +7,35 @@ use std::{
 };
 
 use engine::{
-    CancelToken, Digest, InputSpec, Store,
-    bundle::{BundleSpec, BundleStage, read_bundle, write_bundle},
-    graph::{Edge, Graph, PipelineSpec},
-    plan::{Selection, Verdict},
+    CancelToken, Digest, InputSpec, Kind as _, Store,
+    bundle::{BundleSpec, BundleStage, Extras, Pin, read_bundle, write_bundle},
+    executor::Places,
+    graph::{Edge, Graph, Node, PipelineSpec},
+    plan::{Plan, Selection, Verdict},
     result::StageResult,
     sources::scan,
 };
 use miette::{IntoDiagnostic, Report, Result, WrapErr};
 use serde::Serialize;
 
+use self::readme::{Words, quoted};
 use crate::{
     args::Global,
-    exit::Planning,
+    built_for::BuiltFor,
+    exit::{Planning, Usage},
     project::{DECISIONS, FILE, Project},
     settings::{self, Layers},
     terminal::{Progress, say},
 };
 
+mod notebook;
+mod readme;
+
 /// Characters that make a path a pattern.
 const WILD: [char; 4] = ['*', '?', '[', '{'];
 
 /// What was put into a bundle.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Written {
     /// Stages whose results are in it.
     pub results: Vec<String>,
@@ -37,8 +43,27 @@ pub struct Written {
     pub to_run: Vec<String>,
     /// Inputs in it: name and number of files.
     pub inputs: BTreeMap<String, u64>,
-    /// What to type on the other machine.
+    /// What to type on the other machine to go on with the whole project there.
     pub commands: Vec<String>,
+    /// What to type on the other machine to run what is to be run.
+    pub exec: Vec<String>,
+    /// What to type here when its results are back.
+    pub back: Vec<String>,
+    /// For which machines the program in it is; none when it carries no program.
+    pub program_for: Option<String>,
+}
+
+/// The program that a bundle carries for those who are to do its work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Carry {
+    /// None: the bundle only brings results.
+    Nothing,
+    /// None, but all that helps people to do the work with a program that is there.
+    NoProgram,
+    /// This program.
+    This,
+    /// Another build, for another kind of machine.
+    File(PathBuf),
 }
 
 /// Names of the inputs that any stage reads.
@@ -49,8 +74,56 @@ fn used_inputs(graph: &Graph) -> Vec<&InputSpec> {
     graph.inputs.values().filter(|i| read(&i.name)).collect()
 }
 
+/// The program to be carried, and for which machines it is.
+fn program(carry: &Carry) -> Result<Option<(PathBuf, String)>> {
+    let path = match carry {
+        Carry::Nothing | Carry::NoProgram => return Ok(None),
+        Carry::This => std::env::current_exe().into_diagnostic().wrap_err("looking for this program's file")?,
+        Carry::File(path) => path.clone(),
+    };
+    let bytes =
+        fs::read(&path).into_diagnostic().wrap_err_with(|| format!("reading the program `{}`", path.display()))?;
+    let words = match (BuiltFor::read(&bytes), carry) {
+        (Some(built), _) => built.to_string(),
+        (None, Carry::This) => format!("{} on {}", std::env::consts::OS, std::env::consts::ARCH),
+        (None, _) => {
+            let help = "name a build of `pipeline` for Linux, or leave --program out";
+            return Err(Usage::new(format!("`{}` is no program for Linux", path.display()), help));
+        }
+    };
+    Ok(Some((path, words)))
+}
+
+/// The models that the stages up to the wanted one start from, by name.
+fn models(
+    project: &Project,
+    graph: &Graph,
+    plan: &Plan,
+    inputs: &BTreeMap<String, Digest>,
+) -> Result<BTreeMap<String, Pin>> {
+    let mut models = BTreeMap::new();
+    for (input, &artifact) in inputs {
+        let manifest = project.store.manifest(artifact).map_err(Report::from_err)?;
+        if [artifacts::WEIGHTS, artifacts::Model::NAME].contains(&manifest.kind.as_str()) {
+            let pin = |b: &engine::Blob| (format!("{input}/{}", b.name), Pin { digest: b.digest, built_in: false });
+            models.extend(manifest.blobs.iter().map(pin));
+        }
+    }
+    let own = train::start::SYMBOLS_N;
+    let is_wanted = |n: &Node| plan.stages.iter().any(|s| s.name == n.spec.name && s.verdict != Verdict::Excluded);
+    if graph.nodes.iter().any(|n| n.spec.uses == "train" && n.config["weights"] == own && is_wanted(n)) {
+        models.insert(own.to_owned(), own_model());
+    }
+    Ok(models)
+}
+
+/// The weights that are part of this program.
+fn own_model() -> Pin {
+    Pin { digest: train::start::symbols_n_digest().parse().expect("it is a digest"), built_in: true }
+}
+
 /// Writes the project's inputs and its up-to-date results as far as `until` into a bundle.
-pub fn pack(global: &Global, project: &Project, until: &str, out: &Path) -> Result<Written> {
+pub fn pack(global: &Global, project: &Project, until: &str, out: &Path, carry: &Carry) -> Result<Written> {
     let _lock = project.lock("pipeline export")?;
     let graph = project.graph()?;
     let sink = Progress::new(global.quiet || global.json);
@@ -60,14 +133,13 @@ pub fn pack(global: &Global, project: &Project, until: &str, out: &Path) -> Resu
         &project.store,
         &graph,
         &selection,
-        (&project.executors(), &project.machine),
+        Places { executors: &project.executors(), machine: &project.machine, require: false },
         &cancel,
         &sink,
     )
     .map_err(Planning::report)?;
     let mut inputs = BTreeMap::new();
-    let mut written =
-        Written { results: Vec::new(), to_run: Vec::new(), inputs: BTreeMap::new(), commands: Vec::new() };
+    let mut written = Written::default();
     for input in used_inputs(&graph) {
         let found = scan(&project.store, input, &cancel, &sink).map_err(Planning::report)?;
         inputs.insert(input.name.clone(), found.artifact);
@@ -87,29 +159,49 @@ pub fn pack(global: &Global, project: &Project, until: &str, out: &Path) -> Resu
     let file = out.file_name().unwrap_or_default().to_string_lossy();
     let mut run = "pipeline run".to_owned();
     if let Some(profile) = &global.profile {
-        run += " --profile ";
-        run += profile;
+        run = format!("{run} --profile {}", quoted(profile));
     }
     for set in &global.set {
-        run = format!("{run} --set '{set}'");
+        run = format!("{run} --set {}", quoted(set));
     }
-    written.commands = vec![format!("pipeline import {file}"), run];
+    let carries = *carry != Carry::Nothing && !written.to_run.is_empty();
+    let program = if carries { program(carry)? } else { None };
+    let models = models(project, &graph, &plan, &inputs)?;
+    let words = Words {
+        file: &file,
+        version: env!("CARGO_PKG_VERSION"),
+        inputs: written.inputs.clone(),
+        results: &written.results,
+        to_run: if carries { &written.to_run } else { &[] },
+        models: models.clone(),
+        built_for: program.as_ref().map(|(_, built_for)| built_for.clone()),
+        next: &run,
+    };
+    let commands = vec![format!("pipeline import {}", quoted(&file)), run.clone()];
+    let extras = Extras {
+        readme: words.readme(),
+        notebook: carries.then(|| notebook::notebook(&words)),
+        program: program.as_ref().map(|(path, _)| path.clone()),
+    };
+    let (exec, back) = if carries { (words.commands(), words.back()) } else { Default::default() };
     let spec = BundleSpec {
         program: env!("CARGO_PKG_VERSION").into(),
         config: fs::read_to_string(&project.file).into_diagnostic().wrap_err("reading the project file")?,
         set: global.set.clone(),
         profile: global.profile.clone(),
         until: Some(until.into()),
-        commands: written.commands.clone(),
+        commands: commands.clone(),
         inputs,
         stages,
+        models,
     };
-    write_bundle(out, &spec, &project.store, &cancel, &sink).map_err(Report::from_err)?;
-    Ok(written)
+    write_bundle(out, &spec, extras, &project.store, &cancel, &sink).map_err(Report::from_err)?;
+    let program_for = program.map(|(_, built_for)| built_for);
+    Ok(Written { commands, exec, back, program_for, ..written })
 }
 
 /// What came out of a bundle.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Unpacked {
     /// The project file.
     pub project: PathBuf,
@@ -127,6 +219,10 @@ pub struct Unpacked {
     pub inputs: BTreeMap<String, String>,
     /// What deserves a look.
     pub warnings: Vec<String>,
+    /// Version of the program that wrote it.
+    pub program: String,
+    /// Models that are part of the program there, and others here.
+    pub other_models: Vec<String>,
 }
 
 /// True when the file begins as a bundle does.
@@ -198,8 +294,12 @@ pub fn unpack(global: &Global, dir: &Path, runs: &Path, path: &Path) -> Result<(
     // Opened anew: decisions may be there only now.
     let project = Project::at(&global, file.clone(), runs.to_owned(), false)?;
     let next = spec.commands.last().cloned().unwrap_or_else(|| "pipeline run".into());
-    let BundleSpec { until, set, profile, .. } = spec;
-    Ok((project, Unpacked { project: file, until, next, set, profile, results, inputs, warnings }))
+    let BundleSpec { until, set, profile, program, models, .. } = spec;
+    let differs = |(_, pin): &(String, Pin)| pin.built_in && *pin != own_model();
+    let other_models = models.into_iter().filter(differs).map(|(name, _)| name).collect();
+    let unpacked =
+        Unpacked { project: file, until, next, set, profile, results, inputs, warnings, program, other_models };
+    Ok((project, unpacked))
 }
 
 /// True when some of the wanted files are there and nothing else: what an import leaves that was cut off.

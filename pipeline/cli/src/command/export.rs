@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -26,7 +27,10 @@ use serde_json::json;
 
 use crate::{
     args::Global,
-    command::{bundle, export_model},
+    command::{
+        bundle::{self, Carry},
+        export_model,
+    },
     exit::{Exit, Usage},
     project::Project,
     terminal::data,
@@ -50,6 +54,12 @@ pub struct Export {
     /// File or folder to write.
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
+    /// The program that the bundle carries, built for the machine that is to run it; this program when not given.
+    #[arg(long, value_name = "FILE", requires = "until")]
+    program: Option<PathBuf>,
+    /// Leave the program out of the bundle; the other machine has it.
+    #[arg(long, requires = "until", conflicts_with = "program")]
+    without_program: bool,
     #[command(flatten)]
     network: export_model::Network,
 }
@@ -124,24 +134,13 @@ pub fn export(global: &Global, args: &Export) -> Result<Exit> {
     let out = &args.out;
     let Some(what) = args.what else {
         let until = args.until.as_deref().expect("clap asks for one of both");
-        let written = bundle::pack(global, &project, until, out)?;
-        let text = {
-            let or_none = |list: &[String]| if list.is_empty() { "none".into() } else { list.join(", ") };
-            let file = out.file_name().unwrap_or_default().to_string_lossy();
-            let inputs: Vec<String> = written
-                .inputs
-                .iter()
-                .map(|(n, c)| format!("{n} ({})", counted(*c as usize, "file", "files")))
-                .collect();
-            format!(
-                "bundle {}\ninputs: {}\nresults: {}\nto be run on the other machine: {}\nthere: {}\nor there without a project: pipeline stage exec --bundle {file}, and here again: pipeline import {file}.done",
-                out.display(),
-                or_none(&inputs),
-                or_none(&written.results),
-                or_none(&written.to_run),
-                written.commands.join(" && "),
-            )
+        let carry = match (&args.program, args.without_program) {
+            (Some(file), _) => Carry::File(file.clone()),
+            (None, true) => Carry::NoProgram,
+            (None, false) => Carry::This,
         };
+        let written = bundle::pack(global, &project, until, out, &carry)?;
+        let text = bundle_text(&written, out);
         return tell(global, &written, &text);
     };
     match what {
@@ -159,6 +158,34 @@ pub fn export(global: &Global, args: &Export) -> Result<Exit> {
         },
         What::Predictions => predictions(global, &project, args.format.unwrap_or(As::Coco), out),
     }
+}
+
+fn bundle_text(written: &bundle::Written, out: &Path) -> String {
+    let or_none = |list: &[String]| if list.is_empty() { "none".into() } else { list.join(", ") };
+    let inputs: Vec<String> =
+        written.inputs.iter().map(|(n, c)| format!("{n} ({})", counted(*c as usize, "file", "files"))).collect();
+    let mut text = format!(
+        "bundle {}\ninputs: {}\nresults: {}\nto be run on the other machine: {}\n",
+        out.display(),
+        or_none(&inputs),
+        or_none(&written.results),
+        or_none(&written.to_run)
+    );
+    if !written.exec.is_empty() {
+        let _ = writeln!(
+            text,
+            "run it there: {}\nor in a hosted notebook: tar -xf {} notebook.ipynb\nthen here: {}",
+            written.exec.join(" && "),
+            out.display(),
+            written.back.join(" && ")
+        );
+        let _ = match &written.program_for {
+            Some(machine) => writeln!(text, "the program in it is for {machine}"),
+            None => writeln!(text, "no program is in it; `pipeline` must be there"),
+        };
+    }
+    let _ = write!(text, "or go on with the whole project there: {}", written.commands.join(" && "));
+    text
 }
 
 pub fn tell(global: &Global, doc: &impl serde::Serialize, text: &str) -> Result<Exit> {

@@ -167,7 +167,7 @@ fn import_labels(global: &Global, project: &Project, args: &Import) -> Result<Ex
         return Ok(Exit::Done);
     }
     let selection = Selection { until: Some("label".into()), ..Selection::default() };
-    let ran = perform(global, &project, selection, None)?;
+    let ran = perform(global, &project, selection, false, None)?;
     if global.json {
         data(serde_json::to_string_pretty(&done.json(ran.record.as_ref())).into_diagnostic()?);
     } else {

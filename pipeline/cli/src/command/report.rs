@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 use artifacts::Report as ReportKind;
 use engine::{
     artifact::{ArtifactReader, Kind},
-    record::{RunRecord, Status},
+    executor::LOCAL,
+    record::{RunRecord, StageRecord, Status},
 };
 use miette::{IntoDiagnostic, Report, Result, WrapErr};
 use report::{Headline, RunHeader, Section, StageRow, Tone};
 
 use crate::{project::Project, terminal::duration};
+
+mod elsewhere;
 
 /// Name of the blob that holds a section.
 const SECTION: &str = "section.json";
@@ -30,6 +33,7 @@ pub fn write(project: &Project, record: &RunRecord, dir: &Path) -> Result<Option
             sections.push(Section::from_json(&bytes).into_diagnostic().wrap_err("reading a report section")?);
         }
     }
+    sections.extend(elsewhere::section(record));
     if sections.is_empty() {
         return Ok(None);
     }
@@ -57,6 +61,7 @@ fn header(project: &Project, record: &RunRecord, sections: &[Section]) -> RunHea
         folder.map_or_else(|| "Project".into(), |f| f.to_string_lossy().into_owned())
     };
     let summary = match record.status {
+        _ if project.so_far.is_some() => project.so_far.clone().unwrap_or_default(),
         Status::Done => "All stages of this run are finished.".to_owned(),
         other => {
             let stage = record.order.iter().find(|n| record.stages[*n].status == other);
@@ -74,7 +79,7 @@ fn header(project: &Project, record: &RunRecord, sections: &[Section]) -> RunHea
             state: s.status.word().into(),
             tone: tone(s.status),
             seconds: (s.status == Status::Done).then_some(s.seconds),
-            device: s.notes.devices.iter().map(|d| d.used.clone()).collect::<Vec<_>>().join(", "),
+            device: device(s),
             note: match (s.detail.is_empty(), s.reasons.is_empty()) {
                 (false, _) => s.detail.clone(),
                 (true, false) => format!("because {}", s.reasons.join("; ")),
@@ -106,9 +111,19 @@ fn header(project: &Project, record: &RunRecord, sections: &[Section]) -> RunHea
         status: record.status.word().into(),
         tone: tone(record.status),
         summary,
-        headline: sections.iter().filter_map(first_number).collect(),
+        headline: sections.iter().filter(|s| s.id != elsewhere::ID).filter_map(first_number).collect(),
         stages,
         facts,
+    }
+}
+
+/// What ran it, after the name of the place when that is not this machine.
+fn device(s: &StageRecord) -> String {
+    let devices = s.notes.devices.iter().map(|d| d.used.clone()).collect::<Vec<_>>().join(", ");
+    match s.executor.as_str() {
+        LOCAL | "" => devices,
+        place if devices.is_empty() => place.to_owned(),
+        place => format!("{place}: {devices}"),
     }
 }
 

@@ -24,15 +24,22 @@ use crate::{
     terminal::{data, say},
 };
 
+mod so_far;
+
 /// `pipeline review`.
 #[derive(Subcommand, Debug)]
 pub enum Review {
     /// Where the report of a run is.
-    #[command(after_help = "Examples:\n  pipeline review report\n  xdg-open $(pipeline review report)")]
+    #[command(
+        after_help = "Examples:\n  pipeline review report\n  xdg-open $(pipeline review report)\n  pipeline review report --so-far    what has arrived while the run goes on"
+    )]
     Report {
         /// The run; `latest` for the newest.
         #[arg(default_value = "latest")]
         run: String,
+        /// While the newest run is not finished: make a report on the images that have results already.
+        #[arg(long, conflicts_with = "run")]
+        so_far: bool,
     },
     /// Check a file of decisions and let the next run use it.
     #[command(
@@ -48,7 +55,18 @@ pub enum Review {
 pub fn review(global: &Global, args: &Review) -> Result<Exit> {
     let project = Project::open(global)?;
     match args {
-        Review::Report { run } => {
+        Review::Report { so_far: true, .. } => {
+            let found = so_far::so_far(global, &project, &load(&project, "latest")?)?;
+            if global.json {
+                let so_far::SoFar { page, stage, ready, all } = found;
+                data(json!({ "report": page, "stage": stage, "images": ready, "of": all }));
+            } else {
+                say(format_args!("{} of {} images of stage `{}`", found.ready, found.all, found.stage));
+                data(found.page.display());
+            }
+            Ok(Exit::Done)
+        }
+        Review::Report { run, .. } => {
             let record = load(&project, run)?;
             let page = project.runs.join(&record.id).join("report/index.html");
             if !page.is_file() {

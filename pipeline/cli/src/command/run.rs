@@ -15,6 +15,7 @@ use clap::Args;
 use engine::{
     CancelToken, ProjectLock,
     event::NoSink,
+    executor::Places,
     plan::{Plan, Selection, Verdict},
     record::{RunRecord, Status},
     run::RunRequest,
@@ -48,6 +49,9 @@ pub struct Select {
     /// Run this stage even if it is up to date; may be repeated.
     #[arg(long, value_name = "STAGE")]
     pub force: Vec<String>,
+    /// An error when a stage cannot have the GPU or memory that it needs; without this it runs here all the same.
+    #[arg(long)]
+    pub require: bool,
 }
 
 impl Select {
@@ -104,7 +108,7 @@ pub fn plan(global: &Global, select: &Select) -> Result<Exit> {
     let sink: Arc<dyn engine::EventSink> =
         if global.json { Arc::new(NoSink) } else { Arc::new(Progress::new(global.quiet)) };
     let executors = project.executors();
-    let places = (&executors, &project.machine);
+    let places = Places { executors: &executors, machine: &project.machine, require: select.require };
     match engine::plan::plan(&project.store, &graph, &select.selection(), places, &cancel, sink.as_ref()) {
         Ok(plan) if global.json => data(serde_json::to_string_pretty(&plan).into_diagnostic()?),
         Ok(plan) => data(plan_text(&plan)),
@@ -151,7 +155,7 @@ pub fn run(global: &Global, args: &Run) -> Result<Exit> {
         return plan(global, &args.select);
     }
     let project = Project::open(global)?;
-    execute(global, &project, args.select.selection(), args.jobs.map(NonZeroUsize::get))
+    execute(global, &project, args.select.selection(), args.select.require, args.jobs.map(NonZeroUsize::get))
 }
 
 /// What a run came to.
@@ -165,8 +169,14 @@ pub struct Ran {
 }
 
 /// Runs a project's graph, composes the report and prints the summary.
-pub fn execute(global: &Global, project: &Project, selection: Selection, jobs: Option<usize>) -> Result<Exit> {
-    let ran = perform(global, project, selection, jobs)?;
+pub fn execute(
+    global: &Global,
+    project: &Project,
+    selection: Selection,
+    require: bool,
+    jobs: Option<usize>,
+) -> Result<Exit> {
+    let ran = perform(global, project, selection, require, jobs)?;
     match &ran.record {
         Some(record) if global.json => data(serde_json::to_string_pretty(record).into_diagnostic()?),
         _ if global.json => {}
@@ -176,7 +186,13 @@ pub fn execute(global: &Global, project: &Project, selection: Selection, jobs: O
 }
 
 /// Runs a project's graph and composes the report.
-pub fn perform(global: &Global, project: &Project, selection: Selection, jobs: Option<usize>) -> Result<Ran> {
+pub fn perform(
+    global: &Global,
+    project: &Project,
+    selection: Selection,
+    require: bool,
+    jobs: Option<usize>,
+) -> Result<Ran> {
     let started = Instant::now();
     let graph = project.graph()?;
     let cancel = CancelToken::new();
@@ -213,6 +229,7 @@ pub fn perform(global: &Global, project: &Project, selection: Selection, jobs: O
         program: env!("CARGO_PKG_VERSION").into(),
         sink: progress.clone(),
         cancel: cancel.clone(),
+        require,
         one_off: project.one_off,
     };
     let (record, dir) = engine::run::run(&request).map_err(Planning::report)?;

@@ -2,11 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
     path::PathBuf,
 };
 
 use clap::{Args, Subcommand};
 use engine::{
+    context::Elsewhere,
     record::{RunRecord, Status, run_ids},
     store::Store,
 };
@@ -201,6 +203,12 @@ fn show(global: &Global, record: &RunRecord) -> Result<Exit> {
     }
     for name in &record.order {
         let s = &record.stages[name];
+        if !s.placement.is_empty() {
+            data(format_args!("{name}: on `{}`: {}", s.executor, s.placement));
+        }
+        if let Some(e) = &s.notes.elsewhere {
+            data(format_args!("{name}: {}", elsewhere_line(e)));
+        }
         for d in &s.notes.devices {
             data(format_args!("{name}: device {} (asked for {}): {}", d.used, d.asked, d.why));
         }
@@ -214,6 +222,27 @@ fn show(global: &Global, record: &RunRecord) -> Result<Exit> {
         }
     }
     Ok(Exit::Done)
+}
+
+/// What a stage took on other machines, on one line.
+fn elsewhere_line(e: &Elsewhere) -> String {
+    let mut text = format!(
+        "{} on {} of {}, {} begun",
+        counted(e.shards as usize, "shard", "shards"),
+        counted(e.helpers.len(), "machine", "machines"),
+        e.system,
+        counted(e.attempts as usize, "attempt", "attempts"),
+    );
+    for (n, what) in [(e.failed, "failed"), (e.in_vain(), "in vain"), (e.differing, "with another result")] {
+        if n > 0 {
+            let _ = write!(text, ", {n} {what}");
+        }
+    }
+    let _ = write!(text, "; {} of machines, {} of GPUs", duration(e.seconds()), duration(e.gpu_seconds()));
+    if let Some(cost) = e.cost() {
+        let _ = write!(text, ", cost {}", number(cost));
+    }
+    text
 }
 
 /// The metrics that tell runs apart at a glance.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::{Args as ClapArgs, Subcommand};
-use engine::{CancelToken, Event, EventSink, Level, StageError, plan::Selection, run::chain};
+use engine::{CancelToken, Event, EventSink, Level, StageError, bundle::bundle_digest, plan::Selection, run::chain};
 use executors::{
     objects::Remote,
     remote::{
@@ -23,11 +23,11 @@ use tempfile::TempDir;
 use crate::{
     args::Global,
     command::{
-        bundle,
+        bundle::{self, Carry, Unpacked},
         run::{perform, stop_on_signals},
     },
     exit::{Exit, Usage},
-    project::Project,
+    project::{Project, text_variables},
     terminal::{data, say},
 };
 
@@ -37,7 +37,7 @@ pub enum Stage {
     /// Run the stages that a bundle asks for, and write a bundle with the results; or a shard of a remote job, as executors
     /// start it.
     #[command(
-        after_help = "Examples:\n  pipeline export --until train --out work.bundle            here\n  pipeline stage exec --bundle work.bundle --out done.bundle  on the fast machine\n  pipeline import done.bundle && pipeline run                 here again"
+        after_help = "Examples:\n  pipeline export --until label --out work.tar      here\n  pipeline stage exec --bundle work.tar             on the fast machine; again if it is cut off\n  pipeline import work.tar.done && pipeline run     here again\n\nFinished images and epochs are kept in FILE.work: the same command goes on from there."
     )]
     Exec {
         /// The bundle.
@@ -46,6 +46,9 @@ pub enum Stage {
         /// The bundle with results; `FILE.done` when not given.
         #[arg(long, value_name = "FILE", conflicts_with = "spec")]
         out: Option<PathBuf>,
+        /// Folder for the work, kept so that the same command goes on after a cut; `FILE.work` when not given.
+        #[arg(long, value_name = "DIR", conflicts_with = "spec")]
+        work: Option<PathBuf>,
         /// A shard instead of a bundle.
         #[command(flatten)]
         shard: Option<Shard>,
@@ -86,7 +89,9 @@ pub struct Shard {
 pub fn stage(global: &Global, args: &Stage) -> Result<Exit> {
     match args {
         Stage::Exec { shard: Some(shard), .. } => work(shard),
-        Stage::Exec { bundle: Some(bundle), out, .. } => exec_bundle(global, bundle, out.as_deref()),
+        Stage::Exec { bundle: Some(bundle), out, work, .. } => {
+            exec_bundle(global, bundle, out.as_deref(), work.as_deref())
+        }
         Stage::Exec { .. } => Err(Usage::new("nothing to do was named", "name a bundle with --bundle FILE")),
     }
 }
@@ -119,8 +124,7 @@ fn scratch() -> std::io::Result<(TempDir, File)> {
 
 /// Works on a shard; what it has to say goes to the terminal, which is a log there.
 fn work(args: &Shard) -> Result<Exit> {
-    let environment: Vec<(String, String)> = std::env::vars().collect();
-    let objects = Remote::open(&args.spec, &environment).map_err(Report::from_err)?;
+    let objects = Remote::open(&args.spec, &text_variables()).map_err(Report::from_err)?;
     let cancel = CancelToken::new();
     let signal = stop_on_signals(&cancel)?;
     let (dir, _lock) = scratch().into_diagnostic().wrap_err("making a temporary folder")?;
@@ -183,30 +187,39 @@ impl EventSink for Lines {
     }
 }
 
-/// Unpacks into a scratch project, runs, packs.
-fn exec_bundle(global: &Global, bundle: &Path, out: Option<&Path>) -> Result<Exit> {
+/// A path with letters after it.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.to_owned().into_os_string();
+    name.push(suffix);
+    name.into()
+}
+
+/// Unpacks into a project of its own, runs, packs. Everything is kept in the folder for the work: a call that was cut off is
+/// gone on from by the next one, and a later bundle of the same project finds the items that are done.
+fn exec_bundle(global: &Global, bundle: &Path, out: Option<&Path>, work: Option<&Path>) -> Result<Exit> {
     if !bundle.is_file() {
         let help = "make one with `pipeline export --until STAGE --out FILE`";
         return Err(Usage::new(format!("there is no file `{}`", bundle.display()), help));
     }
-    let out = out.map_or_else(
-        || {
-            let mut name = bundle.to_owned().into_os_string();
-            name.push(".done");
-            name.into()
-        },
-        Path::to_owned,
-    );
-    let scratch = tempfile::tempdir().into_diagnostic().wrap_err("creating a scratch folder")?;
-    let dir = scratch.path().join("project");
-    let (project, unpacked) = bundle::unpack(global, &dir, &dir.join("runs"), bundle)?;
+    let out = out.map_or_else(|| beside(bundle, ".done"), Path::to_owned);
+    let work = work.map_or_else(|| beside(bundle, ".work"), Path::to_owned);
+    std::fs::create_dir_all(&work).into_diagnostic().wrap_err_with(|| {
+        format!("creating the folder for the work, `{}`; name one that can be written with --work DIR", work.display())
+    })?;
+    // Absolute, because a relative path in the bundle's settings starts at the project and not here.
+    let work = std::path::absolute(&work).into_diagnostic()?;
+    let digest = bundle_digest(bundle).map_err(Report::from_err)?;
+    let dir = work.join(digest.short());
+    let (project, unpacked) = bundle::unpack(global, &dir, &work.join("runs"), bundle)?;
+    refuse_other_program(&unpacked)?;
     // The settings that the bundle was made with, under those of this command.
     let global = &Global {
         set: unpacked.set.iter().chain(&global.set).cloned().collect(),
         profile: global.profile.clone().or_else(|| unpacked.profile.clone()),
         ..global.clone()
     };
-    let project = Project::at(global, project.file, project.runs, false)?;
+    let mut project = Project::at(global, project.file, project.runs, false)?;
+    project.stay_here();
     for w in &unpacked.warnings {
         say(format_args!("warning: {w}"));
     }
@@ -217,16 +230,47 @@ fn exec_bundle(global: &Global, bundle: &Path, out: Option<&Path>) -> Result<Exi
         )
     })?;
     let selection = Selection { until: Some(until.clone()), ..Selection::default() };
-    let ran = perform(global, &project, selection, None)?;
+    let ran = perform(global, &project, selection, false, None)?;
     // Finished stages go back also when a later one failed or waits.
-    let written = bundle::pack(global, &project, &until, &out)?;
+    let written = bundle::pack(global, &project, &until, &out, &Carry::Nothing)?;
     if global.json {
-        data(
-            serde_json::to_string_pretty(&serde_json::json!({ "out": out, "bundle": written, "run": ran.record }))
-                .into_diagnostic()?,
-        );
+        let doc = serde_json::json!({ "out": out, "work": work, "bundle": written, "run": ran.record });
+        data(serde_json::to_string_pretty(&doc).into_diagnostic()?);
     } else {
         data(format_args!("results of {} in {}", written.results.join(", "), out.display()));
+        if ran.exit == Exit::Done {
+            data(format_args!("when they have arrived, {} can be removed", work.display()));
+        }
     }
     Ok(ran.exit)
+}
+
+/// Results of another program would be of no use where the bundle came from.
+fn refuse_other_program(unpacked: &Unpacked) -> Result<()> {
+    let help = "use the program in the bundle: `tar -xf BUNDLE bin/pipeline`, or build the same version here";
+    let own = env!("CARGO_PKG_VERSION");
+    if unpacked.program != own {
+        let text = format!("the bundle was made by version {} of the program, and this is {own}", unpacked.program);
+        return Err(Usage::new(text, help));
+    }
+    match unpacked.other_models.first() {
+        Some(model) => {
+            Err(Usage::new(format!("this program has another model `{model}` than the bundle was made for"), help))
+        }
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_program_is_told_where_the_right_one_is() {
+        let own = || Unpacked { program: env!("CARGO_PKG_VERSION").into(), ..Unpacked::default() };
+        refuse_other_program(&own()).unwrap();
+        let said = |unpacked| refuse_other_program(&unpacked).unwrap_err().to_string();
+        assert!(said(Unpacked { program: "99.0.0".into(), ..own() }).contains("version 99.0.0"));
+        assert!(said(Unpacked { other_models: vec!["symbols-n".into()], ..own() }).contains("`symbols-n`"));
+    }
 }

@@ -44,7 +44,10 @@ fn project() -> Here {
 impl Here {
     fn write(&self) -> Vec<u8> {
         let out = self.dir.path().join("out/work.tar");
-        write_bundle(&out, &self.spec, &self.store, &CancelToken::new(), &NoSink).unwrap();
+        let program = self.dir.path().join("program");
+        fs::write(&program, "#!/bin/sh\n").unwrap();
+        let extras = Extras { readme: "words\n".into(), notebook: Some(b"{}".to_vec()), program: Some(program) };
+        write_bundle(&out, &self.spec, extras, &self.store, &CancelToken::new(), &NoSink).unwrap();
         assert_eq!(fs::read_dir(out.parent().unwrap()).unwrap().count(), 1);
         fs::read(out).unwrap()
     }
@@ -108,7 +111,14 @@ fn any_tar_program_can_look_inside() {
     let out = here.dir.path().join("unpacked");
     tar.unpack(&out).unwrap();
     let readme = fs::read_to_string(out.join(README)).unwrap();
-    assert!(readme.contains("    pipeline import work.tar\n    pipeline run --from review\n"), "{readme}");
+    assert_eq!(readme, "words\n");
+    assert_eq!(fs::read(out.join(NOTEBOOK)).unwrap(), b"{}");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        assert_eq!(fs::metadata(out.join(PROGRAM)).unwrap().permissions().mode() & 0o777, 0o755);
+        assert_eq!(fs::metadata(out.join(README)).unwrap().permissions().mode() & 0o777, 0o644);
+    }
     let index: serde_json::Value = serde_json::from_slice(&fs::read(out.join(INDEX)).unwrap()).unwrap();
     assert_eq!(index["config"], "version: 1\n");
 }
@@ -197,7 +207,8 @@ fn forgeries_are_refused() {
         assert!(e.contains(&format!("at `{name}`")), "{e}");
     }
     let e = |edit: &dyn Fn(&mut Index, &mut Entries)| read(&forged(|i, e| edit(i, e))).2.unwrap_err().to_string();
-    assert!(e(&|i, _| i.version = 2).contains("has version 2"));
+    assert!(e(&|i, _| i.version = 3).contains("has version 3"));
+    assert!(read(&forged(|i, _| i.version = 1)).2.is_ok());
     let twice = e(&|_, entries| entries.push(entries[0].clone()));
     assert!(twice.contains("no bundle has a file of this name"), "{twice}");
     let unlisted = e(&|i, entries| {
@@ -233,7 +244,8 @@ fn what_is_missing_or_changed_here_is_named() {
     let mut here = project();
     let out = here.dir.path().join("b.tar");
     let write = |here: &Here| {
-        let e = write_bundle(&out, &here.spec, &here.store, &CancelToken::new(), &NoSink).unwrap_err();
+        let e =
+            write_bundle(&out, &here.spec, Extras::default(), &here.store, &CancelToken::new(), &NoSink).unwrap_err();
         assert!(!out.exists());
         e
     };
@@ -251,7 +263,7 @@ fn both_ways_can_be_stopped() {
     let cancel = CancelToken::new();
     cancel.cancel();
     let out = here.dir.path().join("b.tar");
-    let e = write_bundle(&out, &here.spec, &here.store, &cancel, &NoSink).unwrap_err();
+    let e = write_bundle(&out, &here.spec, Extras::default(), &here.store, &cancel, &NoSink).unwrap_err();
     assert!(matches!(e, BundleError::Cancelled) && !out.exists());
     fs::write(&out, here.write()).unwrap();
     let there = Store::open(here.dir.path().join("there")).unwrap();

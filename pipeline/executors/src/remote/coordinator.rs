@@ -16,6 +16,7 @@ use engine::{
 };
 
 use super::{
+    account::Account,
     cas::{self, Traffic},
     generation::Generation,
     protocol::{Content, Done, FORMAT, Failed, Layout, Made, NAME, Round, Spec, Work, shard_of},
@@ -159,6 +160,7 @@ struct Totals {
     hosts: BTreeSet<String>,
     /// Seconds of each shard.
     shards: Vec<f64>,
+    account: Account,
 }
 
 struct Errand<'a> {
@@ -494,6 +496,7 @@ impl Errand<'_> {
         }
         self.ctx().absorb(&done.notes);
         let (cost, t) = (&done.cost, &mut self.totals);
+        t.account.add((g, n), done);
         t.shards.push(cost.seconds);
         t.gpu_seconds += cost.seconds * cost.gpus;
         t.computed += cost.computed;
@@ -752,6 +755,15 @@ impl Errand<'_> {
         }
         ctx.metric("sent_bytes", self.traffic.sent.load(Ordering::Relaxed) as f64);
         ctx.metric("fetched_bytes", self.traffic.fetched.load(Ordering::Relaxed) as f64);
+        // What was done is done, also when its account cannot be made.
+        match t.account.close(self.c.objects, &self.layout, &self.generations, self.c.cluster.describe()) {
+            Ok(account) => ctx.elsewhere(|e| {
+                *e = account;
+                e.sent_bytes = self.traffic.sent.load(Ordering::Relaxed);
+                e.fetched_bytes = self.traffic.fetched.load(Ordering::Relaxed);
+            }),
+            Err(e) => self.warn(format!("counting the attempts: {e}")),
+        }
         let hosts: Vec<&str> = t.hosts.iter().map(String::as_str).collect();
         ctx.message(
             Level::Info,

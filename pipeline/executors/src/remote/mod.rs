@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use engine::{
-    Needs, Outcome, StageError,
+    Card, Needs, Outcome, StageError,
     executor::{Executor, Job},
 };
 
@@ -16,6 +16,7 @@ use crate::{
     settings,
 };
 
+pub mod account;
 pub mod cas;
 pub mod coordinator;
 pub mod generation;
@@ -37,6 +38,10 @@ pub struct Remote {
     pub needs: Resources,
     /// Time between two parts that a worker leaves.
     pub part_every: Duration,
+    /// Its GPUs, as far as the settings say.
+    pub card: Card,
+    /// What a GPU costs an hour, in any currency.
+    pub price_per_gpu_hour: Option<f64>,
     /// Version of the program.
     pub program: String,
     /// Opens cluster and store; asked when a stage is to run.
@@ -52,8 +57,12 @@ impl Executor for Remote {
         false
     }
 
-    fn fits(&self, needs: &Needs) -> bool {
-        settings::fits(&self.needs, needs)
+    fn lacks(&self, needs: &Needs) -> Option<String> {
+        settings::lacks(&self.needs, &self.card, needs)
+    }
+
+    fn gives(&self) -> String {
+        settings::gives(&self.needs, &self.card)
     }
 
     fn execute(&self, job: &Job) -> Result<Outcome, StageError> {
@@ -83,7 +92,11 @@ impl Executor for Remote {
             .to_vec(),
             program: &self.program,
         };
-        let outcome = coordinator::execute(&coordinator, job)?;
+        let outcome = coordinator::execute(&coordinator, job);
+        if self.price_per_gpu_hour.is_some() && job.ctx.notes().elsewhere.is_some() {
+            job.ctx.elsewhere(|e| e.price = self.price_per_gpu_hour);
+        }
+        let outcome = outcome?;
         match job.ctx.item_source() {
             // All items have results now; putting them together is light work, and done here.
             Some(_) => Local.execute(job),
