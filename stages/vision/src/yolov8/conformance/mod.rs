@@ -7,8 +7,6 @@
 mod cases;
 mod definition;
 
-use std::io::Write as _;
-
 use super::{
     Backend, Error, Heads, Images, Mode, Native, ParameterKind, Size, Spec, State, StateError, Tensor,
     native::Precision, spec::Graph,
@@ -35,7 +33,9 @@ const F32: [f64; 2] = [1e-4, 1e-3];
 const BF16: [f64; 2] = [0.06, 0.25];
 
 /// Past the capture of test output: a skip must be seen.
+#[cfg(any(feature = "tch", feature = "burn"))]
 fn tell(text: &str) {
+    use std::io::Write as _;
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
