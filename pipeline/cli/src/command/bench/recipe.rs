@@ -42,7 +42,7 @@ pub enum Ours {
 /// `pipeline bench recipe`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  pipeline synth --preset hvac --count 200 --out sheets\n  pipeline export dataset --format yolo --out data\n  pipeline bench recipe data --epochs 30 --seeds 0,1,2 --peer --python P   beside Ultralytics\n  pipeline bench recipe data --epochs 80 --ours symbols-n,bf16             what starting weights give\n\nBoth take whole pictures, train with the same settings (augmentation as Ultralytics has it), keep decoded pictures in memory and measure after every epoch. The peer needs Python 3 with torch and ultralytics (--python names another Python)."
+    after_help = "Examples:\n  pipeline export dataset --format yolo --out data                         a project's labels, as such a folder\n  pipeline bench recipe data --epochs 30 --seeds 0,1,2 --peer --python P   beside Ultralytics\n  pipeline bench recipe data --epochs 80 --ours symbols-n,bf16             what starting weights give\n\nBoth take whole pictures, train with the same settings (augmentation as Ultralytics has it), keep decoded pictures in memory and measure after every epoch. The peer needs Python 3 with torch and ultralytics (--python names another Python)."
 )]
 pub struct RecipeBench {
     /// A folder with a data.yaml that names pictures to train on and pictures to measure on.
