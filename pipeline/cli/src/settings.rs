@@ -511,8 +511,8 @@ fn spec(source: &Source, tree: &Tree, dir: &Path, registry: &Registry) -> Result
         nodes.push(node);
     }
     let known = executors(source, tree)?;
-    let places = nodes.iter().filter_map(|n| Some((&n.name, n.executor.as_ref()?)));
-    for (node, executor) in places.filter(|(_, e)| *e != LOCAL && !known.contains_key(*e)) {
+    let mut places = nodes.iter().filter_map(|n| Some((&n.name, n.executor.as_ref()?)));
+    if let Some((node, executor)) = places.find(|(_, e)| *e != LOCAL && !known.contains_key(*e)) {
         let stage = tree.get("stages").and_then(|s| s.get(node));
         let at = stage.and_then(|s| s.get("executor")).map_or(&tree.origin, |e| &e.origin);
         let names: Vec<&str> = known.keys().map(String::as_str).chain([LOCAL]).collect();

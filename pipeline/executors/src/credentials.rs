@@ -299,7 +299,9 @@ sso_region = us-east-1
             let dir = tempfile::tempdir().unwrap();
             fs::create_dir(dir.path().join(".aws")).unwrap();
             for (name, text) in [("credentials", credentials), ("config", config)] {
-                text.into_iter().for_each(|t| fs::write(dir.path().join(".aws").join(name), t).unwrap());
+                if let Some(text) = text {
+                    fs::write(dir.path().join(".aws").join(name), text).unwrap();
+                }
             }
             Self(dir)
         }

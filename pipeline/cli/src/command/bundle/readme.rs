@@ -77,10 +77,10 @@ impl Words<'_> {
         }
         text.push('\n');
         if !self.to_run.is_empty() {
-            let _ = write!(
+            let _ = writeln!(
                 text,
                 "To run {} on another machine, type there:{}If it is cut off, type the last line again: finished images and \
-                 epochs are kept in `{file}.work`, which can be removed afterwards.\n",
+                 epochs are kept in `{file}.work`, which can be removed afterwards.",
                 self.stages(),
                 lines(&self.commands())
             );
