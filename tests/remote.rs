@@ -48,6 +48,10 @@ fn labels_and_weights_made_elsewhere_are_the_same_bytes() {
     assert_eq!(planned(&plan, "label")["executor"], "far");
     assert_eq!(planned(&plan, "train")["executor"], "far", "it needs a GPU, and there is none here");
     assert_eq!(planned(&plan, "review")["executor"], "local");
+    let sent = &planned(&plan, "label")["travels"];
+    assert!(sent["bytes"].as_u64().is_some_and(|b| b > 10_000), "the images are known: {sent}");
+    assert_eq!(sent["and_results_of"], serde_json::json!(["ontology"]));
+    assert!(planned(&plan, "review")["travels"].is_null());
     assert!(!p.path("shared").exists(), "a plan opens nothing");
     p.ok(&["plan", "--until", "train"]).says(&["on `far`: it needs a GPU, and none was proven on this machine"]);
     p.ok(&["run", "--until", "train"]);

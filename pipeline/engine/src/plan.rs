@@ -124,8 +124,17 @@ pub struct StagePlan {
     pub executor: String,
     /// Why there, when something had to be decided; or why it cannot run.
     pub placement: String,
-    /// Bytes of its inputs that have to be where it runs, when that is another machine and they are known.
-    pub travels: Option<u64>,
+    /// What has to be where it runs, when that is another machine.
+    pub travels: Option<Travels>,
+}
+
+/// Inputs of a stage that has to run elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Travels {
+    /// Bytes of the inputs that are known; what is there already is not sent again.
+    pub bytes: u64,
+    /// Stages whose results come on top and are not known yet.
+    pub and_results_of: Vec<String>,
 }
 
 /// One input, as found.
@@ -247,6 +256,27 @@ pub(crate) fn node_inputs(
         }
     }
     Some(inputs)
+}
+
+/// What would have to be sent to run a node elsewhere.
+fn travels(
+    store: &Store,
+    node: &Node,
+    scans: &Scans,
+    outputs: &BTreeMap<String, BTreeMap<String, Digest>>,
+) -> Result<Travels, PlanError> {
+    let (mut known, mut unknown) = (BTreeSet::new(), BTreeSet::new());
+    for edge in node.edges.values() {
+        match edge {
+            Edge::Input(name) => known.extend(scans.get(name).map(|scan| scan.artifact)),
+            Edge::Output { node: from, port } => match outputs.get(from) {
+                Some(results) => known.extend(results.get(port)),
+                None => _ = unknown.insert(from.clone()),
+            },
+        }
+    }
+    let sizes = known.into_iter().map(|artifact| store.manifest(artifact).map(|m| m.size()));
+    Ok(Travels { bytes: sizes.sum::<Result<u64, _>>()?, and_results_of: unknown.into_iter().collect() })
 }
 
 /// Decides about a node whose inputs are known.
@@ -403,11 +433,6 @@ pub fn plan(
                         outputs.insert(name.clone(), result.outputs);
                     }
                     Judgement::Run { unhashed, reasons } => {
-                        if places.executors.get(&stage.executor).is_some_and(|e| !e.is_local()) {
-                            let inputs = unhashed.inputs.values();
-                            let sizes = inputs.map(|&a| store.manifest(a).map(|m| m.size()));
-                            stage.travels = Some(sizes.sum::<Result<u64, _>>()?);
-                        }
                         stage.verdict = Verdict::WillRun;
                         stage.items = count_items(store, node, &unhashed, force)?;
                         stage.key = Some(unhashed.key());
@@ -415,6 +440,10 @@ pub fn plan(
                     }
                 },
             },
+        }
+        let runs = matches!(stage.verdict, Verdict::WillRun | Verdict::MayRun);
+        if runs && places.executors.get(&stage.executor).is_some_and(|e| !e.is_local()) {
+            stage.travels = Some(travels(store, node, &scans, &outputs)?);
         }
         stage.why = stage.reasons.iter().map(ToString::to_string).collect();
         stages.push(stage);

@@ -16,7 +16,7 @@ use engine::{
     CancelToken, ProjectLock,
     event::NoSink,
     executor::Places,
-    plan::{Plan, Selection, Verdict},
+    plan::{Plan, Selection, Travels, Verdict},
     record::{RunRecord, Status},
     run::RunRequest,
 };
@@ -141,8 +141,13 @@ fn plan_text(plan: &Plan) -> String {
         rows.push(vec![s.name.clone(), format!("{verdict}{items}{why}")]);
         if matches!(s.verdict, Verdict::WillRun | Verdict::MayRun) && !s.placement.is_empty() {
             let place = if s.executor.is_empty() { "cannot run: ".into() } else { format!("on `{}`: ", s.executor) };
-            let travels = s.travels.map(|b| format!("; up to {} to be sent", terminal::bytes(b))).unwrap_or_default();
-            rows.push(vec![String::new(), format!("  {place}{}{travels}", s.placement)]);
+            rows.push(vec![String::new(), format!("  {place}{}", s.placement)]);
+            if let Some(Travels { bytes, and_results_of }) = &s.travels {
+                let results: String =
+                    and_results_of.iter().map(|stage| format!(" and the results of {stage}")).collect();
+                let bytes = terminal::bytes(*bytes);
+                rows.push(vec![String::new(), format!("  to be sent, but for what is there: {bytes}{results}")]);
+            }
         }
         rows.extend(s.notes.iter().map(|n| vec![String::new(), format!("  {n}")]));
     }
