@@ -49,14 +49,14 @@ pub use simd::Simd;
 
 use bank::Variant;
 use hygiene::Clean;
-use pose::{Limits, Pose};
+use pose::{Limits, Pose, UsualScale};
 use search::{Hypothesis, Query};
 use shape::Shape;
 use suppress::Winner;
 use tiles::View;
 
 /// Version of the matcher; raised when the same templates, settings and drawing may give other matches.
-pub const VERSION: &str = "4";
+pub const VERSION: &str = "5";
 
 /// Ratio of the sizes at which templates are prepared.
 const SIZE_RATIO: f32 = 1.2;
@@ -224,7 +224,7 @@ enum CoarsePoses {
 struct Wanted {
     scale: [f32; 2],
     /// The usual size on the drawing, where it is known.
-    usual: Option<f32>,
+    usual: Option<UsualScale>,
     free_angle: bool,
     /// Largest logarithm of the stretch either way.
     stretch: f32,
@@ -236,7 +236,7 @@ impl Wanted {
     /// The bounds within a part of the sizes, for a shape of which a pixel stands for `reduction` of the template's.
     fn within(&self, part: [f32; 2], reduction: f32) -> Option<Limits> {
         let scale = [self.scale[0].max(part[0]), self.scale[1].min(part[1])].map(|s| s * reduction);
-        let usual = self.usual.map(|u| u * reduction);
+        let usual = self.usual.map(|u| u.times(reduction));
         let limits = Limits { scale, usual, free_angle: self.free_angle, stretch: self.stretch, worth: self.worth };
         (scale[0] <= scale[1]).then_some(limits)
     }
@@ -346,7 +346,8 @@ impl Matcher {
             usable.contains(&shape).then(|| Wanted {
                 scale: [poses.scale_min, poses.scale_max].map(|s| s as f32 * base),
                 // Only a vote says what is usual; a size that the user gave is a range.
-                usual: (self.config.scale_base == ScaleBase::Drawing).then_some(base),
+                usual: (self.config.scale_base == ScaleBase::Drawing)
+                    .then(|| UsualScale { scale: base, reach: reach(poses).map(f32::abs) }),
                 free_angle: poses.rotations.angles_deg().1,
                 stretch: (poses.stretch as f32).ln(),
                 worth: worth(class),
@@ -434,6 +435,11 @@ impl Matcher {
             evidence,
         })
     }
+}
+
+/// Logarithms of the smallest and the largest size that are wanted, relative to the base.
+fn reach(poses: &Poses) -> [f32; 2] {
+    [poses.scale_min, poses.scale_max].map(|s| s.ln() as f32)
 }
 
 /// Logarithms of the stretches that the bank holds: an odd number of them, so that every one up to `largest` is near one.

@@ -55,7 +55,7 @@ fn fit(sheet: &Sheet, negative: &Shape, shape: &Shape, pose: &Pose, limits: &Lim
     // The first of equally good ones lies as the shape does.
     let best = glanced.reduce(|a, b| if b.0 > a.0 { b } else { a });
     let Some((_, lie)) = best else { return f64::NEG_INFINITY };
-    let limits = Limits { usual: limits.usual.map(|u| u * size), ..*limits };
+    let limits = Limits { usual: limits.usual.map(|u| u.times(size)), ..*limits };
     let aligned = negative.dense.align(sheet, &lie, &limits, f32::NEG_INFINITY).unwrap_or(lie);
     let likeness = negative.dense.compare(sheet, &aligned);
     sheet.features(negative, &aligned, limits.usual, likeness).log_odds(1.0)

@@ -170,13 +170,39 @@ pub(super) struct Steps {
     pub stretch: f32,
 }
 
+/// How far the sizes of a drawing's symbols usually are from each other, as a logarithm either way.
+const USUAL_SPREAD: f32 = 0.223;
+
+/// The usual size of a drawing's symbols.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct UsualScale {
+    /// Pixels of the drawing per pixel of the shape.
+    pub scale: f32,
+    /// How far the wanted sizes go below and above it, as logarithms.
+    pub reach: [f32; 2],
+}
+
+impl UsualScale {
+    /// The same for a shape of which so many pixels are one of this.
+    pub fn times(self, ratio: f32) -> Self {
+        Self { scale: self.scale * ratio, ..self }
+    }
+
+    /// How far from usual a size is: as a logarithm, but shorter where sizes are wanted that differ more than usual.
+    pub fn off(&self, scale: f32) -> f32 {
+        let off = (scale / self.scale).ln();
+        let reach = self.reach[usize::from(off > 0.0)];
+        off.abs() * USUAL_SPREAD / reach.max(USUAL_SPREAD)
+    }
+}
+
 /// Bounds of a descent.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Limits {
     /// Wanted scales, pixels of the drawing per pixel of the shape.
     pub scale: [f32; 2],
     /// The usual scale of the drawing's symbols, where it is known.
-    pub usual: Option<f32>,
+    pub usual: Option<UsualScale>,
     /// Whether any angle will do.
     pub free_angle: bool,
     /// Largest logarithm of the stretch either way.

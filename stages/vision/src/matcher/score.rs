@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 
 use super::ink::{BAND, Ink, Tally, Usual, smooth};
-use super::pose::{CostMap, Pose};
+use super::pose::{CostMap, Pose, UsualScale};
 use super::shape::{NO_SECTOR, Region, Shape, orientation};
 use super::simd::{Plane, whole};
 use super::verify::{Likeness, TextLikeness};
@@ -39,7 +39,7 @@ pub(super) struct Features {
     pub likeness: Likeness,
     /// Absolute logarithm of the factor by which width over height differs from the template's.
     pub stretch: f32,
-    /// Absolute logarithm of the size relative to the usual one on the drawing.
+    /// How far from usual the size is on the drawing: see [`UsualScale::off`].
     pub scale_off: f32,
 }
 
@@ -93,7 +93,7 @@ impl Sheet {
 
     /// Measures a shape at a pose where grey levels were compared; `usual` is the scale of the drawing's symbols, where
     /// it is known.
-    pub fn features(&self, shape: &Shape, pose: &Pose, usual: Option<f32>, likeness: Likeness) -> Features {
+    pub fn features(&self, shape: &Shape, pose: &Pose, usual: Option<UsualScale>, likeness: Likeness) -> Features {
         let (s2, c2) = (2.0 * pose.angle).sin_cos();
         let sign = if pose.mirrored { -1.0 } else { 1.0 };
         let (mut coverage, mut oriented, mut tight) = (0.0, 0.0, 0.0);
@@ -143,7 +143,7 @@ impl Sheet {
             length: explained * shape.sample_area * pose.scale * pose.scale / self.stroke,
             likeness,
             stretch: pose.stretch.abs(),
-            scale_off: usual.map_or(0.0, |usual| (pose.scale / usual).ln().abs()),
+            scale_off: usual.map_or(0.0, |usual| usual.off(pose.scale)),
         }
     }
 }
@@ -254,7 +254,7 @@ impl Features {
     }
 
     /// The best that can still come of a pose where grey levels agree this well.
-    pub fn at_best(likeness: Likeness, shape: &Shape, pose: &Pose, usual: Option<f32>) -> Self {
+    pub fn at_best(likeness: Likeness, shape: &Shape, pose: &Pose, usual: Option<UsualScale>) -> Self {
         /// The length on the drawing by the template's: strokes may be wider than usual, and others touch.
         const LONGER: f32 = 1.4;
         /// What alignment may still change of a logarithm of the size or the stretch.
@@ -270,12 +270,12 @@ impl Features {
             length: LONGER * shape.length * pose.scale,
             likeness,
             stretch: off(pose.stretch),
-            scale_off: usual.map_or(0.0, |usual| off((pose.scale / usual).ln())),
+            scale_off: usual.map_or(0.0, |usual| off(usual.off(pose.scale))),
         }
     }
 
     /// The least correlation with which a confidence may be reached, if all else is as good as can be.
-    pub fn needed_correlation(confidence: f64, shape: &Shape, pose: &Pose, usual: Option<f32>) -> f32 {
+    pub fn needed_correlation(confidence: f64, shape: &Shape, pose: &Pose, usual: Option<UsualScale>) -> f32 {
         /// How much better all grey levels may agree than those outside of text.
         const TEXT_GAIN: f32 = 0.2;
         let evidence = |correlation: f32| {

@@ -151,7 +151,7 @@ impl Found {
         let ratio = shape.reduction / query.shapes[index].reduction;
         let limits = query.limits[index];
         let limits =
-            Limits { scale: limits.scale.map(|s| s * ratio), usual: limits.usual.map(|u| u * ratio), ..limits };
+            Limits { scale: limits.scale.map(|s| s * ratio), usual: limits.usual.map(|u| u.times(ratio)), ..limits };
         Self { shape, limits, ratio }
     }
 

@@ -8,7 +8,7 @@ use miette::{Report, Result};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use synth::{Set, SynthSettings};
-use vision::matcher::{Matcher, MatcherConfig, Simd, Template};
+use vision::matcher::{Matcher, MatcherConfig, Poses, Simd, Template};
 
 use super::case::{self, Case, config, pool, timed};
 use super::metrics::Quality;
@@ -33,9 +33,10 @@ pub fn instructions() -> Vec<&'static str> {
     instruction_sets().map(|(_, name)| name).collect()
 }
 
-/// The peer's poses: quarter turns, scale .8 to 1.25 of the template.
+/// The peer's poses: quarter turns, scale .8 to 1.25 of the template, without stretch.
 fn peers_poses() -> MatcherConfig {
-    MatcherConfig::default()
+    let poses = Poses { stretch: 1.0, ..Poses::default() };
+    MatcherConfig { poses, ..MatcherConfig::default() }
 }
 
 /// Median CPU seconds of labelling a sheet on one thread.
