@@ -407,7 +407,7 @@ impl Context {
 
     pub(crate) fn announce_items(&self, all: usize, todo: usize) {
         if todo < all {
-            let text = format!("{} of {all} items are kept from before or copies of others, {todo} to do", all - todo);
+            let text = format!("{} of {all} items are done already or copies of others, {todo} to do", all - todo);
             self.place.sink.emit(&Event::Message { stage: Some(self.place.node.clone()), level: Level::Info, text });
         }
     }
