@@ -11,6 +11,11 @@ fn executor(place: &str) -> String {
     )
 }
 
+/// A shard that takes much longer than its first part, so that its worker is met at work.
+fn long_shards(place: &str) -> String {
+    executor(place).replace("shard_items: 4", "shard_items: 24")
+}
+
 #[test]
 fn labels_and_weights_made_there_are_the_same_bytes() {
     let Some((place, _turn)) = server(VARIABLE) else { return };
@@ -22,7 +27,7 @@ fn labels_and_weights_made_there_are_the_same_bytes() {
 #[test]
 fn a_killed_client_takes_its_worker_with_it_and_the_work_goes_on() {
     let Some((place, _turn)) = server(VARIABLE) else { return };
-    let far = Far::new(Sheets::Slow, &executor(&place));
+    let far = Far::new(Sheets::Slow, &long_shards(&place));
     let run = far.start();
     wait_for("a part", || far.paths("attempts").iter().any(|p| p.contains("/part-")));
     let workers = far.workers();
@@ -38,7 +43,7 @@ fn a_killed_client_takes_its_worker_with_it_and_the_work_goes_on() {
 #[test]
 fn a_killed_run_leaves_no_worker_and_the_next_goes_on() {
     let Some((place, _turn)) = server(VARIABLE) else { return };
-    let far = Far::new(Sheets::Slow, &executor(&place));
+    let far = Far::new(Sheets::Slow, &long_shards(&place));
     let mut run = far.start();
     wait_for("a part", || far.paths("attempts").iter().any(|p| p.contains("/part-")));
     run.signal("KILL");
