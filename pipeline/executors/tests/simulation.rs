@@ -2,12 +2,11 @@
 //!
 //! `cargo test -p executors --release --test simulation -- --ignored --nocapture` runs a million items.
 
+mod support;
+
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -22,7 +21,7 @@ use engine::{
 };
 use executors::{
     cluster::{Batch, Cluster, ClusterError, Resources, TaskState},
-    objects::{Objects, ObjectsError},
+    objects::Objects,
     remote::{
         Clock, Coordinator, Policy,
         cas::{Traffic, send},
@@ -31,6 +30,7 @@ use executors::{
     },
 };
 use serde_json::{Value, json};
+use support::Memory;
 
 /// Seconds an item takes.
 const ITEM_SECONDS: f64 = 3.0;
@@ -40,55 +40,6 @@ const PLACES: usize = 200;
 const DEATHS: f64 = 0.05;
 /// Seconds between the parts that workers leave.
 const PART_SECONDS: f64 = 20.0;
-
-#[derive(Debug, Default)]
-struct Memory {
-    objects: Mutex<BTreeMap<String, Vec<u8>>>,
-    requests: AtomicU64,
-    bytes: AtomicU64,
-}
-
-impl Memory {
-    fn count(&self, bytes: usize) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-}
-
-impl Objects for Memory {
-    fn put(&self, path: &str, bytes: &[u8]) -> Result<(), ObjectsError> {
-        self.count(bytes.len());
-        self.objects.lock().unwrap().insert(path.into(), bytes.into());
-        Ok(())
-    }
-    fn create(&self, path: &str, bytes: &[u8]) -> Result<bool, ObjectsError> {
-        self.count(bytes.len());
-        let mut objects = self.objects.lock().unwrap();
-        Ok(!objects.contains_key(path) && objects.insert(path.into(), bytes.into()).is_none())
-    }
-    fn get(&self, path: &str) -> Result<Option<Vec<u8>>, ObjectsError> {
-        let bytes = self.objects.lock().unwrap().get(path).cloned();
-        self.count(bytes.as_ref().map_or(0, Vec::len));
-        Ok(bytes)
-    }
-    fn has(&self, path: &str) -> Result<bool, ObjectsError> {
-        self.count(0);
-        Ok(self.objects.lock().unwrap().contains_key(path))
-    }
-    fn list(&self, folder: &str) -> Result<Vec<String>, ObjectsError> {
-        let (objects, folder) = (self.objects.lock().unwrap(), format!("{folder}/"));
-        let found: Vec<String> =
-            objects.range(folder.clone()..).map(|(k, _)| k).take_while(|k| k.starts_with(&folder)).cloned().collect();
-        // A page holds a thousand names.
-        self.requests.fetch_add(1 + found.len() as u64 / 1000, Ordering::Relaxed);
-        Ok(found)
-    }
-    fn delete(&self, path: &str) -> Result<(), ObjectsError> {
-        self.count(0);
-        self.objects.lock().unwrap().remove(path);
-        Ok(())
-    }
-}
 
 /// A stage whose items nobody computes here.
 struct Far;

@@ -317,14 +317,8 @@ impl<L: Library> Backend for Hosted<L> {
     }
 
     fn forward(&mut self, images: Images<'_>, mode: Mode) -> Result<&Heads, Error> {
-        let Images { data, batch, height, width } = images;
-        if height == 0 || width == 0 || !height.is_multiple_of(32) || !width.is_multiple_of(32) {
-            return Err(Error::InputSize { width, height });
-        }
-        let expected = batch * height * width * 3;
-        if data.len() != expected {
-            return Err(Error::Length { what: "input pictures", got: data.len(), expected });
-        }
+        images.check()?;
+        let Images { batch, height, width, .. } = images;
         self.tape = None;
         let shape = (self.heads.batch, self.heads.levels[0].height, self.heads.levels[0].width);
         if shape != (batch, height / 8, width / 8) {
@@ -349,12 +343,7 @@ impl<L: Library> Backend for Hosted<L> {
 
     fn backward(&mut self, gradient: &Heads) -> Result<(), Error> {
         let Some(Tape { outputs, leaves }) = &self.tape else { return Err(Error::NoForward) };
-        for (ours, theirs) in self.heads.levels.iter().zip(&gradient.levels) {
-            let (expected, got) = (ours.data.len(), theirs.data.len());
-            if expected != got {
-                return Err(Error::Length { what: "gradient of a head level", got, expected });
-            }
-        }
+        self.heads.check_gradient(gradient)?;
         let mut slopes = Vec::with_capacity(outputs.len());
         for (Level { height, width, channels, .. }, theirs) in self.heads.levels.iter().zip(&gradient.levels) {
             if self.heads.batch > 0 {

@@ -105,6 +105,21 @@ pub struct Images<'a> {
     pub width: usize,
 }
 
+impl Images<'_> {
+    /// Sides that a network can take, and as many numbers as they say.
+    fn check(self) -> Result<(), Error> {
+        let Self { data, batch, height, width } = self;
+        if height == 0 || width == 0 || !height.is_multiple_of(32) || !width.is_multiple_of(32) {
+            return Err(Error::InputSize { width, height });
+        }
+        let expected = batch * height * width * 3;
+        if data.len() != expected {
+            return Err(Error::Length { what: "input pictures", got: data.len(), expected });
+        }
+        Ok(())
+    }
+}
+
 /// One level of the raw head, `[batch, height, width, channels]`; also the shape of its gradient.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Level {
@@ -138,6 +153,17 @@ impl Heads {
             Level { stride, height, width, channels, data: vec![0.0; batch * height * width * channels] }
         });
         Self { batch, levels }
+    }
+
+    /// A gradient by these heads has as many numbers in each level.
+    fn check_gradient(&self, gradient: &Self) -> Result<(), Error> {
+        for (ours, theirs) in self.levels.iter().zip(&gradient.levels) {
+            let (expected, got) = (ours.data.len(), theirs.data.len());
+            if expected != got {
+                return Err(Error::Length { what: "gradient of a head level", got, expected });
+            }
+        }
+        Ok(())
     }
 
     /// Zeros of the same shape.

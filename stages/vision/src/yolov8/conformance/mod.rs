@@ -5,7 +5,7 @@
 //! `tests/yolov8.rs`). Owns that suite; refuses to test what only one back end has.
 
 mod cases;
-mod definition;
+pub(super) mod definition;
 
 use super::{
     Backend, Error, Heads, Images, Mode, Native, ParameterKind, Size, Spec, State, StateError, Tensor,
@@ -151,15 +151,14 @@ suite! { burn_cuda }
 
 const N2: Spec = Spec { size: Size::N, classes: CLASSES };
 
-fn numbers(len: usize, seed: u64) -> Vec<f32> {
+pub(super) fn numbers(len: usize, seed: u64) -> Vec<f32> {
     use rand::{RngExt, SeedableRng};
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
     (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()
 }
 
-/// Weights with random scales, shifts and statistics, so that nothing hides behind ones and zeros.
-fn lively(graph: &Graph) -> State {
-    let mut network = Native::from_graph(N2, graph.clone(), 7);
+/// Random scales, shifts and statistics, so that nothing hides behind ones and zeros.
+pub(super) fn enliven(network: &mut Native) {
     for (i, p) in network.parameters().into_iter().enumerate() {
         let noise = numbers(p.data.len(), 1000 + i as u64);
         match p.kind {
@@ -173,6 +172,12 @@ fn lively(graph: &Graph) -> State {
         let var = b.name.ends_with("var");
         b.data.iter_mut().zip(noise).for_each(|(v, n)| *v = if var { 0.4 + 0.3 * n } else { 0.2 * n });
     }
+}
+
+/// Such weights.
+fn lively(graph: &Graph) -> State {
+    let mut network = Native::from_graph(N2, graph.clone(), 7);
+    enliven(&mut network);
     network.state()
 }
 
@@ -215,7 +220,7 @@ fn compare_heads(subject: &Subject, what: &str, heads: &Heads, expected: &[Vec<f
     }
 }
 
-fn gradient_like(heads: &Heads) -> Heads {
+pub(super) fn gradient_like(heads: &Heads) -> Heads {
     let mut gradient = heads.clone();
     for (i, level) in gradient.levels.iter_mut().enumerate() {
         level.data = numbers(level.data.len(), 90 + i as u64);
@@ -261,7 +266,7 @@ fn operations_equal_their_definition(subject: &Subject) {
 }
 
 /// Sum over the heads of output times a fixed gradient.
-fn loss(heads: &[Vec<f64>], gradient: &Heads) -> f64 {
+pub(super) fn loss(heads: &[Vec<f64>], gradient: &Heads) -> f64 {
     let levels = heads.iter().zip(&gradient.levels);
     levels.map(|(h, g)| h.iter().zip(wide(&g.data)).map(|(h, g)| h * g).sum::<f64>()).sum()
 }

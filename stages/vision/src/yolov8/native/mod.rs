@@ -389,14 +389,7 @@ impl Backend for Native {
     }
 
     fn forward(&mut self, images: Images<'_>, mode: Mode) -> Result<&Heads, Error> {
-        let Images { data, batch, height, width } = images;
-        if height == 0 || width == 0 || !height.is_multiple_of(32) || !width.is_multiple_of(32) {
-            return Err(Error::InputSize { width, height });
-        }
-        let expected = batch * height * width * 3;
-        if data.len() != expected {
-            return Err(Error::Length { what: "input pictures", got: data.len(), expected });
-        }
+        images.check()?;
         let Self { net, memory } = self;
         net.pending = false;
         match memory {
@@ -416,12 +409,7 @@ impl Backend for Native {
         if !net.pending {
             return Err(Error::NoForward);
         }
-        for (ours, theirs) in net.heads.levels.iter().zip(&gradient.levels) {
-            let (expected, got) = (ours.data.len(), theirs.data.len());
-            if expected != got {
-                return Err(Error::Length { what: "gradient of a head level", got, expected });
-            }
-        }
+        net.heads.check_gradient(gradient)?;
         match memory {
             Memory::F32(plans) => plans.backward(net, gradient),
             Memory::Bf16(plans) => plans.backward(net, gradient),

@@ -5,131 +5,21 @@ mod freeze;
 mod golden;
 
 use super::*;
-use crate::yolov8::{BOX_CHANNELS, ParameterKind, Size, StateError};
+use crate::yolov8::{
+    BOX_CHANNELS, Size, StateError,
+    conformance::{definition::evaluate, enliven, gradient_like, loss, numbers},
+};
 
-fn numbers(len: usize, seed: u64) -> Vec<f32> {
-    use rand::RngExt;
-    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-    (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()
-}
-
-/// A network with random scales, shifts and statistics too, so that nothing hides behind ones and zeros.
+/// A network with random scales, shifts and statistics too.
 fn network(spec: Spec, graph: Graph, seed: u64) -> Native {
     let mut network = Native::from_graph(spec, graph, seed);
-    for (i, p) in network.parameters().into_iter().enumerate() {
-        let noise = numbers(p.data.len(), 1000 + i as u64);
-        match p.kind {
-            ParameterKind::Weight => p.data.iter_mut().for_each(|w| *w *= 1.7),
-            ParameterKind::NormWeight => p.data.iter_mut().zip(noise).for_each(|(w, n)| *w = 1.0 + 0.3 * n),
-            _ => p.data.iter_mut().zip(noise).for_each(|(w, n)| *w = 0.3 * n),
-        }
-    }
-    for (i, b) in network.buffers().into_iter().enumerate() {
-        let noise = numbers(b.data.len(), 5000 + i as u64);
-        let var = b.name.ends_with("var");
-        b.data.iter_mut().zip(noise).for_each(|(v, n)| *v = if var { 0.4 + 0.3 * n } else { 0.2 * n });
-    }
+    enliven(&mut network);
     network
 }
 
-/// The graph by its definition: 64 bits, public weight layout, one loop a dimension.
-fn reference(network: &Native, images: Images<'_>, mode: Mode) -> Vec<Vec<f64>> {
-    let (graph, state) = (&network.net.graph, network.state());
-    let tensor = |name: String| -> Vec<f64> { state.tensors[&name].data.iter().map(|&x| f64::from(x)).collect() };
-    let side = |buffer: usize| {
-        let stride = graph.buffers[buffer].stride;
-        (images.height / stride, images.width / stride)
-    };
-    let mut maps: Vec<Vec<f64>> = Vec::new();
-    for (b, map) in graph.buffers.iter().enumerate() {
-        maps.push(vec![0.0; images.batch * side(b).0 * side(b).1 * map.channels]);
-    }
-    maps[0] = images.data.iter().map(|&x| f64::from(x)).collect();
-    for (position, op) in graph.ops.iter().enumerate() {
-        let mode = if position < network.net.frozen { Mode::Eval } else { mode };
-        let [from, to] = op.views();
-        let ((ih, iw), (oh, ow)) = (side(from.buffer), side(to.buffer));
-        let pitch = graph.buffers[from.buffer].channels;
-        let x = maps[from.buffer].clone();
-        let read = |n: usize, y: isize, x_: isize, c: usize| -> Option<f64> {
-            let inside = (0..ih as isize).contains(&y) && (0..iw as isize).contains(&x_);
-            inside.then(|| x[((n * ih + y as usize) * iw + x_ as usize) * pitch + from.offset + c])
-        };
-        let mut out = vec![0.0; images.batch * oh * ow * to.channels];
-        for n in 0..images.batch {
-            for (oy, ox) in (0..oh * ow).map(|i| (i / ow, i % ow)) {
-                let cell = &mut out[((n * oh + oy) * ow + ox) * to.channels..][..to.channels];
-                let (oy, ox) = (oy as isize, ox as isize);
-                match op {
-                    Op::Conv(conv) => {
-                        let suffix = if matches!(conv.tail, Tail::Bias(_)) { "weight" } else { "conv.weight" };
-                        let weights = &state.tensors[&format!("{}.{suffix}", conv.name)].data;
-                        let (k, ci) = (conv.kernel as isize, from.channels);
-                        for (t, (ky, kx)) in (0..k * k).map(|t| (t / k, t % k)).enumerate() {
-                            let (y, x) =
-                                (oy * conv.stride as isize + ky - k / 2, ox * conv.stride as isize + kx - k / 2);
-                            for c in 0..ci {
-                                let Some(v) = read(n, y, x, c) else { break };
-                                for (o, sum) in cell.iter_mut().enumerate() {
-                                    *sum += v * f64::from(weights[(o * ci + c) * (k * k) as usize + t]);
-                                }
-                            }
-                        }
-                    }
-                    Op::Upsample(..) => {
-                        for (c, v) in cell.iter_mut().enumerate() {
-                            *v = read(n, oy / 2, ox / 2, c).unwrap();
-                        }
-                    }
-                    Op::MaxPool(..) => {
-                        for (c, v) in cell.iter_mut().enumerate() {
-                            let window = (0..25).filter_map(|i| read(n, oy + i / 5 - 2, ox + i % 5 - 2, c));
-                            *v = window.fold(f64::NEG_INFINITY, f64::max);
-                        }
-                    }
-                }
-            }
-        }
-        if let Op::Conv(conv) = op {
-            let name = &conv.name;
-            match conv.tail {
-                Tail::Bias(_) => {
-                    let bias = tensor(format!("{name}.bias"));
-                    out.iter_mut().enumerate().for_each(|(i, v)| *v += bias[i % to.channels]);
-                }
-                Tail::NormSilu(added) => {
-                    let [scale, shift, mean, var] = ["weight", "bias", "running_mean", "running_var"]
-                        .map(|part| tensor(format!("{name}.bn.{part}")));
-                    for c in 0..to.channels {
-                        let values = || out.iter().skip(c).step_by(to.channels);
-                        let count = values().count() as f64;
-                        let (mean, var) = match mode {
-                            Mode::Eval => (mean[c], var[c]),
-                            Mode::Train => {
-                                let mean = values().sum::<f64>() / count;
-                                (mean, values().map(|v| (v - mean).powi(2)).sum::<f64>() / count)
-                            }
-                        };
-                        for v in out.iter_mut().skip(c).step_by(to.channels) {
-                            let z = (*v - mean) / (var + 1e-3).sqrt() * scale[c] + shift[c];
-                            *v = z / (1.0 + (-z).exp());
-                        }
-                    }
-                    if let Some(view) = added {
-                        let pitch = graph.buffers[view.buffer].channels;
-                        for (i, v) in out.iter_mut().enumerate() {
-                            *v += maps[view.buffer][i / to.channels * pitch + view.offset + i % to.channels];
-                        }
-                    }
-                }
-            }
-        }
-        let pitch = graph.buffers[to.buffer].channels;
-        for (i, v) in out.into_iter().enumerate() {
-            maps[to.buffer][i / to.channels * pitch + to.offset + i % to.channels] = v;
-        }
-    }
-    graph.heads.map(|head| maps[head].clone()).into()
+/// The head levels by their definition.
+fn reference(network: &Native, images: Images<'_>, mode: Mode, frozen: usize) -> Vec<Vec<f64>> {
+    evaluate(&network.net.graph, &network.state(), images, mode, frozen).heads
 }
 
 /// Largest difference relative to the largest number.
@@ -186,25 +76,11 @@ fn forward_equals_the_definition() {
         let images = Images { data: &pixels, batch, height, width };
         for mode in [Mode::Eval, Mode::Train] {
             let mut network = network(spec, spec.build(widths), 7);
-            let expected = reference(&network, images, mode);
+            let expected = reference(&network, images, mode, 0);
             let error = difference(network.forward(images, mode).unwrap(), &expected);
             assert!(error < 1e-4, "{classes} classes, {mode:?}: {error}");
         }
     }
-}
-
-/// Sum over the heads of output times a fixed gradient.
-fn loss(heads: &[Vec<f64>], gradient: &Heads) -> f64 {
-    let levels = heads.iter().zip(&gradient.levels);
-    levels.map(|(h, g)| h.iter().zip(&g.data).map(|(h, &g)| h * f64::from(g)).sum::<f64>()).sum()
-}
-
-fn gradient_like(heads: &Heads) -> Heads {
-    let mut gradient = heads.clone();
-    for (i, level) in gradient.levels.iter_mut().enumerate() {
-        level.data = numbers(level.data.len(), 90 + i as u64);
-    }
-    gradient
 }
 
 /// Every parameter array: its gradient along a random direction equals the central difference of the 64-bit reference.
@@ -239,7 +115,7 @@ fn gradients_equal_differences() {
                     let direction = numbers(p.data.len(), 400 + i as u64);
                     p.data.iter_mut().zip(direction).for_each(|(w, d)| *w += sign * step * d);
                 }
-                *value = loss(&reference(&network, images, Mode::Train), &gradient);
+                *value = loss(&reference(&network, images, Mode::Train, frozen), &gradient);
                 for (i, p) in network.parameters().into_iter().enumerate().filter(|(i, p)| taken(*i, p)) {
                     let direction = numbers(p.data.len(), 400 + i as u64);
                     p.data.iter_mut().zip(direction).for_each(|(w, d)| *w -= sign * step * d);
