@@ -261,13 +261,42 @@ fn parts_of_a_dead_worker_are_not_computed_again() {
     assert!(again <= 4, "{again} others were in work or not left yet when it died: {computed:?}");
 }
 
+#[test]
+fn the_account_holds_what_lost_attempts_took() {
+    for silent in [false, true] {
+        let here = Here::new();
+        let texts = here.texts(40);
+        let objects = Arc::<Memory>::default();
+        let mut cluster = threads(&here, &objects);
+        here.watch.deadly.lock().unwrap().insert("00030.txt".into());
+        if silent {
+            cluster.way = Box::new(|objects, _, _| Arc::new(Silent(objects)));
+        }
+        let behave = Behave { millis: 10, ..BEHAVE() };
+        let job = here.job("shout", texts, &behave);
+        // An attempt that says that it failed is not to blame for the item, and in the end none is left.
+        let ran = here.remote(job, &cluster, objects.as_ref(), Policy { shard_items: Some(40), ..SMALL });
+        assert_eq!(ran.is_ok(), silent, "{ran:?}");
+        if !silent {
+            here.watch.deadly.lock().unwrap().clear();
+            here.remote(here.job("shout", texts, &behave), &cluster, objects.as_ref(), SMALL).unwrap();
+        }
+        let e = here.notes.lock().unwrap().elsewhere.clone().expect("an account");
+        assert!(e.attempts > e.shards, "{e:?}");
+        assert!(e.lost_seconds > 0.05 && e.lost_seconds < 10.0, "{e:?}");
+        assert_eq!(e.lost_seconds, e.lost_gpu_seconds, "each had one GPU");
+        let counted: f64 = e.helpers.values().map(|h| h.gpu_seconds).sum();
+        assert_eq!(e.gpu_seconds(), counted + e.lost_gpu_seconds);
+    }
+}
+
 /// A way on which nobody can leave why it failed.
 #[derive(Debug)]
 struct Silent(Arc<dyn Objects>);
 
 impl Objects for Silent {
     fn put(&self, path: &str, bytes: &[u8]) -> Result<(), ObjectsError> {
-        if path.ends_with("/failed") { Ok(()) } else { self.0.put(path, bytes) }
+        if path.ends_with("/failed") || path.ends_with("/spent") { Ok(()) } else { self.0.put(path, bytes) }
     }
     fn create(&self, path: &str, bytes: &[u8]) -> Result<bool, ObjectsError> {
         self.0.create(path, bytes)

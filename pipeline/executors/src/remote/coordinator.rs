@@ -19,7 +19,7 @@ use super::{
     account::Account,
     cas::{self, Traffic},
     generation::Generation,
-    protocol::{Content, Done, FORMAT, Failed, Layout, Made, NAME, Round, Spec, Work, shard_of},
+    protocol::{Content, Done, FORMAT, Failed, Layout, Made, NAME, PartName, Round, Spec, Work, shard_of},
     worker::record,
 };
 use crate::{
@@ -155,7 +155,6 @@ fn name_of(objects: &dyn Objects) -> Result<Vec<u8>, StageError> {
 /// Sums over all shards that were taken in, for records.
 #[derive(Debug, Default)]
 struct Totals {
-    gpu_seconds: f64,
     computed: u64,
     hosts: BTreeSet<String>,
     /// Seconds of each shard.
@@ -498,7 +497,6 @@ impl Errand<'_> {
         let (cost, t) = (&done.cost, &mut self.totals);
         t.account.add((g, n), done);
         t.shards.push(cost.seconds);
-        t.gpu_seconds += cost.seconds * cost.gpus;
         t.computed += cost.computed;
         t.hosts.insert(cost.host.clone());
         Ok(())
@@ -521,9 +519,8 @@ impl Errand<'_> {
             for path in self.c.objects.list(&self.layout.attempts_all())? {
                 let mut names = path.rsplit('/');
                 let (part, shard) = (names.next().unwrap_or_default(), names.nth(1).and_then(shard_of));
-                let count = part.strip_prefix("part-").and_then(|p| p.split('-').nth(1)?.parse::<u64>().ok());
-                if let (Some(id), Some(count)) = (shard, count) {
-                    *held.entry(id).or_default() += count;
+                if let (Some(id), Some(part)) = (shard, PartName::read(part)) {
+                    *held.entry(id).or_default() += part.items;
                 }
             }
             for ((g, n), count) in held {
@@ -750,18 +747,18 @@ impl Errand<'_> {
         }
         let ctx = self.ctx();
         ctx.metric("remote_seconds", t.shards.iter().sum());
-        if t.gpu_seconds > 0.0 {
-            ctx.metric("gpu_seconds", t.gpu_seconds);
-        }
         ctx.metric("sent_bytes", self.traffic.sent.load(Ordering::Relaxed) as f64);
         ctx.metric("fetched_bytes", self.traffic.fetched.load(Ordering::Relaxed) as f64);
         // What was done is done, also when its account cannot be made.
-        match t.account.close(self.c.objects, &self.layout, &self.generations, self.c.cluster.describe()) {
-            Ok(account) => ctx.elsewhere(|e| {
-                *e = account;
-                e.sent_bytes = self.traffic.sent.load(Ordering::Relaxed);
-                e.fetched_bytes = self.traffic.fetched.load(Ordering::Relaxed);
-            }),
+        match t.account.close(self.c, &self.layout, &self.generations) {
+            Ok(mut account) => {
+                account.sent_bytes = self.traffic.sent.load(Ordering::Relaxed);
+                account.fetched_bytes = self.traffic.fetched.load(Ordering::Relaxed);
+                if account.gpu_seconds() > 0.0 {
+                    ctx.metric("gpu_seconds", account.gpu_seconds());
+                }
+                ctx.elsewhere(|e| *e = account);
+            }
             Err(e) => self.warn(format!("counting the attempts: {e}")),
         }
         let hosts: Vec<&str> = t.hosts.iter().map(String::as_str).collect();

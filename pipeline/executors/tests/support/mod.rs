@@ -502,6 +502,8 @@ pub struct Here {
     pub registry: Registry,
     pub heard: Arc<Heard>,
     pub cancel: CancelToken,
+    /// Of the last job that ended well.
+    pub notes: std::sync::Mutex<engine::context::Notes>,
 }
 
 impl Here {
@@ -515,6 +517,7 @@ impl Here {
             dir,
             heard: Arc::default(),
             cancel: CancelToken::new(),
+            notes: Default::default(),
         }
     }
 
@@ -600,7 +603,9 @@ impl Here {
             assert!(left.is_empty(), "nothing is left to compute here");
             job.stage.run(&job.config, &job.ctx)?;
         }
-        Ok(job.ctx.into_results().0)
+        let (outputs, notes) = job.ctx.into_results();
+        *self.notes.lock().unwrap() = notes;
+        Ok(outputs)
     }
 }
 
