@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use engine::StageError;
+use engine::{Event, StageError};
 use executors::{
     cluster::{Batch, Cluster, ClusterError, TaskState},
     objects::{Objects, ObjectsError, Remote},
@@ -259,6 +259,33 @@ fn parts_of_a_dead_worker_are_not_computed_again() {
     assert_eq!(computed["00002.txt"], 1);
     let again = computed.iter().filter(|(n, c)| **c > 1 && *n != "00030.txt").count();
     assert!(again <= 4, "{again} others were in work or not left yet when it died: {computed:?}");
+}
+
+#[test]
+fn a_whole_stage_is_heard_while_it_works() {
+    let here = Here::new();
+    let texts = here.texts(30);
+    let objects = Arc::<Memory>::default();
+    let cluster = threads(&here, &objects);
+    let job = here.job("sum", texts, &Behave { millis: 20, ..BEHAVE() });
+    here.remote(job, &cluster, objects.as_ref(), SMALL).unwrap();
+    let heard = here.heard.0.lock().unwrap().clone();
+    let at = |found: &dyn Fn(&Event) -> bool| heard.iter().position(found);
+    let midway = |e: &Event| matches!(e, Event::Progress { unit, done, .. } if unit == "texts" && *done < 30);
+    let last = |e: &Event| matches!(e, Event::Progress { unit, done: 30, detail, .. } if unit == "texts" && detail.starts_with("sum "));
+    let midway = at(&midway).expect("progress before the end");
+    assert!(midway < at(&last).expect("progress at the end"));
+    let steps: Vec<u64> = heard
+        .iter()
+        .filter_map(
+            |e| if let Event::Metric { name, step, .. } = e { (name == "so far").then_some(*step) } else { None },
+        )
+        .collect();
+    assert_eq!(steps, (1..=30).collect::<Vec<u64>>(), "every point of the curve, once");
+    let said = |e: &&Event| matches!(e, Event::Message { text, .. } if text == "three were added up");
+    assert_eq!(heard.iter().filter(said).count(), 1);
+    let noted = here.notes.lock().unwrap().messages.iter().filter(|(_, t)| t == "three were added up").count();
+    assert_eq!(noted, 1);
 }
 
 #[test]

@@ -7,9 +7,10 @@
 mod cutting;
 mod results;
 mod rounds;
+mod telling;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     hash::{BuildHasher as _, Hasher as _, RandomState},
     sync::atomic::Ordering,
     time::Duration,
@@ -17,11 +18,12 @@ use std::{
 
 use engine::{CancelToken, Context, Level, Outcome, StageError, context::ItemSource, executor::Job};
 
+use self::telling::Heard;
 use super::{
     account::Account,
     cas::Traffic,
     generation::Generation,
-    protocol::{Content, Layout, NAME, PartName, Work, shard_of},
+    protocol::{Content, Layout, NAME, Work},
 };
 use crate::{
     cluster::{Cluster, ClusterError, Resources},
@@ -36,8 +38,6 @@ const POLL: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(15)
 const SHARDS_PER_SECOND: f64 = 2000.0;
 /// Time for which the store or the cluster may be away.
 const OUTAGE: Duration = Duration::from_secs(900);
-/// Up to so many open shards their parts are counted for the progress bar.
-const SHOW_PARTS: usize = 256;
 
 /// Tells the time, and waits.
 pub trait Clock: Send + Sync {
@@ -115,6 +115,7 @@ pub fn execute(c: &Coordinator<'_>, job: &Job) -> Result<Outcome, StageError> {
         traffic: Traffic::default(),
         totals: Totals::default(),
         outcome: Outcome::Done,
+        heard: Heard::default(),
     };
     let result = match source {
         None => work.whole(),
@@ -158,6 +159,8 @@ struct Errand<'a> {
     traffic: Traffic,
     totals: Totals,
     outcome: Outcome,
+    /// What workers said, as far as it was listened to.
+    heard: Heard,
 }
 
 impl Errand<'_> {
@@ -262,38 +265,6 @@ impl Errand<'_> {
             }
         }
         Ok((news, false))
-    }
-
-    fn show(&self, is_items: bool) -> Result<(), StageError> {
-        let shards = || self.generations.iter().flat_map(|g| g.shards.iter());
-        let (all, done) = (shards().count(), shards().filter(|s| s.merged).count());
-        let running = shards().filter(|s| !s.merged && s.running_since.is_some()).count();
-        let detail = format!("{done} of {all} shards, {running} running");
-        if !is_items {
-            self.ctx().progress(done as u64, all as u64, "shards", detail);
-            return Ok(());
-        }
-        let items: u64 = shards().map(|s| s.items).sum();
-        let mut ready: u64 = shards().filter(|s| s.merged).map(|s| s.items).sum();
-        if all - done <= SHOW_PARTS && running > 0 {
-            // What the parts of unfinished shards say they hold, by shard and attempt.
-            let mut held: BTreeMap<(u32, u32), u64> = BTreeMap::new();
-            for path in self.c.objects.list(&self.layout.attempts_all())? {
-                let mut names = path.rsplit('/');
-                let (part, shard) = (names.next().unwrap_or_default(), names.nth(1).and_then(shard_of));
-                if let (Some(id), Some(part)) = (shard, PartName::read(part)) {
-                    *held.entry(id).or_default() += part.items;
-                }
-            }
-            for ((g, n), count) in held {
-                let shard = self.generations.get(g as usize).and_then(|g| g.shards.get(n as usize));
-                if let Some(shard) = shard.filter(|s| !s.merged) {
-                    ready += count.min(shard.items);
-                }
-            }
-        }
-        self.ctx().progress(ready, items, "images", detail);
-        Ok(())
     }
 
     /// Says which attempts gave another result than the one that counts.

@@ -11,6 +11,7 @@
 //! attempts/<job>/<g>-<n>/<attempt>/at-<k>    the item that a careful attempt was about to begin
 //! attempts/<job>/<g>-<n>/<attempt>/failed    why it gave up
 //! attempts/<job>/<g>-<n>/<attempt>/spent     what it cost, when its result does not count
+//! attempts/<job>/<g>-<n>/<attempt>/said-<k>  what it tells people meanwhile
 //! done/<job>/<g>-<n>.json                    the result that counts (create-only)
 //! differs/<job>/<g>-<n>/<attempt>.json       the result of one that came second, and differs
 //! cancelled/<job>/<batch>                    nobody wants this batch's tasks any more

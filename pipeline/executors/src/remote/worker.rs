@@ -27,6 +27,7 @@ use super::{
         Checkpoint, Content, Cost, Done, FORMAT, Failed, Layout, Made, PartHead, PartName, ShardItems, Spec, Work,
         cas as cas_path, to_bytes,
     },
+    words::Words,
 };
 use crate::objects::Objects;
 
@@ -155,6 +156,7 @@ impl Worker<'_> {
             traffic: Arc::default(),
             given: Mutex::default(),
             own: Mutex::default(),
+            words: Arc::new(Words::new(self.sink.clone(), matches!(spec.work, Work::Whole))),
             started,
         };
         if !self.objects.create(&format!("{}/begun", attempt.folder), self.host.as_bytes())? {
@@ -193,6 +195,7 @@ struct Attempt<'a> {
     /// Content that it was given.
     given: Mutex<Vec<Content>>,
     own: Mutex<Own>,
+    words: Arc<Words>,
     started: Instant,
 }
 
@@ -281,7 +284,7 @@ impl Attempt<'_> {
             node: self.spec.node.clone(),
             store: store.clone(),
             inputs: self.spec.unhashed.inputs.clone(),
-            sink: self.worker.sink.clone(),
+            sink: self.words.clone(),
             cancel: cancel.clone(),
             threads: self.worker.threads,
             scratch: self.scratch(),
@@ -341,7 +344,7 @@ impl Attempt<'_> {
             scope.spawn(move || {
                 while wait.recv_timeout(self.worker.part_every) == Err(mpsc::RecvTimeoutError::Timeout) {
                     // What cannot be left there now is left there later; without any part a later attempt starts anew.
-                    let result = part().and_then(|()| self.is_wanted());
+                    let result = part().and_then(|()| self.say()).and_then(|()| self.is_wanted());
                     match result {
                         Ok(true) => {}
                         Ok(false) => cancel.cancel(),
@@ -359,6 +362,11 @@ impl Attempt<'_> {
         let (layout, task) = (&self.task.layout, self.task);
         let objects = &self.worker.objects;
         Ok(!objects.has(&layout.cancelled(&task.batch))? && !objects.has(&layout.done(task.generation, task.shard))?)
+    }
+
+    /// Leaves what was said.
+    fn say(&self) -> Result<(), StageError> {
+        self.words.leave(self.worker.objects.as_ref(), &self.folder)
     }
 
     fn warn(&self, text: String) {
@@ -559,7 +567,12 @@ impl Attempt<'_> {
         };
         let ctx = self.context(&store, cancel, None);
         let busy = Instant::now();
-        let outcome = self.beside(cancel, part, || self.stage.run(&self.spec.unhashed.config, &ctx))?;
+        let outcome = self.beside(cancel, part, || self.stage.run(&self.spec.unhashed.config, &ctx));
+        // What was said last; it may be why it failed.
+        if let Err(e) = self.say() {
+            self.warn(format!("leaving what was said: {e}"));
+        }
+        let outcome = outcome?;
         self.send_noted(&store)?;
         let (outputs, notes) = ctx.into_results();
         let waiting = match outcome {

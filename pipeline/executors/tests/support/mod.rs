@@ -13,7 +13,7 @@ use std::{
 
 use engine::{
     AnyStage, Blob, CancelToken, Context, Descriptor, Digest, Event, EventSink, Item, ItemError, ItemOutcome,
-    ItemStage, Manifest, Outcome, Port, Registry, Stage, StageError, Store,
+    ItemStage, Level, Manifest, Outcome, Port, Registry, Stage, StageError, Store,
     artifact::ArtifactWriter,
     context::{ItemSource, Place},
     executor::Job,
@@ -303,6 +303,11 @@ impl Stage for Sum {
             }
             at += 1;
             ctx.store().write_file(&path, format!("{at} {sum}").as_bytes())?;
+            ctx.progress(at as u64, blobs.len() as u64, "texts", format!("sum {sum}"));
+            ctx.series("so far", sum as f64, at as u64);
+            if at == 3 {
+                ctx.message(Level::Info, "three were added up");
+            }
         }
         ctx.metric("sum", sum as f64);
         let mut writer = ArtifactWriter::new(ctx.store());
