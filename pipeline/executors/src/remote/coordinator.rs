@@ -305,7 +305,13 @@ impl Errand<'_> {
         let hosts: Vec<&str> = t.hosts.iter().map(String::as_str).collect();
         ctx.message(
             Level::Info,
-            format!("{} shards on {} ({})", t.shards.len(), hosts.join(", "), self.c.cluster.describe()),
+            format!(
+                "{} shard{} on {} ({})",
+                t.shards.len(),
+                if t.shards.len() == 1 { "" } else { "s" },
+                hosts.join(", "),
+                self.c.cluster.describe()
+            ),
         );
     }
 }
