@@ -1,12 +1,14 @@
 //! The vector instructions of 64-bit ARM: NEON, four registers of four numbers each.
 //!
-//! There are 32 registers, so that tiles of 6 x 1 vectors (24 registers) are the largest that fit. The products of 16-bit
-//! numbers are done in 32 bits: ARM's own (`bfdot`) round in other ways than the trait promises.
+//! There are 32 registers: tiles of 6 x 1 vectors take 24 for sums, in 16 bits tiles of 4 x 1 take 16. Of the 39 instructions
+//! of the inner loop 24 are fused multiply-adds, in 16 bits 32 of 61, and no register is spilled. The products of 16-bit
+//! numbers are done in 32 bits: ARM's own instructions for them round in other ways than the trait promises. Nothing was
+//! timed: tests ran on an emulated processor.
 #![expect(unsafe_code, reason = "vector instructions need target features that only the run-time check establishes")]
 
 use super::{HalfLanes, Lanes, Simd, WordLanes};
 #[cfg_attr(not(test), expect(clippy::wildcard_imports, reason = "several dozen intrinsics with one prefix"))]
-use std::arch::aarch64::*;
+use std::{arch::aarch64::*, mem::transmute};
 
 /// NEON. Made only after the processor was asked.
 #[derive(Clone, Copy)]
@@ -33,25 +35,22 @@ impl Simd for Neon {
     fn splat(self, x: f32) -> Numbers {
         unsafe { [vdupq_n_f32(x); 4] }
     }
+    // Arrays of numbers are arrays of registers under another name.
     #[inline(always)]
     fn load(self, from: &Lanes) -> Numbers {
-        std::array::from_fn(|i| unsafe { vld1q_f32(from[4 * i..][..4].as_ptr()) })
+        unsafe { transmute(*from) }
     }
     #[inline(always)]
     fn store(self, v: Numbers, to: &mut Lanes) {
-        for (i, v) in v.into_iter().enumerate() {
-            unsafe { vst1q_f32(to[4 * i..][..4].as_mut_ptr(), v) }
-        }
+        *to = unsafe { transmute::<Numbers, Lanes>(v) };
     }
     #[inline(always)]
     fn load_words(self, from: &WordLanes) -> Words {
-        std::array::from_fn(|i| unsafe { vld1q_u32(from[4 * i..][..4].as_ptr()) })
+        unsafe { transmute(*from) }
     }
     #[inline(always)]
     fn store_words(self, w: Words, to: &mut WordLanes) {
-        for (i, w) in w.into_iter().enumerate() {
-            unsafe { vst1q_u32(to[4 * i..][..4].as_mut_ptr(), w) }
-        }
+        *to = unsafe { transmute::<Words, WordLanes>(w) };
     }
     #[inline(always)]
     fn splat_word(self, word: u32) -> Words {
@@ -59,15 +58,13 @@ impl Simd for Neon {
     }
     #[inline(always)]
     fn load_half(self, from: &HalfLanes) -> Numbers {
-        std::array::from_fn(|i| unsafe {
-            vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(from[4 * i..][..4].as_ptr().cast())))
-        })
+        let halves = unsafe { transmute::<HalfLanes, [uint16x4_t; 4]>(*from) };
+        halves.map(|half| unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(half)) })
     }
     #[inline(always)]
     fn store_half(self, v: Numbers, to: &mut HalfLanes) {
-        for (i, v) in v.into_iter().enumerate() {
-            unsafe { vst1_u16(to[4 * i..][..4].as_mut_ptr().cast(), vmovn_u32(rounded(v))) }
-        }
+        let halves = v.map(|v| unsafe { vmovn_u32(rounded(v)) });
+        *to = unsafe { transmute::<[uint16x4_t; 4], HalfLanes>(halves) };
     }
     quarters! {
         add(a: Numbers, b: Numbers) -> Numbers = vaddq_f32(a, b);
