@@ -39,6 +39,14 @@ fn files(dir: &Path) -> usize {
     entries.map(|e| if e.path().is_dir() { files(&e.path()) } else { 1 }).sum()
 }
 
+fn each_shard_was_begun_once(p: &Project) {
+    for job in fs::read_dir(p.path("shared/attempts")).unwrap().flatten() {
+        for shard in fs::read_dir(job.path()).unwrap().flatten() {
+            assert_eq!(fs::read_dir(shard.path()).unwrap().count(), 1, "{} was begun once", shard.path().display());
+        }
+    }
+}
+
 #[test]
 fn labels_and_weights_made_elsewhere_are_the_same_bytes() {
     let here = Project::new(5);
@@ -87,6 +95,45 @@ fn another_build_can_be_sent() {
     assert_eq!(outputs(&here.record(), &["label"]), outputs(&p.record(), &["label"]));
 }
 
+/// The table of a sweep, without the times.
+fn sweep_table(p: &Project) -> Vec<String> {
+    let text = fs::read_to_string(p.path("sweep/sweep.csv")).unwrap();
+    let columns: Vec<&str> = text.lines().next().unwrap().split(',').collect();
+    let seconds = columns.iter().position(|c| *c == "seconds").unwrap();
+    let without = |line: &str| {
+        let mut fields: Vec<&str> = line.split(',').collect();
+        fields.remove(seconds);
+        fields.join(",")
+    };
+    text.lines().map(without).collect()
+}
+
+#[test]
+fn a_sweep_is_trained_elsewhere_and_goes_on_where_it_was_cut() {
+    let here = Project::new(6);
+    here.ok(&["run", "--until", "review"]);
+    here.ok(&["export", "dataset", "--format", "yolo", "--out", "data"]);
+    let data = here.path("data");
+    let sweep = ["train", data.to_str().unwrap(), "--epochs", "9", "--sweep", "lr0=0.002,0.01,0.03", "--out", "sweep"];
+    here.ok(&sweep);
+    let p = project(1);
+    let mut killed = p.start(&sweep);
+    let begun = Instant::now();
+    while files(&p.path("shared/done")) == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(240), "no trial ended");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    p.ok(&sweep);
+    assert_eq!(sweep_table(&here), sweep_table(&p));
+    let best = |p: &Project| fs::read(p.path("sweep/best/best.safetensors")).unwrap();
+    assert!(best(&here) == best(&p), "another model");
+    // Three trials, of which one is trained longer; none was trained twice.
+    assert_eq!(files(&p.path("shared/done")), 3 + 1);
+    each_shard_was_begun_once(&p);
+}
+
 #[test]
 fn a_killed_run_is_taken_up_while_its_workers_go_on() {
     let p = project(6);
@@ -103,10 +150,7 @@ fn a_killed_run_is_taken_up_while_its_workers_go_on() {
     let here = Project::new(6);
     here.ok(&["run", "--until", "label"]);
     assert_eq!(outputs(&here.record(), &["label"]), outputs(&p.record(), &["label"]));
-    let attempts = fs::read_dir(p.path("shared/attempts")).unwrap().flatten().next().unwrap().path();
-    for shard in fs::read_dir(attempts).unwrap().flatten() {
-        assert_eq!(fs::read_dir(shard.path()).unwrap().count(), 1, "{} was begun once", shard.path().display());
-    }
+    each_shard_was_begun_once(&p);
 }
 
 #[test]

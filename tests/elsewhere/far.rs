@@ -284,7 +284,7 @@ impl Far {
             let mut of_shard: BTreeMap<&str, u64> = BTreeMap::new();
             for path in attempts.iter().filter_map(|p| p.strip_prefix(&format!("attempts/{job}/{shard}/"))) {
                 let (attempt, name) = path.split_once('/').unwrap();
-                let count = name.strip_prefix("part-").map_or(0, |n| n.split_once('-').unwrap().1.parse().unwrap());
+                let count = name.strip_prefix("part-").map_or(0, |n| n.split('-').nth(1).unwrap().parse().unwrap());
                 *of_shard.entry(attempt).or_default() += count;
             }
             let winner = done["attempt"].as_str().unwrap();

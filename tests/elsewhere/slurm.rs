@@ -198,7 +198,12 @@ fn a_worker_whose_clock_is_wrong() {
         let far = Far::new(Sheets::Slow, &clock);
         let run = far.start();
         // The next attempt has to find out what came before.
-        signal("KILL", &far.freeze());
+        let workers = far.freeze();
+        for worker in &workers {
+            let loaded = fs::read_to_string(format!("/proc/{worker}/maps")).unwrap();
+            assert!(loaded.contains("libfaketime"), "the clock of worker {worker} is right");
+        }
+        signal("KILL", &workers);
         run.ends_well(&far);
         assert!(far.nothing_twice() > 0, "nothing was left to be kept");
     }

@@ -47,6 +47,8 @@ pub struct Progress {
 
 struct Shown {
     bar: Option<ProgressBar>,
+    /// What is counted.
+    unit: String,
     /// When the count began, and from where: a resumed stage does not begin at nothing.
     started: Instant,
     base: Option<u64>,
@@ -54,8 +56,8 @@ struct Shown {
 }
 
 impl Shown {
-    fn new() -> Self {
-        Self { bar: None, started: Instant::now(), base: None, said: Instant::now() }
+    fn new(unit: &str) -> Self {
+        Self { bar: None, unit: unit.into(), started: Instant::now(), base: None, said: Instant::now() }
     }
 }
 
@@ -93,7 +95,11 @@ impl Progress {
 
     fn progress(&self, stage: &str, done: u64, total: u64, unit: &str, detail: &str) {
         let mut state = self.lock();
-        let shown = state.entry(stage.to_owned()).or_insert_with(Shown::new);
+        // Of a stage elsewhere files that are sent are counted first, then shards, then what its worker says.
+        if state.get(stage).is_some_and(|shown| shown.unit != unit) {
+            Self::clear(state.remove(stage));
+        }
+        let shown = state.entry(stage.to_owned()).or_insert_with(|| Shown::new(unit));
         let base = *shown.base.get_or_insert_with(|| {
             if done > 1 {
                 shown.started = Instant::now();
@@ -125,7 +131,11 @@ impl Progress {
     }
 
     fn ended(&self, stage: &str) {
-        if let Some(Shown { bar: Some(bar), .. }) = self.lock().remove(stage) {
+        Self::clear(self.lock().remove(stage));
+    }
+
+    fn clear(shown: Option<Shown>) {
+        if let Some(Shown { bar: Some(bar), .. }) = shown {
             bar.finish_and_clear();
         }
     }
@@ -176,7 +186,7 @@ impl EventSink for Progress {
         match event {
             Event::Progress { stage, done, total, unit, detail } => self.progress(stage, *done, *total, unit, detail),
             Event::StageStarted { stage, reasons, executor, .. } => {
-                self.lock().insert(stage.clone(), Shown::new());
+                self.lock().insert(stage.clone(), Shown::new(""));
                 let place = if executor == "local" { String::new() } else { format!(" on {executor}") };
                 let why = if reasons.is_empty() { String::new() } else { format!(" because {}", reasons.join("; ")) };
                 self.note(Level::Info, stage, &format!("runs{place}{why}"));

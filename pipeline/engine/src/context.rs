@@ -68,6 +68,13 @@ pub struct Elsewhere {
     pub differing: u64,
     /// The machines that did them, by name.
     pub helpers: BTreeMap<String, Helper>,
+    /// Seconds of attempts whose result does not count: all of those that could say so, up to the last part of those that
+    /// were killed.
+    #[serde(default)]
+    pub lost_seconds: f64,
+    /// Seconds of them times GPUs that were reserved.
+    #[serde(default)]
+    pub lost_gpu_seconds: f64,
     /// What a GPU costs an hour, when the settings say so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price: Option<f64>,
@@ -94,14 +101,14 @@ pub struct Helper {
 }
 
 impl Elsewhere {
-    /// Seconds of all machines together.
+    /// Seconds of all machines together, lost ones too.
     pub fn seconds(&self) -> f64 {
-        self.helpers.values().map(|h| h.seconds).sum()
+        self.lost_seconds + self.helpers.values().map(|h| h.seconds).sum::<f64>()
     }
 
-    /// Seconds of all GPUs together.
+    /// Seconds of all GPUs together, lost ones too.
     pub fn gpu_seconds(&self) -> f64 {
-        self.helpers.values().map(|h| h.gpu_seconds).sum()
+        self.lost_gpu_seconds + self.helpers.values().map(|h| h.gpu_seconds).sum::<f64>()
     }
 
     /// What the GPUs cost.

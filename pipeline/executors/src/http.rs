@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use engine::run::with_causes;
 use reqwest::{
     Client, Method,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
@@ -93,7 +94,7 @@ impl Http {
         };
         self.runtime.block_on(exchange).map_err(|error: reqwest::Error| {
             let system = self.system.clone();
-            let message = format!("{method} {path}: {}", chain(&error));
+            let message = format!("{method} {path}: {}", with_causes(&error));
             if error.is_builder() {
                 return ClusterError::Refused {
                     system,
@@ -104,18 +105,4 @@ impl Http {
             ClusterError::Unreachable { system, message }
         })
     }
-}
-
-/// An error with its causes; the first alone says little. Addresses are left out, as the system's name has them.
-fn chain(error: &reqwest::Error) -> String {
-    let mut text = String::new();
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = cause {
-        if !text.is_empty() {
-            text += ": ";
-        }
-        text += &error.to_string();
-        cause = error.source();
-    }
-    text
 }

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use engine::run::with_causes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use object_store::{
     ObjectStore, ObjectStoreExt as _, ObjectStoreScheme, PutMode, PutOptions, PutPayload, RetryConfig,
@@ -121,7 +122,7 @@ impl Remote {
                 let message = "it has a user, a password or a query in it; keys belong into the environment";
                 return Err(ObjectsError::Address { url: format!("{}://…", url.scheme()), message: message.into() });
             }
-            let (store, prefix) = cloud(&url, options)?.map_err(|e| wrong(chain(&e)))?;
+            let (store, prefix) = cloud(&url, options)?.map_err(|e| wrong(with_causes(&e)))?;
             let shown = format!("{}://{}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path());
             (Arc::new(PrefixStore::new(store, prefix)), shown)
         };
@@ -136,7 +137,7 @@ impl Remote {
 
     fn error(&self, action: &'static str, path: &str, e: &object_store::Error) -> ObjectsError {
         use object_store::Error as E;
-        let (store, path, message) = (self.shown.clone(), path.to_owned(), chain(e));
+        let (store, path, message) = (self.shown.clone(), path.to_owned(), with_causes(e));
         match e {
             E::Generic { .. } | E::JoinError { .. } | E::NotFound { .. } => {
                 ObjectsError::Unreachable { store, action, path, message }
@@ -162,7 +163,7 @@ impl Remote {
 /// A folder as a store; made when it is not there.
 fn local(folder: &Path) -> Result<LocalFileSystem, String> {
     std::fs::create_dir_all(folder).map_err(|e| format!("the folder cannot be made: {e}"))?;
-    LocalFileSystem::new_with_prefix(folder).map_err(|e| chain(&e))
+    LocalFileSystem::new_with_prefix(folder).map_err(|e| with_causes(&e))
 }
 
 type Opened = Result<(Box<dyn ObjectStore>, path::Path), object_store::Error>;
@@ -198,20 +199,6 @@ fn open(url: &Url, options: &credentials::Variables) -> Opened {
         }
     };
     Ok((store, scheme.1))
-}
-
-/// An error and its causes.
-fn chain(e: &dyn std::error::Error) -> String {
-    let mut text = e.to_string();
-    let mut source = e.source();
-    while let Some(cause) = source {
-        let words = cause.to_string();
-        if !text.contains(&words) {
-            text = format!("{text}: {words}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 impl Objects for Remote {

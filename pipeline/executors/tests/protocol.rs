@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use engine::StageError;
+use engine::{Event, StageError};
 use executors::{
     cluster::{Batch, Cluster, ClusterError, TaskState},
     objects::{Objects, ObjectsError, Remote},
@@ -261,13 +261,69 @@ fn parts_of_a_dead_worker_are_not_computed_again() {
     assert!(again <= 4, "{again} others were in work or not left yet when it died: {computed:?}");
 }
 
+#[test]
+fn a_whole_stage_is_heard_while_it_works() {
+    let here = Here::new();
+    let texts = here.texts(30);
+    let objects = Arc::<Memory>::default();
+    let cluster = threads(&here, &objects);
+    let job = here.job("sum", texts, &Behave { millis: 20, ..BEHAVE() });
+    here.remote(job, &cluster, objects.as_ref(), SMALL).unwrap();
+    let heard = here.heard.0.lock().unwrap().clone();
+    let at = |found: &dyn Fn(&Event) -> bool| heard.iter().position(found);
+    let midway = |e: &Event| matches!(e, Event::Progress { unit, done, .. } if unit == "texts" && *done < 30);
+    let last = |e: &Event| matches!(e, Event::Progress { unit, done: 30, detail, .. } if unit == "texts" && detail.starts_with("sum "));
+    let midway = at(&midway).expect("progress before the end");
+    assert!(midway < at(&last).expect("progress at the end"));
+    let steps: Vec<u64> = heard
+        .iter()
+        .filter_map(
+            |e| if let Event::Metric { name, step, .. } = e { (name == "so far").then_some(*step) } else { None },
+        )
+        .collect();
+    assert_eq!(steps, (1..=30).collect::<Vec<u64>>(), "every point of the curve, once");
+    let said = |e: &&Event| matches!(e, Event::Message { text, .. } if text == "three were added up");
+    assert_eq!(heard.iter().filter(said).count(), 1);
+    let noted = here.notes.lock().unwrap().messages.iter().filter(|(_, t)| t == "three were added up").count();
+    assert_eq!(noted, 1);
+}
+
+#[test]
+fn the_account_holds_what_lost_attempts_took() {
+    for silent in [false, true] {
+        let here = Here::new();
+        let texts = here.texts(40);
+        let objects = Arc::<Memory>::default();
+        let mut cluster = threads(&here, &objects);
+        here.watch.deadly.lock().unwrap().insert("00030.txt".into());
+        if silent {
+            cluster.way = Box::new(|objects, _, _| Arc::new(Silent(objects)));
+        }
+        let behave = Behave { millis: 10, ..BEHAVE() };
+        let job = here.job("shout", texts, &behave);
+        // An attempt that says that it failed is not to blame for the item, and in the end none is left.
+        let ran = here.remote(job, &cluster, objects.as_ref(), Policy { shard_items: Some(40), ..SMALL });
+        assert_eq!(ran.is_ok(), silent, "{ran:?}");
+        if !silent {
+            here.watch.deadly.lock().unwrap().clear();
+            here.remote(here.job("shout", texts, &behave), &cluster, objects.as_ref(), SMALL).unwrap();
+        }
+        let e = here.notes.lock().unwrap().elsewhere.clone().expect("an account");
+        assert!(e.attempts > e.shards, "{e:?}");
+        assert!(e.lost_seconds > 0.05 && e.lost_seconds < 10.0, "{e:?}");
+        assert_eq!(e.lost_seconds, e.lost_gpu_seconds, "each had one GPU");
+        let counted: f64 = e.helpers.values().map(|h| h.gpu_seconds).sum();
+        assert_eq!(e.gpu_seconds(), counted + e.lost_gpu_seconds);
+    }
+}
+
 /// A way on which nobody can leave why it failed.
 #[derive(Debug)]
 struct Silent(Arc<dyn Objects>);
 
 impl Objects for Silent {
     fn put(&self, path: &str, bytes: &[u8]) -> Result<(), ObjectsError> {
-        if path.ends_with("/failed") { Ok(()) } else { self.0.put(path, bytes) }
+        if path.ends_with("/failed") || path.ends_with("/spent") { Ok(()) } else { self.0.put(path, bytes) }
     }
     fn create(&self, path: &str, bytes: &[u8]) -> Result<bool, ObjectsError> {
         self.0.create(path, bytes)

@@ -165,13 +165,14 @@ impl Alone {
 
     /// Runs trainings with these names and settings, where the project's run, and nothing else that is not there yet.
     pub(super) fn trainings(&mut self, global: &Global, trainings: Vec<(String, Value)>) -> Result<Ran> {
-        let executor = self.project.spec.nodes.iter().find(|n| n.uses == "train").and_then(|n| n.executor.clone());
+        let own = self.project.spec.nodes.iter().find(|n| n.uses == "train").cloned().unwrap_or_default();
         let before = self.spec.nodes.len();
         for (name, config) in trainings {
             self.node("train", name, config);
         }
         for node in &mut self.spec.nodes[before..] {
-            node.executor.clone_from(&executor);
+            node.executor.clone_from(&own.executor);
+            (node.gpu, node.card, node.retries) = (own.gpu, own.card.clone(), own.retries);
         }
         let ran = self.perform(global);
         self.spec.nodes.truncate(before);

@@ -1,3 +1,5 @@
+use serde_json::Value;
+
 use super::*;
 
 fn try_load(text: &str, set: &[&str]) -> Result<PipelineSpec, String> {

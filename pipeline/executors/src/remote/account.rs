@@ -10,15 +10,17 @@ use engine::{
 };
 
 use super::{
+    coordinator::Coordinator,
     generation::Generation,
-    protocol::{Done, Layout, shard_of},
+    protocol::{Cost, Done, Layout, PartName, shard_of},
+    worker::record,
 };
-use crate::objects::Objects;
 
 /// Sums over the shards that were taken in.
 #[derive(Debug, Default)]
 pub struct Account {
-    taken: BTreeSet<(u32, u32)>,
+    /// The attempt whose result counts, by shard.
+    taken: BTreeMap<(u32, u32), String>,
     helpers: BTreeMap<String, Helper>,
 }
 
@@ -26,7 +28,7 @@ impl Account {
     /// Takes in what the attempt cost whose result counts.
     pub fn add(&mut self, shard: (u32, u32), done: &Done) {
         let cost = &done.cost;
-        self.taken.insert(shard);
+        self.taken.insert(shard, done.attempt.clone());
         let helper = self.helpers.entry(cost.host.clone()).or_default();
         helper.shards += 1;
         helper.items += cost.computed;
@@ -38,36 +40,52 @@ impl Account {
     /// The whole account; attempts are counted in the store.
     pub fn close(
         &self,
-        objects: &dyn Objects,
+        c: &Coordinator<'_>,
         layout: &Layout,
         generations: &[Generation],
-        system: String,
     ) -> Result<Elsewhere, StageError> {
+        let objects = c.objects;
         let mut begun: BTreeSet<String> = BTreeSet::new();
+        // Seconds and GPU seconds of attempts whose result does not count.
+        let mut lost: BTreeMap<String, (f64, f64)> = BTreeMap::new();
         let mut failed = 0;
         for path in objects.list(&layout.attempts_all())? {
             let Some((attempt, name)) = path.rsplit_once('/') else { continue };
-            let shard = attempt.rsplit('/').nth(1).and_then(shard_of);
-            if shard.is_some_and(|id| self.taken.contains(&id)) {
-                failed += u64::from(name == "failed");
-                begun.insert(attempt.to_owned());
+            let mut names = attempt.rsplit('/');
+            let (own, shard) = (names.next().unwrap_or_default(), names.next().and_then(shard_of));
+            let Some(winner) = shard.and_then(|id| self.taken.get(&id)) else { continue };
+            failed += u64::from(name == "failed");
+            begun.insert(attempt.to_owned());
+            if own == winner {
+                continue;
+            }
+            let spent = lost.entry(attempt.to_owned()).or_default();
+            if name == "spent" {
+                let cost: Cost = record(objects, &path)?;
+                *spent = (cost.seconds, cost.seconds * cost.gpus);
+            } else if let Some(part) = PartName::read(name) {
+                // Of an attempt that was killed, its last part is all that is known.
+                let seconds = part.millis as f64 / 1000.0;
+                *spent = (spent.0.max(seconds), spent.1.max(seconds * c.needs.gpus));
             }
         }
         let of_taken =
-            |path: &String| path.rsplit('/').nth(1).and_then(shard_of).is_some_and(|id| self.taken.contains(&id));
+            |path: &String| path.rsplit('/').nth(1).and_then(shard_of).is_some_and(|id| self.taken.contains_key(&id));
         let again = generations.iter().flat_map(|g| {
             let tries = g.rounds.iter().flat_map(|r| &r.round.tasks).map(|&n| (g.number, n));
             let mut seen = BTreeSet::new();
-            tries.filter(|id| self.taken.contains(id)).filter(|id| !seen.insert(*id)).collect::<Vec<_>>()
+            tries.filter(|id| self.taken.contains_key(id)).filter(|id| !seen.insert(*id)).collect::<Vec<_>>()
         });
         Ok(Elsewhere {
-            system,
+            system: c.cluster.describe(),
             shards: self.taken.len() as u64,
             resubmitted: again.count() as u64,
             attempts: begun.len() as u64,
             failed,
             differing: objects.list(&layout.differs_all())?.iter().filter(|p| of_taken(p)).count() as u64,
             helpers: self.helpers.clone(),
+            lost_seconds: lost.values().map(|l| l.0).sum(),
+            lost_gpu_seconds: lost.values().map(|l| l.1).sum(),
             price: None,
             sent_bytes: 0,
             fetched_bytes: 0,

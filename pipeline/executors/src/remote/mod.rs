@@ -21,6 +21,7 @@ pub mod cas;
 pub mod coordinator;
 pub mod generation;
 pub mod protocol;
+mod words;
 pub mod worker;
 
 pub use coordinator::{Clock, Coordinator, Policy, WallClock};

@@ -10,6 +10,8 @@
 //! attempts/<job>/<g>-<n>/<attempt>/part-…    results so far
 //! attempts/<job>/<g>-<n>/<attempt>/at-<k>    the item that a careful attempt was about to begin
 //! attempts/<job>/<g>-<n>/<attempt>/failed    why it gave up
+//! attempts/<job>/<g>-<n>/<attempt>/spent     what it cost, when its result does not count
+//! attempts/<job>/<g>-<n>/<attempt>/said-<k>  what it tells people meanwhile
 //! done/<job>/<g>-<n>.json                    the result that counts (create-only)
 //! differs/<job>/<g>-<n>/<attempt>.json       the result of one that came second, and differs
 //! cancelled/<job>/<batch>                    nobody wants this batch's tasks any more
@@ -260,6 +262,31 @@ pub fn shard_of(name: &str) -> Option<(u32, u32)> {
     Some((generation.parse().ok()?, shard.parse().ok()?))
 }
 
+/// The name of a part, which says what account and progress need to know of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PartName {
+    /// Parts that the attempt left before it.
+    pub number: u32,
+    /// Items whose results it holds; 0 for checkpoints of a whole stage.
+    pub items: u64,
+    /// Milliseconds since the attempt began.
+    pub millis: u64,
+}
+
+impl PartName {
+    /// As it is written, without a folder.
+    pub fn write(self) -> String {
+        format!("part-{:04}-{}-{}", self.number, self.items, self.millis)
+    }
+
+    /// The last piece of a path, if that is a part.
+    pub fn read(name: &str) -> Option<Self> {
+        let mut numbers = name.strip_prefix("part-")?.split('-').map(|n| n.parse::<u64>().ok());
+        let mut next = || numbers.next().unwrap_or(Some(0));
+        Some(Self { number: u32::try_from(next()?).ok()?, items: next()?, millis: next()? })
+    }
+}
+
 /// Where content lies.
 pub fn cas(digest: Digest) -> String {
     let hex = digest.to_string();
@@ -284,6 +311,10 @@ mod tests {
         let folder = layout.attempts(0, 9_999);
         assert_eq!(shard_of(folder.rsplit('/').next().unwrap()), Some((0, 9_999)));
         assert_eq!(shard_of("nonsense"), None);
+        let part = PartName { number: 12, items: 345, millis: 6789 };
+        assert_eq!(PartName::read(&part.write()), Some(part));
+        assert_eq!(PartName::read("failed"), None);
+        assert_eq!(PartName::read("part-x-1-2"), None);
         let batch = layout.batch(12, 345);
         assert!(batch.len() <= 40 && batch.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'), "{batch}");
     }

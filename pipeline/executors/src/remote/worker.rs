@@ -24,9 +24,10 @@ use engine::{
 use super::{
     cas::{self, Traffic},
     protocol::{
-        Checkpoint, Content, Cost, Done, FORMAT, Failed, Layout, Made, PartHead, ShardItems, Spec, Work,
+        Checkpoint, Content, Cost, Done, FORMAT, Failed, Layout, Made, PartHead, PartName, ShardItems, Spec, Work,
         cas as cas_path, to_bytes,
     },
+    words::Words,
 };
 use crate::objects::Objects;
 
@@ -97,6 +98,11 @@ fn wrong(what: &str, e: impl std::fmt::Display) -> StageError {
     StageError::message(format!("{what} of a remote job cannot be read: {e}"))
 }
 
+/// The part at a path, if there is one.
+fn part_name(path: &str) -> Option<PartName> {
+    PartName::read(path.rsplit('/').next()?)
+}
+
 /// Reads a record that must be there.
 pub(super) fn record<T: serde::de::DeserializeOwned>(objects: &dyn Objects, path: &str) -> Result<T, StageError> {
     let bytes = objects.get(path)?.ok_or_else(|| wrong(path, "it is not there"))?;
@@ -150,41 +156,19 @@ impl Worker<'_> {
             traffic: Arc::default(),
             given: Mutex::default(),
             own: Mutex::default(),
+            words: Arc::new(Words::new(self.sink.clone(), matches!(spec.work, Work::Whole))),
+            started,
         };
         if !self.objects.create(&format!("{}/begun", attempt.folder), self.host.as_bytes())? {
             return Err(StageError::message(format!("there is an attempt `{}` already", self.attempt)));
         }
-        let cancel = self.cancel.child();
-        let worked = match &spec.work {
-            Work::Whole => attempt.whole(&cancel),
-            Work::Items { division, .. } => {
-                let path = task.layout.shard(task.generation, *division, task.shard);
-                record(self.objects.as_ref(), &path).and_then(|shard: ShardItems| attempt.items(&shard, &cancel))
-            }
-        };
-        let (made, notes, mut cost) = match worked {
-            // Not from here: the result is not wanted any more.
-            Err(StageError::Cancelled) if !self.cancel.is_cancelled() => return Ok(Ended::NotWanted),
-            Err(e) => {
-                attempt.find_all_damage();
-                return Err(e);
-            }
-            Ok(results) => results,
-        };
-        cost.seconds = started.elapsed().as_secs_f64();
-        cost.fetched = attempt.traffic.fetched.load(Ordering::Relaxed);
-        cost.sent = attempt.traffic.sent.load(Ordering::Relaxed);
-        let done = Done { format: FORMAT, made, attempt: self.attempt.clone(), notes, cost };
-        let path = task.layout.done(task.generation, task.shard);
-        if self.objects.create(&path, &to_bytes(&done))? {
-            return Ok(Ended::Won);
+        let ended = attempt.race();
+        if !matches!(ended, Ok(Ended::Won)) {
+            let cost = Cost { seconds: started.elapsed().as_secs_f64(), ..attempt.cost(started, 0) };
+            // Only the account lacks it.
+            let _ = self.objects.put(&format!("{}/spent", attempt.folder), &to_bytes(&cost));
         }
-        let first: Done = record(self.objects.as_ref(), &path)?;
-        if first.made.same(&done.made) {
-            return Ok(Ended::Second);
-        }
-        self.objects.put(&task.layout.differs(task.generation, task.shard, &self.attempt), &to_bytes(&done))?;
-        Ok(Ended::Differs)
+        ended
     }
 }
 
@@ -211,6 +195,8 @@ struct Attempt<'a> {
     /// Content that it was given.
     given: Mutex<Vec<Content>>,
     own: Mutex<Own>,
+    words: Arc<Words>,
+    started: Instant,
 }
 
 /// Content that an attempt made.
@@ -223,6 +209,42 @@ struct Own {
 type Results = (Made, Notes, Cost);
 
 impl Attempt<'_> {
+    /// Does the work and hands it in.
+    fn race(&self) -> Result<Ended, StageError> {
+        let (worker, task) = (self.worker, self.task);
+        let cancel = worker.cancel.child();
+        let worked = match &self.spec.work {
+            Work::Whole => self.whole(&cancel),
+            Work::Items { division, .. } => {
+                let path = task.layout.shard(task.generation, *division, task.shard);
+                record(worker.objects.as_ref(), &path).and_then(|shard: ShardItems| self.items(&shard, &cancel))
+            }
+        };
+        let (made, notes, mut cost) = match worked {
+            // Not from here: the result is not wanted any more.
+            Err(StageError::Cancelled) if !worker.cancel.is_cancelled() => return Ok(Ended::NotWanted),
+            Err(e) => {
+                self.find_all_damage();
+                return Err(e);
+            }
+            Ok(results) => results,
+        };
+        cost.seconds = self.started.elapsed().as_secs_f64();
+        cost.fetched = self.traffic.fetched.load(Ordering::Relaxed);
+        cost.sent = self.traffic.sent.load(Ordering::Relaxed);
+        let done = Done { format: FORMAT, made, attempt: worker.attempt.clone(), notes, cost };
+        let path = task.layout.done(task.generation, task.shard);
+        if worker.objects.create(&path, &to_bytes(&done))? {
+            return Ok(Ended::Won);
+        }
+        let first: Done = record(worker.objects.as_ref(), &path)?;
+        if first.made.same(&done.made) {
+            return Ok(Ended::Second);
+        }
+        worker.objects.put(&task.layout.differs(task.generation, task.shard, &worker.attempt), &to_bytes(&done))?;
+        Ok(Ended::Differs)
+    }
+
     fn cost(&self, busy: Instant, computed: u64) -> Cost {
         Cost {
             host: self.worker.host.clone(),
@@ -235,7 +257,13 @@ impl Attempt<'_> {
 
     /// Parts of earlier attempts, oldest first.
     fn parts(&self) -> impl Iterator<Item = &String> {
-        self.earlier.iter().filter(|p| p.rsplit('/').next().is_some_and(|name| name.starts_with("part-")))
+        self.earlier.iter().filter(|p| part_name(p).is_some())
+    }
+
+    /// Where the next part is left.
+    fn part_path(&self, number: u32, items: u64) -> String {
+        let millis = self.started.elapsed().as_millis() as u64;
+        format!("{}/{}", self.folder, PartName { number, items, millis }.write())
     }
 
     /// This attempt's store: content that it lacks is fetched when it is read.
@@ -256,7 +284,7 @@ impl Attempt<'_> {
             node: self.spec.node.clone(),
             store: store.clone(),
             inputs: self.spec.unhashed.inputs.clone(),
-            sink: self.worker.sink.clone(),
+            sink: self.words.clone(),
             cancel: cancel.clone(),
             threads: self.worker.threads,
             scratch: self.scratch(),
@@ -316,7 +344,7 @@ impl Attempt<'_> {
             scope.spawn(move || {
                 while wait.recv_timeout(self.worker.part_every) == Err(mpsc::RecvTimeoutError::Timeout) {
                     // What cannot be left there now is left there later; without any part a later attempt starts anew.
-                    let result = part().and_then(|()| self.is_wanted());
+                    let result = part().and_then(|()| self.say()).and_then(|()| self.is_wanted());
                     match result {
                         Ok(true) => {}
                         Ok(false) => cancel.cancel(),
@@ -334,6 +362,11 @@ impl Attempt<'_> {
         let (layout, task) = (&self.task.layout, self.task);
         let objects = &self.worker.objects;
         Ok(!objects.has(&layout.cancelled(&task.batch))? && !objects.has(&layout.done(task.generation, task.shard))?)
+    }
+
+    /// Leaves what was said.
+    fn say(&self) -> Result<(), StageError> {
+        self.words.leave(self.worker.objects.as_ref(), &self.folder)
     }
 
     fn warn(&self, text: String) {
@@ -405,7 +438,7 @@ impl Attempt<'_> {
             let mut bytes = to_bytes(&head);
             bytes.push(b'\n');
             bytes.extend(pack);
-            self.worker.objects.put(&format!("{}/part-{:04}-{}", self.folder, left.parts, keys.len()), &bytes)?;
+            self.worker.objects.put(&self.part_path(left.parts, keys.len() as u64), &bytes)?;
             left.parts += 1;
             for i in fresh {
                 left.items[i] = true;
@@ -506,7 +539,7 @@ impl Attempt<'_> {
     fn whole(&self, cancel: &CancelToken) -> Result<Results, StageError> {
         let store = self.store(self.inputs(&BTreeSet::new())?)?;
         let scratch = self.scratch();
-        let number = |path: &str| path.rsplit("part-").next().and_then(|n| n.parse::<u32>().ok()).unwrap_or(0);
+        let number = |path: &str| part_name(path).map_or(0, |p| p.number);
         let newest = self.parts().max_by_key(|p| (number(p), p.as_str()));
         if let Some(path) = newest {
             let checkpoint: Checkpoint = record(self.worker.objects.as_ref(), path)?;
@@ -528,13 +561,18 @@ impl Attempt<'_> {
                     cas::send(self.worker.objects.as_ref(), &bytes, &self.traffic)?;
                 }
             }
-            self.worker.objects.put(&format!("{}/part-{:04}", self.folder, state.0), &to_bytes(&checkpoint))?;
+            self.worker.objects.put(&self.part_path(state.0, 0), &to_bytes(&checkpoint))?;
             *state = (state.0 + 1, Some(checkpoint));
             Ok(())
         };
         let ctx = self.context(&store, cancel, None);
         let busy = Instant::now();
-        let outcome = self.beside(cancel, part, || self.stage.run(&self.spec.unhashed.config, &ctx))?;
+        let outcome = self.beside(cancel, part, || self.stage.run(&self.spec.unhashed.config, &ctx));
+        // What was said last; it may be why it failed.
+        if let Err(e) = self.say() {
+            self.warn(format!("leaving what was said: {e}"));
+        }
+        let outcome = outcome?;
         self.send_noted(&store)?;
         let (outputs, notes) = ctx.into_results();
         let waiting = match outcome {

@@ -13,7 +13,7 @@ use std::{
 
 use engine::{
     AnyStage, Blob, CancelToken, Context, Descriptor, Digest, Event, EventSink, Item, ItemError, ItemOutcome,
-    ItemStage, Manifest, Outcome, Port, Registry, Stage, StageError, Store,
+    ItemStage, Level, Manifest, Outcome, Port, Registry, Stage, StageError, Store,
     artifact::ArtifactWriter,
     context::{ItemSource, Place},
     executor::Job,
@@ -303,6 +303,11 @@ impl Stage for Sum {
             }
             at += 1;
             ctx.store().write_file(&path, format!("{at} {sum}").as_bytes())?;
+            ctx.progress(at as u64, blobs.len() as u64, "texts", format!("sum {sum}"));
+            ctx.series("so far", sum as f64, at as u64);
+            if at == 3 {
+                ctx.message(Level::Info, "three were added up");
+            }
         }
         ctx.metric("sum", sum as f64);
         let mut writer = ArtifactWriter::new(ctx.store());
@@ -502,6 +507,8 @@ pub struct Here {
     pub registry: Registry,
     pub heard: Arc<Heard>,
     pub cancel: CancelToken,
+    /// Of the last job that ended well.
+    pub notes: std::sync::Mutex<engine::context::Notes>,
 }
 
 impl Here {
@@ -515,6 +522,7 @@ impl Here {
             dir,
             heard: Arc::default(),
             cancel: CancelToken::new(),
+            notes: Default::default(),
         }
     }
 
@@ -600,7 +608,9 @@ impl Here {
             assert!(left.is_empty(), "nothing is left to compute here");
             job.stage.run(&job.config, &job.ctx)?;
         }
-        Ok(job.ctx.into_results().0)
+        let (outputs, notes) = job.ctx.into_results();
+        *self.notes.lock().unwrap() = notes;
+        Ok(outputs)
     }
 }
 

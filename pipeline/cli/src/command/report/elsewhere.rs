@@ -61,8 +61,8 @@ pub fn section(record: &RunRecord) -> Option<Section> {
     section.push(work(&far));
     section.push(note(
         "An attempt is one worker's try at a shard; retried shards were submitted again. Failed attempts said why. In vain were those that were killed, or that came \
-         second with the same result. Times are those of the attempts whose results count, transfers included; shards that \
-         an earlier run took in are not counted again.",
+         second with the same result. Times are those of all attempts at these shards, transfers included; of one that was killed, \
+         as far as its last sign of life. Shards that an earlier run took in are not counted again.",
     ));
     for (name, _, e) in far.iter().filter(|(_, _, e)| e.differing > 0) {
         let text = format!(
@@ -119,6 +119,17 @@ fn machines(far: &[(&str, &StageRecord, &Elsewhere)]) -> Table {
                 Cell::count(h.items as usize),
                 Cell::sorted(number::duration(h.seconds), h.seconds),
                 Cell::fixed(h.gpu_seconds, 1),
+            ]);
+        }
+        if e.lost_seconds > 0.0 {
+            table.row([
+                Cell::of("lost attempts"),
+                Cell::of(*name),
+                Cell::of(""),
+                Cell::of(""),
+                Cell::of(""),
+                Cell::sorted(number::duration(e.lost_seconds), e.lost_seconds),
+                Cell::fixed(e.lost_gpu_seconds, 1),
             ]);
         }
     }
