@@ -75,6 +75,26 @@ fn labels_and_weights_made_elsewhere_are_the_same_bytes() {
     assert_eq!(files(&p.path("shared/done")), 3 + 1 + 1);
 }
 
+#[cfg(unix)]
+#[test]
+fn another_build_can_be_sent() {
+    use std::os::unix::fs::PermissionsExt;
+    let p = project(2);
+    let yaml =
+        fs::read_to_string(p.path("pipeline.yaml")).unwrap().replace("at_once: 2", "at_once: 1, send: bin/other");
+    p.write("pipeline.yaml", yaml.as_bytes());
+    p.call(&["run", "--until", "label"]).exits(1).says(&["executors.send", "no file", "bin/other"]);
+    let build =
+        format!("#!/bin/sh\n: >\"{}\"\nexec \"{}\" \"$@\"\n", p.path("used").display(), env!("CARGO_BIN_EXE_pipeline"));
+    p.write("bin/other", build.as_bytes());
+    fs::set_permissions(p.path("bin/other"), fs::Permissions::from_mode(0o755)).unwrap();
+    p.ok(&["run", "--until", "label"]);
+    assert!(p.path("used").is_file());
+    let here = Project::new(2);
+    here.ok(&["run", "--until", "label"]);
+    assert_eq!(outputs(&here.record(), &["label"]), outputs(&p.record(), &["label"]));
+}
+
 /// The table of a sweep, without the times.
 fn sweep_table(p: &Project) -> Vec<String> {
     let text = fs::read_to_string(p.path("sweep/sweep.csv")).unwrap();

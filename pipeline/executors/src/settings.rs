@@ -50,6 +50,9 @@ pub struct Shared {
     pub part_seconds: f64,
     /// Further tries of a task that failed.
     pub retries: u32,
+    /// File of another build of this version, such as a static one, that workers run instead of this program; a relative
+    /// path begins at the project. None is this program.
+    pub send: Option<PathBuf>,
 }
 
 impl Default for Shared {
@@ -69,6 +72,7 @@ impl Default for Shared {
             shard_items: policy.shard_items,
             part_seconds: PART_EVERY.as_secs_f64(),
             retries: policy.retries,
+            send: None,
         }
     }
 }
@@ -118,6 +122,10 @@ impl ExecutorSettings {
         let (shared, own): (Map<_, _>, Map<_, _>) =
             map.clone().into_iter().partition(|(key, _)| shared_keys.get(key).is_some());
         let shared: Shared = part(shared)?;
+        if shared.send.is_some() && (own.contains_key("program") || shared.kind == "kubernetes") {
+            let message = "nothing is sent where `program` or an image has it already: take one of the two out";
+            return Err(wrong("send", message.into()));
+        }
         let system = match shared.kind.as_str() {
             "slurm" => System::Slurm(part(own)?),
             "ray" => System::Ray(part(own)?),
@@ -197,15 +205,22 @@ impl ExecutorSettings {
         let objects = objects::Remote::open(&store, &at.environment).map_err(|e| wrong("store", e.to_string()))?;
         let refused = |e: ClusterError| StageError::message(e.to_string());
         let variable = |name: &str| at.environment.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
+        let binary = match self.shared.send.as_ref().map(|file| at.project.join(file)) {
+            Some(file) if !file.is_file() => {
+                return Err(wrong("send", format!("there is no file `{}`", file.display())));
+            }
+            Some(file) => file,
+            None => at.binary.clone(),
+        };
         let cluster: Box<dyn Cluster> = match &self.system {
-            System::Slurm(own) => Box::new(Slurm::new(own.clone(), &at.binary)),
-            System::Ray(own) => Box::new(Ray::new(own.clone(), &at.binary, variable).map_err(refused)?),
-            System::Ssh(own) => Box::new(Ssh::new(own.clone(), &at.binary).map_err(refused)?),
+            System::Slurm(own) => Box::new(Slurm::new(own.clone(), &binary)),
+            System::Ray(own) => Box::new(Ray::new(own.clone(), &binary, variable).map_err(refused)?),
+            System::Ssh(own) => Box::new(Ssh::new(own.clone(), &binary).map_err(refused)?),
             #[cfg(feature = "kubernetes")]
             System::Kubernetes(own) => Box::new(crate::kubernetes::Kubernetes::new(own.clone()).map_err(refused)?),
             #[cfg(unix)]
             System::Process(own) => {
-                Box::new(crate::process::Processes::new(own.clone(), &at.binary, &at.runs.join(".store/processes")))
+                Box::new(crate::process::Processes::new(own.clone(), &binary, &at.runs.join(".store/processes")))
             }
         };
         Ok((cluster, Arc::new(objects), store))
@@ -307,6 +322,7 @@ mod tests {
         assert!(parse(slurm).is_ok());
         assert!(parse(json!({ "kind": "ssh", "store": "s3://b/p", "host": "gpubox" })).is_ok());
         assert!(parse(json!({ "kind": "ray", "store": "s3://b/p", "address": "http://head:8265" })).is_ok());
+        assert_eq!(key(json!({ "kind": "ssh", "store": "/s", "host": "h", "send": "p", "program": "/p" })), "send");
         let e = parse(json!({ "kind": "process", "store": "/s", "partition": "x" })).unwrap_err();
         assert!(e.message.contains("partition"), "{e:?}");
         assert_eq!(key(json!(7)), "");

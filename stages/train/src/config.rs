@@ -117,7 +117,8 @@ pub enum BackendChoice {
     /// `native`; where `tch` or `burn` is compiled in and computes rightly on a graphics processor, that.
     #[default]
     Auto,
-    /// This project's own engine, on the processor. The same bytes on every machine.
+    /// This project's own engine, on the processor. The same bytes with AVX2, AVX-512 and NEON, and in bf16 without them
+    /// too.
     Native,
     /// LibTorch, on the processor or CUDA; needs a program built with `--features tch`.
     Tch,

@@ -3,8 +3,8 @@
 //! activation, pooling.
 //!
 //! Every function is single-threaded and its result depends on its arguments only; callers cut the work into fixed
-//! pieces. Vector instructions are chosen at run time (AVX-512 with and without bf16, AVX2,
-//! portable). Refuses to know networks.
+//! pieces. Vector instructions are chosen at run time (AVX-512 with and without bf16, AVX2, NEON, portable). Refuses to
+//! know networks.
 #![expect(clippy::inline_always, reason = "code gets its instruction set from the function that it is inlined into")]
 
 pub(crate) mod frame;

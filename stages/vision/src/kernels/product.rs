@@ -209,7 +209,13 @@ fn narrow<S: Simd, E: Number, C: Number>(
     c: &mut [C],
     out: Out,
 ) -> usize {
-    match tile_rows(rows, if S::MANY_REGISTERS { 12 } else { 6 }) {
+    // Both halves of words of B take registers of their own where the products are done in 32 bits.
+    let most = match (S::MANY_REGISTERS, E::PER_WORD) {
+        (true, _) => 12,
+        (false, 1) => 6,
+        (false, _) => 4,
+    };
+    match tile_rows(rows, most) {
         12 => tile::<S, E, C, 12, 1>(simd, side, panel, width, c, out),
         10 => tile::<S, E, C, 10, 1>(simd, side, panel, width, c, out),
         8 => tile::<S, E, C, 8, 1>(simd, side, panel, width, c, out),

@@ -1,9 +1,11 @@
-//! Sixteen numbers at a time, in four implementations, and the choice between them at run time.
+//! Sixteen numbers at a time, in five implementations, and the choice between them at run time.
 //!
 //! A kernel is written once over [`Simd`]; [`dispatch`] compiles it for each instruction set and runs the best that the
 //! processor has. A value of an implementation proves that the processor has its instructions.
 #![expect(unsafe_code, reason = "vector instructions need target features that only the run-time check establishes")]
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -115,6 +117,7 @@ pub(crate) trait Simd: Copy {
 pub(crate) trait Kernel {
     type Output;
     /// Whether it works on 16-bit numbers; if not, it is not compiled once more for their instructions.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86 has them in a set of their own"))]
     const HALVES: bool = true;
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
@@ -237,11 +240,13 @@ impl Simd for Portable {
     }
 }
 
-/// Families of vector instructions, each with those before it.
+/// Families of vector instructions, the narrowest first. A processor that has one has those of its architecture before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Instructions {
     /// What the compiler makes of plain Rust.
     Portable,
+    /// NEON, of 64-bit ARM.
+    Neon,
     /// AVX2 with fused multiply-add.
     Avx2,
     /// AVX-512 foundation.
@@ -252,7 +257,7 @@ pub enum Instructions {
 
 impl Instructions {
     /// Narrowest first.
-    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
+    pub const ALL: [Self; 5] = [Self::Portable, Self::Neon, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
 
     /// Whether the processor has them.
     #[inline]
@@ -260,13 +265,15 @@ impl Instructions {
         #[cfg(target_arch = "x86_64")]
         return match self {
             Self::Portable => true,
+            Self::Neon => false,
             Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
             // Every processor with AVX-512 has AVX2 and fused multiply-add.
             Self::Avx512 => is_x86_feature_detected!("avx512f"),
             Self::Avx512Bf16 => is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16"),
         };
+        // Every 64-bit ARM has NEON.
         #[cfg(not(target_arch = "x86_64"))]
-        return self == Self::Portable;
+        return self == Self::Portable || cfg!(target_arch = "aarch64") && self == Self::Neon;
     }
 
     /// The widest that this thread uses.
@@ -286,6 +293,7 @@ impl Instructions {
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
+            Self::Neon => "NEON",
             Self::Avx2 => "AVX2",
             Self::Avx512 => "AVX-512",
             Self::Avx512Bf16 => "AVX-512 with bf16",
@@ -305,20 +313,22 @@ pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
 
 #[inline]
 fn run<K: Kernel>(with: Instructions, kernel: K) -> K::Output {
+    assert!(with.available(), "a processor with {}", with.name());
+    // SAFETY: just asked.
     #[cfg(target_arch = "x86_64")]
-    {
-        assert!(with.available(), "a processor with {}", with.name());
-        // SAFETY: just asked.
-        unsafe {
-            match with {
-                Instructions::Avx512Bf16 if K::HALVES => return x86::with_avx512_halves(kernel),
-                Instructions::Avx512Bf16 | Instructions::Avx512 => return x86::with_avx512(kernel),
-                Instructions::Avx2 => return x86::with_avx2(kernel),
-                Instructions::Portable => {}
-            }
+    unsafe {
+        match with {
+            Instructions::Avx512Bf16 if K::HALVES => return x86::with_avx512_halves(kernel),
+            Instructions::Avx512Bf16 | Instructions::Avx512 => return x86::with_avx512(kernel),
+            Instructions::Avx2 => return x86::with_avx2(kernel),
+            Instructions::Portable | Instructions::Neon => {}
         }
     }
-    let _ = with;
+    // SAFETY: just asked.
+    #[cfg(target_arch = "aarch64")]
+    if with == Instructions::Neon {
+        return unsafe { neon::with_neon(kernel) };
+    }
     kernel.run(Portable)
 }
 

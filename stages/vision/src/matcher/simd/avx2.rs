@@ -13,8 +13,10 @@ use super::portable::{outside, part, sum_at};
 use super::windows::windows_of_eight;
 use super::{Affine, BLOCK, Bordered, Cloud, First, Hit, LANES, POINTS, Probes, Rest, STEP, Strip, WORDS, Words};
 
-/// Eight words or sums.
+/// Eight words.
 type Eight = [__m256i; 2];
+/// Eight sums.
+type Sums = Eight;
 
 windows_of_eight!("avx2,popcnt");
 
@@ -32,26 +34,26 @@ fn load(words: &[u64; WORDS + LANES], k: usize) -> Eight {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn add(a: Eight, b: Eight) -> Eight {
+fn add(a: Sums, b: Sums) -> Sums {
     [_mm256_add_epi64(a[0], b[0]), _mm256_add_epi64(a[1], b[1])]
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn store(v: Eight) -> [u64; LANES] {
-    let mut out = [0; LANES];
+fn store(v: Sums) -> [u16; LANES] {
+    let mut out = [0_u64; LANES];
     // SAFETY: eight words.
     unsafe {
         _mm256_storeu_si256(out.as_mut_ptr().cast(), v[0]);
         _mm256_storeu_si256(out.as_mut_ptr().add(4).cast(), v[1]);
     }
-    out
+    out.map(|sum| sum as u16)
 }
 
 /// Bit `l` is set where lane `l` is at most `limit`.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn at_most(v: Eight, limit: u16) -> u32 {
+fn at_most(v: Sums, limit: u16) -> u32 {
     let limit = _mm256_set1_epi64x(i64::from(limit));
     let above = v.map(|v| _mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpgt_epi64(v, limit))) as u32);
     !(above[0] | above[1] << 4) & 0xff
@@ -59,7 +61,7 @@ fn at_most(v: Eight, limit: u16) -> u32 {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn lacking(window: impl Fn(usize) -> Eight, words: &Words) -> Eight {
+fn lacking(window: impl Fn(usize) -> Eight, words: &Words) -> Sums {
     // Population counts of half bytes from a table (Mula, Kurz and Lemire, 2016), summed by bytes: four words give at
     // most 32 a byte.
     let table = _mm256_setr_epi8(

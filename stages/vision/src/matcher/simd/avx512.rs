@@ -12,8 +12,10 @@ use super::portable::{outside, part, sum_at};
 use super::windows::windows_of_eight;
 use super::{Affine, BLOCK, Bordered, Cloud, First, Hit, LANES, POINTS, Probes, Rest, STEP, Strip, WORDS, Words};
 
-/// Eight words or sums.
+/// Eight words.
 type Eight = __m512i;
+/// Eight sums.
+type Sums = Eight;
 
 windows_of_eight!("avx512f,avx512vpopcntdq,popcnt");
 
@@ -28,29 +30,29 @@ fn load(words: &[u64; WORDS + LANES], k: usize) -> Eight {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn add(a: Eight, b: Eight) -> Eight {
+fn add(a: Sums, b: Sums) -> Sums {
     _mm512_add_epi64(a, b)
 }
 
 /// Bit `l` is set where lane `l` is at most `limit`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn at_most(v: Eight, limit: u16) -> u32 {
+fn at_most(v: Sums, limit: u16) -> u32 {
     u32::from(_mm512_cmple_epu64_mask(v, _mm512_set1_epi64(i64::from(limit))))
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn store(v: Eight) -> [u64; LANES] {
-    let mut out = [0; LANES];
+fn store(v: Sums) -> [u16; LANES] {
+    let mut out = [0_u64; LANES];
     // SAFETY: eight words.
     unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), v) };
-    out
+    out.map(|sum| sum as u16)
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512vpopcntdq")]
-fn lacking(window: impl Fn(usize) -> Eight, words: &Words) -> Eight {
+fn lacking(window: impl Fn(usize) -> Eight, words: &Words) -> Sums {
     let count = |k: usize| {
         let wanted = _mm512_set1_epi64(words.ink[k].cast_signed());
         _mm512_popcnt_epi64(_mm512_andnot_si512(window(usize::from(words.at[k]) % WORDS), wanted))

@@ -14,7 +14,8 @@
 //! windows next to one another are tested as one first, by what they have together: what all four lack each of them
 //! lacks. And the four words with most ink come first and lie in one cache line with all else that the first test reads:
 //! 12 vector instructions decide for nearly all of 32 windows. A bank of 900 variants has 56 KB of such lines. Without
-//! `VPOPCNTDQ` a population count takes 8 instructions for half as many lanes.
+//! `VPOPCNTDQ` a population count takes 8 instructions for half as many lanes. NEON counts by bytes, and adds the counts of
+//! four words up before they become sums of lanes: 52 instructions.
 //!
 //! *Refinement*: for 16 points 8 multiplications and additions, 4 bounds, 2 conversions and 16 byte loads.
 //!
@@ -29,11 +30,13 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod bytes;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 mod samples;
 #[cfg(test)]
 mod tests;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod windows;
 
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -43,6 +46,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 pub enum Simd {
     /// Plain Rust.
     Portable,
+    /// NEON, of 64-bit ARM.
+    Neon,
     /// AVX2.
     Avx2,
     /// AVX-512 with its population counts.
@@ -53,6 +58,9 @@ pub enum Simd {
 static WIDEST: AtomicU8 = AtomicU8::new(Simd::Avx512 as u8);
 
 impl Simd {
+    /// All of them, the narrowest first.
+    pub const ALL: [Self; 4] = [Self::Portable, Self::Neon, Self::Avx2, Self::Avx512];
+
     /// Lets the matcher use no wider instructions than these from now on, in the whole program: for measurements.
     pub fn limit(widest: Self) {
         WIDEST.store(widest as u8, Ordering::Relaxed);
@@ -61,10 +69,18 @@ impl Simd {
     /// The widest set that this processor has and [`Self::limit`] allows.
     pub fn chosen() -> Self {
         let widest = WIDEST.load(Ordering::Relaxed);
-        [Self::Avx512, Self::Avx2]
-            .into_iter()
-            .find(|s| *s as u8 <= widest && s.is_available())
-            .unwrap_or(Self::Portable)
+        let mut fitting = Self::ALL.into_iter().rev().filter(|s| *s as u8 <= widest);
+        fitting.find(|s| s.is_available()).unwrap_or(Self::Portable)
+    }
+
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Neon => "NEON",
+            Self::Avx2 => "AVX2",
+            Self::Avx512 => "AVX-512",
+        }
     }
 
     /// Whether this processor has the instructions.
@@ -72,6 +88,7 @@ impl Simd {
     pub fn is_available(self) -> bool {
         match self {
             Self::Portable => true,
+            Self::Neon => false,
             Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt"),
             Self::Avx512 => {
                 Self::Avx2.is_available()
@@ -87,7 +104,8 @@ impl Simd {
     /// Whether this processor has the instructions.
     #[cfg(not(target_arch = "x86_64"))]
     pub fn is_available(self) -> bool {
-        self == Self::Portable
+        // Every 64-bit ARM has NEON.
+        self == Self::Portable || cfg!(target_arch = "aarch64") && self == Self::Neon
     }
 }
 
@@ -296,7 +314,7 @@ pub(super) const MOTIONS: usize = 5;
 /// to this one, weight times G, weight times G times level, and weighted template times G.
 pub(super) const NORMAL: usize = MOTIONS * (MOTIONS + 1) / 2 + 3 * MOTIONS;
 
-/// Declares functions whose portable code is compiled for every instruction set.
+/// Declares functions whose portable code is compiled for every instruction set; for NEON it always is.
 macro_rules! compiled_for_each {
     ($module:ident: $($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?);)*) => {
         $($(#[$meta])*
@@ -316,7 +334,7 @@ macro_rules! compiled_for_each {
                     // SAFETY: a set is chosen only where the processor has it.
                     Simd::Avx512 => return unsafe { avx512($($arg),*) },
                     Simd::Avx2 => return unsafe { avx2($($arg),*) },
-                    Simd::Portable => {}
+                    Simd::Portable | Simd::Neon => {}
                 }
             }
             let _ = simd;
@@ -388,7 +406,12 @@ pub(super) fn windows(simd: Simd, strip: &Strip, probes: &Probes, hits: &mut Vec
         // SAFETY: a set is chosen only where the processor has it.
         Simd::Avx512 => return unsafe { avx512::windows(strip, probes, hits) },
         Simd::Avx2 => return unsafe { avx2::windows(strip, probes, hits) },
-        Simd::Portable => {}
+        Simd::Portable | Simd::Neon => {}
+    }
+    #[cfg(target_arch = "aarch64")]
+    if simd == Simd::Neon {
+        // SAFETY: as above.
+        return unsafe { neon::windows(strip, probes, hits) };
     }
     let _ = simd;
     portable::windows(strip, probes, hits);
@@ -404,7 +427,12 @@ pub(super) fn sum_under(simd: Simd, cloud: &Cloud, map: &Bordered, pose: &Affine
         // SAFETY: a set is chosen only where the processor has it; the map was checked.
         Simd::Avx512 => return unsafe { avx512::sum_under(cloud, map, pose, limit) },
         Simd::Avx2 => return unsafe { avx2::sum_under(cloud, map, pose, limit) },
-        Simd::Portable => {}
+        Simd::Portable | Simd::Neon => {}
+    }
+    #[cfg(target_arch = "aarch64")]
+    if simd == Simd::Neon {
+        // SAFETY: as above.
+        return unsafe { neon::sum_under(cloud, map, pose, limit) };
     }
     let _ = simd;
     portable::sum_under(cloud, map, pose, limit)

@@ -7,7 +7,8 @@ use super::*;
 
 /// The sets that this processor has, without the portable one.
 fn vectors() -> impl Iterator<Item = Simd> {
-    let (have, lack): (Vec<_>, Vec<_>) = [Simd::Avx2, Simd::Avx512].into_iter().partition(|s| s.is_available());
+    let (have, lack): (Vec<_>, Vec<_>) =
+        Simd::ALL.into_iter().filter(|s| *s != Simd::Portable).partition(|s| s.is_available());
     if !lack.is_empty() {
         println!("not tested, because the processor lacks them: {lack:?}");
     }

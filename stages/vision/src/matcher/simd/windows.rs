@@ -1,4 +1,5 @@
-//! The scan of a strip, eight windows at a time, for any instruction set with a type `Eight` and its functions.
+//! The scan of a strip, eight windows at a time, for any instruction set with types `Eight` and `Sums` and
+//! their functions.
 
 /// Declares `windows` for the functions `load`, `store`, `add`, `at_most` and `lacking` where it stands.
 macro_rules! windows_of_eight {
@@ -35,7 +36,7 @@ macro_rules! windows_of_eight {
                             }
                             let missing = store(missing);
                             for lane in (0..inside).filter(|l| fit >> l & 1 == 1) {
-                                let (window, missing) = ((start + lane) as u32, missing[lane] as u16);
+                                let (window, missing) = ((start + lane) as u32, missing[lane]);
                                 let (foreign, beside) = outside(&strip.ink[column][start + lane..], rest);
                                 let (probe, column) = (i as u32, column as u16);
                                 hits.push(Hit { window, probe, column, missing, foreign, beside });
@@ -51,10 +52,10 @@ macro_rules! windows_of_eight {
         #[target_feature(enable = $features)]
         fn finish(
             window: impl Fn(usize) -> Eight + Copy,
-            mut missing: Eight,
+            mut missing: Sums,
             first: &First,
             rest: &Rest,
-        ) -> (Eight, u32) {
+        ) -> (Sums, u32) {
             for words in &rest.words {
                 if at_most(missing, first.allowed) == 0 {
                     return (missing, 0);

@@ -24,8 +24,7 @@ const A_THREAD: u64 = 4;
 
 /// The instruction sets that the matcher can use here, widest first, with their names.
 fn instruction_sets() -> impl Iterator<Item = (Simd, &'static str)> {
-    let all = [(Simd::Avx512, "AVX-512"), (Simd::Avx2, "AVX2"), (Simd::Portable, "portable")];
-    all.into_iter().filter(|(simd, _)| simd.is_available())
+    Simd::ALL.into_iter().rev().filter(|simd| simd.is_available()).map(|simd| (simd, simd.name()))
 }
 
 /// Names of the instruction sets that the matcher can use here, widest first.
