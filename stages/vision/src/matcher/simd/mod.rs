@@ -15,7 +15,7 @@
 //! lacks. And the four words with most ink come first and lie in one cache line with all else that the first test reads:
 //! 12 vector instructions decide for nearly all of 32 windows. A bank of 900 variants has 56 KB of such lines. Without
 //! `VPOPCNTDQ` a population count takes 8 instructions for half as many lanes. NEON counts by bytes, and adds the counts of
-//! four words up before they become sums of lanes: 52 instructions.
+//! four words up before they become sums of lanes: 52 instructions for these four words of eight windows.
 //!
 //! *Refinement*: for 16 points 8 multiplications and additions, 4 bounds, 2 conversions and 16 byte loads.
 //!
