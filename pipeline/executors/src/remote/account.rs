@@ -12,7 +12,7 @@ use engine::{
 use super::{
     coordinator::Coordinator,
     generation::Generation,
-    protocol::{Cost, Done, Layout, PartName, shard_of},
+    protocol::{Cost, Done, Layout, PartName, left_at, shard_of},
     worker::record,
 };
 
@@ -37,6 +37,16 @@ impl Account {
         helper.devices.extend(done.notes.devices.iter().map(|d| d.used.clone()));
     }
 
+    /// The machines that did it.
+    pub fn hosts(&self) -> impl Iterator<Item = &str> {
+        self.helpers.keys().map(String::as_str)
+    }
+
+    /// Items that were computed.
+    pub fn computed(&self) -> u64 {
+        self.helpers.values().map(|h| h.items).sum()
+    }
+
     /// The whole account; attempts are counted in the store.
     pub fn close(
         &self,
@@ -45,23 +55,22 @@ impl Account {
         generations: &[Generation],
     ) -> Result<Elsewhere, StageError> {
         let objects = c.objects;
-        let mut begun: BTreeSet<String> = BTreeSet::new();
+        let mut begun = BTreeSet::new();
         // Seconds and GPU seconds of attempts whose result does not count.
-        let mut lost: BTreeMap<String, (f64, f64)> = BTreeMap::new();
+        let mut lost: BTreeMap<_, (f64, f64)> = BTreeMap::new();
         let mut failed = 0;
-        for path in objects.list(&layout.attempts_all())? {
-            let Some((attempt, name)) = path.rsplit_once('/') else { continue };
-            let mut names = attempt.rsplit('/');
-            let (own, shard) = (names.next().unwrap_or_default(), names.next().and_then(shard_of));
-            let Some(winner) = shard.and_then(|id| self.taken.get(&id)) else { continue };
+        let left = objects.list(&layout.attempts_all())?;
+        for path in &left {
+            let Some((shard, attempt, name)) = left_at(path) else { continue };
+            let Some(winner) = self.taken.get(&shard) else { continue };
             failed += u64::from(name == "failed");
-            begun.insert(attempt.to_owned());
-            if own == winner {
+            begun.insert((shard, attempt));
+            if attempt == winner {
                 continue;
             }
-            let spent = lost.entry(attempt.to_owned()).or_default();
+            let spent = lost.entry((shard, attempt)).or_default();
             if name == "spent" {
-                let cost: Cost = record(objects, &path)?;
+                let cost: Cost = record(objects, path)?;
                 *spent = (cost.seconds, cost.seconds * cost.gpus);
             } else if let Some(part) = PartName::read(name) {
                 // Of an attempt that was killed, its last part is all that is known.

@@ -10,7 +10,6 @@ mod rounds;
 mod telling;
 
 use std::{
-    collections::BTreeSet,
     hash::{BuildHasher as _, Hasher as _, RandomState},
     sync::atomic::Ordering,
     time::Duration,
@@ -142,8 +141,6 @@ fn name_of(objects: &dyn Objects) -> Result<Vec<u8>, StageError> {
 /// Sums over all shards that were taken in, for records.
 #[derive(Debug, Default)]
 struct Totals {
-    computed: u64,
-    hosts: BTreeSet<String>,
     /// Seconds of each shard.
     shards: Vec<f64>,
     account: Account,
@@ -302,7 +299,7 @@ impl Errand<'_> {
             }
             Err(e) => self.warn(format!("counting the attempts: {e}")),
         }
-        let hosts: Vec<&str> = t.hosts.iter().map(String::as_str).collect();
+        let hosts: Vec<&str> = t.account.hosts().collect();
         ctx.message(
             Level::Info,
             format!(

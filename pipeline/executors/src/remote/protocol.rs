@@ -287,6 +287,13 @@ impl PartName {
     }
 }
 
+/// What a path among the attempts is about: the shard, the name of the attempt, and that of the object.
+pub fn left_at(path: &str) -> Option<((u32, u32), &str, &str)> {
+    let mut names = path.rsplit('/');
+    let (name, attempt) = (names.next()?, names.next()?);
+    Some((shard_of(names.next()?)?, attempt, name))
+}
+
 /// Where content lies.
 pub fn cas(digest: Digest) -> String {
     let hex = digest.to_string();
@@ -311,6 +318,9 @@ mod tests {
         let folder = layout.attempts(0, 9_999);
         assert_eq!(shard_of(folder.rsplit('/').next().unwrap()), Some((0, 9_999)));
         assert_eq!(shard_of("nonsense"), None);
+        let left = format!("{folder}/an-attempt/begun");
+        assert_eq!(left_at(&left), Some(((0, 9_999), "an-attempt", "begun")));
+        assert_eq!(left_at("begun"), None);
         let part = PartName { number: 12, items: 345, millis: 6789 };
         assert_eq!(PartName::read(&part.write()), Some(part));
         assert_eq!(PartName::read("failed"), None);

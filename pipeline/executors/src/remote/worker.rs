@@ -164,9 +164,8 @@ impl Worker<'_> {
         }
         let ended = attempt.race();
         if !matches!(ended, Ok(Ended::Won)) {
-            let cost = Cost { seconds: started.elapsed().as_secs_f64(), ..attempt.cost(started, 0) };
             // Only the account lacks it.
-            let _ = self.objects.put(&format!("{}/spent", attempt.folder), &to_bytes(&cost));
+            let _ = self.objects.put(&format!("{}/spent", attempt.folder), &to_bytes(&attempt.cost(started, 0)));
         }
         ended
     }
@@ -220,7 +219,7 @@ impl Attempt<'_> {
                 record(worker.objects.as_ref(), &path).and_then(|shard: ShardItems| self.items(&shard, &cancel))
             }
         };
-        let (made, notes, mut cost) = match worked {
+        let (made, notes, cost) = match worked {
             // Not from here: the result is not wanted any more.
             Err(StageError::Cancelled) if !worker.cancel.is_cancelled() => return Ok(Ended::NotWanted),
             Err(e) => {
@@ -229,9 +228,6 @@ impl Attempt<'_> {
             }
             Ok(results) => results,
         };
-        cost.seconds = self.started.elapsed().as_secs_f64();
-        cost.fetched = self.traffic.fetched.load(Ordering::Relaxed);
-        cost.sent = self.traffic.sent.load(Ordering::Relaxed);
         let done = Done { format: FORMAT, made, attempt: worker.attempt.clone(), notes, cost };
         let path = task.layout.done(task.generation, task.shard);
         if worker.objects.create(&path, &to_bytes(&done))? {
@@ -245,13 +241,16 @@ impl Attempt<'_> {
         Ok(Ended::Differs)
     }
 
+    /// What it cost until now; the work itself began at `busy`.
     fn cost(&self, busy: Instant, computed: u64) -> Cost {
         Cost {
             host: self.worker.host.clone(),
+            seconds: self.started.elapsed().as_secs_f64(),
             busy: busy.elapsed().as_secs_f64(),
             gpus: self.worker.gpus,
             computed,
-            ..Cost::default()
+            fetched: self.traffic.fetched.load(Ordering::Relaxed),
+            sent: self.traffic.sent.load(Ordering::Relaxed),
         }
     }
 

@@ -77,7 +77,7 @@ impl Errand<'_> {
 
     /// Items of a shard, as given or from the rate that was measured.
     pub(super) fn shard_size(&self) -> Option<usize> {
-        let (computed, seconds) = (self.totals.computed, self.totals.shards.iter().sum::<f64>());
+        let (computed, seconds) = (self.totals.account.computed(), self.totals.shards.iter().sum::<f64>());
         let rate = if computed > 0 { Some(computed as f64 / seconds.max(1e-3)) } else { self.rate };
         let measured = rate.map(|rate| (rate * self.c.policy.shard_seconds) as usize);
         self.c.policy.shard_items.or(measured).map(|n| n.clamp(1, MOST_ITEMS))

@@ -59,7 +59,7 @@ impl Errand<'_> {
     }
 
     /// Fetches a result with all that belongs to it; the pack of its items.
-    pub(super) fn fetch(&self, generation: u32, shard: u32) -> Result<(Done, Vec<u8>), StageError> {
+    fn fetch(&self, generation: u32, shard: u32) -> Result<(Done, Vec<u8>), StageError> {
         let (objects, store) = (self.c.objects, self.ctx().store());
         let path = self.layout.done(generation, shard);
         let done: Done = record(objects, &path)?;
@@ -88,7 +88,7 @@ impl Errand<'_> {
     }
 
     /// True when all content of a result is in the store of remote jobs.
-    pub(super) fn is_whole(&self, done: &Done) -> Result<bool, StageError> {
+    fn is_whole(&self, done: &Done) -> Result<bool, StageError> {
         let mut digests = Vec::new();
         match &done.made {
             Made::Items { pack, blobs } => digests.extend(blobs.iter().chain([pack]).map(|c| c.digest)),
@@ -109,7 +109,7 @@ impl Errand<'_> {
         Ok(true)
     }
 
-    pub(super) fn take(
+    fn take(
         &mut self,
         source: Option<&ItemSource>,
         (g, n): (u32, u32),
@@ -141,11 +141,8 @@ impl Errand<'_> {
             _ => return Err(StageError::message(format!("a result of job {} is of another kind", self.layout.job))),
         }
         self.ctx().absorb(&done.notes);
-        let (cost, t) = (&done.cost, &mut self.totals);
-        t.account.add((g, n), done);
-        t.shards.push(cost.seconds);
-        t.computed += cost.computed;
-        t.hosts.insert(cost.host.clone());
+        self.totals.account.add((g, n), done);
+        self.totals.shards.push(done.cost.seconds);
         Ok(())
     }
 }

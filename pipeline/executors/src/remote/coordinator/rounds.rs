@@ -29,7 +29,7 @@ const TAIL: usize = 2000;
 const FAILED: &str = "it failed";
 
 impl Errand<'_> {
-    pub(super) fn batch(&self, g: usize, round: u32, tasks: Vec<u32>) -> Batch {
+    fn batch(&self, g: usize, round: u32, tasks: Vec<u32>) -> Batch {
         let generation = &self.generations[g];
         let name = self.layout.batch(generation.number, round);
         let mut arguments = self.c.arguments.clone();
@@ -46,7 +46,7 @@ impl Errand<'_> {
     }
 
     /// Writes down and submits a new round, unless another program does so at the same time.
-    pub(super) fn submit(&mut self, g: usize, tasks: Vec<u32>, careful: bool, why: &str) -> Result<(), StageError> {
+    fn submit(&mut self, g: usize, tasks: Vec<u32>, careful: bool, why: &str) -> Result<(), StageError> {
         let round = Round { tasks: tasks.clone(), careful, why: why.to_owned() };
         let Some(number) = self.generations[g].add_round(self.c.objects, &self.layout, round)? else { return Ok(()) };
         self.c.cluster.submit(&self.batch(g, number, tasks)).map_err(stage_error)?;
@@ -116,13 +116,13 @@ impl Errand<'_> {
     }
 
     /// True when an earlier run submitted a shard last.
-    pub(super) fn is_earlier(&self, g: usize, task: u32) -> bool {
+    fn is_earlier(&self, g: usize, task: u32) -> bool {
         let generation = &self.generations[g];
         generation.shards[task as usize].round.is_some_and(|round| generation.rounds[round as usize].earlier)
     }
 
     /// Notes a task's state; the reason when it has to be submitted again.
-    pub(super) fn judge(
+    fn judge(
         &mut self,
         g: usize,
         task: u32,
@@ -152,14 +152,7 @@ impl Errand<'_> {
     }
 
     /// Says why a task failed; an error when another try would fail as well.
-    pub(super) fn explain(
-        &self,
-        g: usize,
-        task: u32,
-        batch: &str,
-        exit: Option<i32>,
-        why: &str,
-    ) -> Result<(), StageError> {
+    fn explain(&self, g: usize, task: u32, batch: &str, exit: Option<i32>, why: &str) -> Result<(), StageError> {
         let left = self.c.objects.list(&self.layout.attempts(g as u32, task))?;
         let said: Vec<Failed> = left
             .iter()
@@ -186,7 +179,7 @@ impl Errand<'_> {
     }
 
     /// Begins shards a second time that take much longer than the others, when the end is near: the first result counts.
-    pub(super) fn double_slow(&mut self, g: usize) -> Result<(), StageError> {
+    fn double_slow(&mut self, g: usize) -> Result<(), StageError> {
         let shards = &self.generations[g].shards;
         let done = shards.iter().filter(|s| s.merged).count();
         if (done as f64) < NEARLY * shards.len() as f64 || self.totals.shards.is_empty() {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use engine::{DeviceUse, StageError, context::Notes, event::Event};
 
 use super::{
-    super::protocol::{PartName, shard_of},
+    super::protocol::{PartName, left_at},
     Errand,
 };
 
@@ -31,21 +31,26 @@ impl Errand<'_> {
         let shards = || self.generations.iter().flat_map(|g| g.shards.iter());
         let (all, done) = (shards().count(), shards().filter(|s| s.merged).count());
         let running = shards().filter(|s| !s.merged && s.running_since.is_some()).count();
+        let detail = format!("{done} of {all} shards, {running} running");
+        if !is_items {
+            let paths = self.c.objects.list(&self.layout.attempts_all())?;
+            self.listen(&paths);
+            match &self.heard.progress {
+                Some((done, all, unit, detail)) => self.ctx().progress(*done, *all, unit, detail),
+                None => self.ctx().progress(done as u64, all as u64, "shards", detail),
+            }
+            return Ok(());
+        }
         let items: u64 = shards().map(|s| s.items).sum();
         let mut ready: u64 = shards().filter(|s| s.merged).map(|s| s.items).sum();
-        let detail = format!("{done} of {all} shards, {running} running");
-        if !is_items || (all - done <= SHOW_PARTS && running > 0) {
+        if all - done <= SHOW_PARTS && running > 0 {
             let paths = self.c.objects.list(&self.layout.attempts_all())?;
             ready += self.held(&paths);
-            if !is_items || all - done <= LISTEN {
+            if all - done <= LISTEN {
                 self.listen(&paths);
             }
         }
-        match &self.heard.progress {
-            _ if is_items => self.ctx().progress(ready, items, "images", detail),
-            Some((done, all, unit, detail)) => self.ctx().progress(*done, *all, unit, detail),
-            None => self.ctx().progress(done as u64, all as u64, "shards", detail),
-        }
+        self.ctx().progress(ready, items, "images", detail);
         Ok(())
     }
 
@@ -53,10 +58,10 @@ impl Errand<'_> {
     fn held(&self, paths: &[String]) -> u64 {
         let mut held: BTreeMap<(u32, u32), u64> = BTreeMap::new();
         for path in paths {
-            let mut names = path.rsplit('/');
-            let (part, shard) = (names.next().unwrap_or_default(), names.nth(1).and_then(shard_of));
-            if let (Some(id), Some(part)) = (shard, PartName::read(part)) {
-                *held.entry(id).or_default() += part.items;
+            if let Some((shard, _, name)) = left_at(path)
+                && let Some(part) = PartName::read(name)
+            {
+                *held.entry(shard).or_default() += part.items;
             }
         }
         let of = |(g, n): (u32, u32)| self.generations.get(g as usize)?.shards.get(n as usize).filter(|s| !s.merged);
@@ -66,7 +71,7 @@ impl Errand<'_> {
     /// Passes on what was said and not heard yet. What cannot be read is left out: it is for people only.
     fn listen(&mut self, paths: &[String]) {
         for path in paths {
-            let is_said = path.rsplit('/').next().is_some_and(|name| name.starts_with("said-"));
+            let is_said = left_at(path).is_some_and(|(.., name)| name.starts_with("said-"));
             if !is_said || !self.heard.portions.insert(path.clone()) {
                 continue;
             }
