@@ -266,6 +266,20 @@ impl Far {
         workers
     }
 
+    /// Stops so many workers, each soon after it began.
+    pub fn stop_begun(&self, count: usize) -> Vec<u32> {
+        let mut workers = Vec::new();
+        wait_for("workers that have begun", || {
+            workers = self.workers();
+            let all_begun = self.begun() >= workers.len();
+            if all_begun {
+                signal("STOP", &workers);
+            }
+            all_begun && workers.len() == count
+        });
+        workers
+    }
+
     /// What became of every shard.
     pub fn told(&self) -> Vec<Told> {
         let objects = self.objects();
@@ -327,6 +341,10 @@ impl Running {
         signal(name, &[self.child.id()]);
     }
 
+    pub fn said(&self) -> String {
+        fs::read_to_string(self.log.path()).unwrap()
+    }
+
     pub fn wait(mut self) -> Done {
         let start = Instant::now();
         let code = loop {
@@ -335,12 +353,11 @@ impl Running {
             }
             if start.elapsed() > PATIENCE {
                 let _ = self.child.kill();
-                panic!("the run does not end:\n{}", fs::read_to_string(self.log.path()).unwrap());
+                panic!("the run does not end:\n{}", self.said());
             }
             thread::sleep(Duration::from_millis(20));
         };
-        let said = fs::read_to_string(self.log.path()).unwrap();
-        Done { args: "run".into(), code, out: String::new(), err: said }
+        Done { args: "run".into(), code, out: String::new(), err: self.said() }
     }
 
     pub fn ends_well(self, far: &Far) -> Done {

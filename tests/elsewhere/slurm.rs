@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     process::{Command, Output},
+    sync::MutexGuard,
     thread,
     time::Duration,
 };
@@ -31,6 +32,15 @@ fn call(place: &str, words: &[&str]) -> Output {
     Command::new(words[0]).args(&words[1..]).env("SLURM_CONF", format!("{place}/slurm.conf")).output().unwrap()
 }
 
+/// [`server`], with all of its daemons at work and nothing in its queue, whatever a test that failed has left.
+fn cluster() -> Option<(String, MutexGuard<'static, ()>)> {
+    let (place, turn) = server(VARIABLE)?;
+    script("slurm", &["start-controller", &place]);
+    call(&place, &["scancel", "--quiet", "--user=root"]);
+    script("slurm", &["start-node", &place]);
+    Some((place, turn))
+}
+
 /// Batches that the controller has not ended yet, with their states.
 fn queue(place: &str) -> Vec<String> {
     let out = call(place, &["squeue", "-h", "-o", "%j %T"]).stdout;
@@ -40,7 +50,7 @@ fn queue(place: &str) -> Vec<String> {
 
 #[test]
 fn labels_and_weights_made_there_are_the_same_bytes() {
-    let Some((place, _turn)) = server(VARIABLE) else { return };
+    let Some((place, _turn)) = cluster() else { return };
     assert!(!call(&place, &["sacct"]).status.success(), "with accounting, nothing here shows that it is not needed");
     let far = Far::new(Sheets::Sample, &executor(&place));
     far.ends_well();
@@ -49,7 +59,7 @@ fn labels_and_weights_made_there_are_the_same_bytes() {
 
 #[test]
 fn a_worker_killed_in_mid_shard() {
-    let Some((place, _turn)) = server(VARIABLE) else { return };
+    let Some((place, _turn)) = cluster() else { return };
     let far = Far::new(Sheets::Slow, &executor(&place));
     let run = far.start();
     signal("KILL", &far.freeze());
@@ -60,20 +70,22 @@ fn a_worker_killed_in_mid_shard() {
 /// The node's daemons die, its workers do not: both attempts at each shard end well.
 #[test]
 fn a_lost_node_whose_orphans_go_on() {
-    let Some((place, _turn)) = server(VARIABLE) else { return };
+    let Some((place, _turn)) = cluster() else { return };
     // An attempt that leaves no parts does not look whether it is still wanted, either. GPUs of a lost node stay taken in
     // this Slurm until its controller is restarted.
     let without = executor(&place).replace("part_seconds: 0.2", "part_seconds: 3600").replace("gpus: 1", "gpus: 0");
     let far = Far::new(Sheets::Slow, &without);
     let run = far.start();
-    wait_for("two workers", || far.begun() == 2);
-    let orphans = far.workers();
+    let orphans = far.stop_begun(2);
+    let parents: Vec<u32> = orphans.iter().filter_map(|&o| parent(o)).collect();
     let node: u32 = fs::read_to_string(format!("{place}/slurmd.pid")).unwrap().trim().parse().unwrap();
     signal("KILL", &[node]);
-    // Before they are stopped: the system hangs up on stopped processes whose parent dies.
-    signal("KILL", &orphans.iter().filter_map(|&o| parent(o)).collect::<Vec<_>>());
+    // The system hangs up on processes that are stopped while their parent dies.
+    signal("CONT", &orphans);
+    signal("KILL", &parents);
+    wait_for("the end of the parents", || orphans.iter().all(|&o| parent(o).is_none_or(|p| !parents.contains(&p))));
     signal("STOP", &orphans);
-    assert_eq!(far.workers().len(), 2, "the workers were done before they could be met");
+    assert_eq!(far.workers().len(), 2, "the workers were done before they could be stopped");
     wait_for("the loss of the node", || {
         String::from_utf8(call(&place, &["sinfo", "-h", "-o", "%T"]).stdout).unwrap().starts_with("down")
     });
@@ -100,15 +112,15 @@ fn a_lost_node_whose_orphans_go_on() {
 
 #[test]
 fn a_controller_that_is_away_for_a_while() {
-    let Some((place, _turn)) = server(VARIABLE) else { return };
+    let Some((place, _turn)) = cluster() else { return };
     let far = Far::new(Sheets::Slow, &executor(&place));
     let run = far.start();
     let workers = far.freeze();
     script("slurm", &["stop-controller", &place]);
-    thread::sleep(Duration::from_secs(3));
+    wait_for("a word about it", || run.said().contains("trying again"));
     signal("CONT", &workers);
     script("slurm", &["start-controller", &place]);
-    run.ends_well(&far).says(&["trying again"]);
+    run.ends_well(&far);
     for shard in far.told() {
         assert_eq!(shard.attempts.len(), 1, "{shard:?}");
     }
@@ -117,7 +129,7 @@ fn a_controller_that_is_away_for_a_while() {
 /// It lost its state folder: no job is known any more, whatever runs.
 #[test]
 fn a_controller_that_has_forgotten_everything() {
-    let Some((place, _turn)) = server(VARIABLE) else { return };
+    let Some((place, _turn)) = cluster() else { return };
     let far = Far::new(Sheets::Slow, &executor(&place));
     let run = far.start();
     far.freeze();
@@ -131,7 +143,7 @@ fn a_controller_that_has_forgotten_everything() {
 
 #[test]
 fn stopped_while_everything_waits() {
-    let Some((place, _turn)) = server(VARIABLE) else { return };
+    let Some((place, _turn)) = cluster() else { return };
     let far = Far::new(Sheets::Slow, &executor(&place));
     let others =
         ["sbatch", "--parsable", "--gres=gpu:2", "--mem=1M", "--chdir=/", "--output=/dev/null", "--wrap=sleep 600"];
@@ -153,7 +165,7 @@ fn stopped_while_everything_waits() {
 /// As on two machines of one team.
 #[test]
 fn two_programs_submit_the_same_work_at_once() {
-    let Some((place, _turn)) = server(VARIABLE) else { return };
+    let Some((place, _turn)) = cluster() else { return };
     let first = Far::new(Sheets::Slow, &executor(&place));
     let second = Far::at(Sheets::Slow, &executor(&place), first.store.clone(), Vec::new());
     let runs = [first.start(), second.start()];
@@ -167,7 +179,7 @@ fn two_programs_submit_the_same_work_at_once() {
 
 #[test]
 fn the_submitting_program_killed_again_and_again() {
-    let Some((place, _turn)) = server(VARIABLE) else { return };
+    let Some((place, _turn)) = cluster() else { return };
     let far = Far::new(Sheets::Slow, &executor(&place));
     let mut rng = ChaCha8Rng::seed_from_u64(5);
     for _ in 0..8 {
@@ -186,7 +198,7 @@ fn the_submitting_program_killed_again_and_again() {
 
 #[test]
 fn a_worker_whose_clock_is_wrong() {
-    let Some((place, _turn)) = server(VARIABLE) else { return };
+    let Some((place, _turn)) = cluster() else { return };
     if Command::new("faketime").arg("--version").output().is_err() {
         eprintln!("SKIPPED: there is no `faketime`");
         return;
@@ -211,7 +223,7 @@ fn a_worker_whose_clock_is_wrong() {
 
 #[test]
 fn a_worker_whose_disk_is_full() {
-    let Some((place, _turn)) = server(VARIABLE) else { return };
+    let Some((place, _turn)) = cluster() else { return };
     let disk = tempfile::tempdir().unwrap();
     let Some(_mounted) = mount(disk.path(), "size=8m") else { return };
     let filler = disk.path().join("filler");
