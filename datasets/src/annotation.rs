@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::geometry::{BBox, Pixels, Polygon};
+use crate::split::Split;
 
 /// A confidence, 0..=1.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
@@ -133,6 +134,9 @@ pub struct ImageAnnotations {
     pub width: u32,
     /// Height in pixels, upright.
     pub height: u32,
+    /// The part of the data set that it belongs to, where its files tell one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<Split>,
     /// The objects, in the labeller's order.
     pub annotations: Vec<Annotation>,
 }
@@ -175,6 +179,11 @@ impl AnnotationSet {
     /// Position of a class in `classes`.
     pub fn class_index(&self, name: &str) -> Option<usize> {
         self.classes.iter().position(|c| c.name == name)
+    }
+
+    /// True when the files told parts of the data set (training, validation, test).
+    pub fn is_divided(&self) -> bool {
+        self.images.iter().any(|i| i.split.is_some())
     }
 
     /// Number of boxes in all images.

@@ -59,20 +59,26 @@ pub struct SplitSettings {
     pub val: f64,
     /// Another seed gives another split.
     pub seed: u64,
+    /// Keeps the parts that the images tell, when they tell some for training and some for validation.
+    pub own: bool,
 }
 
 impl Default for SplitSettings {
-    /// One picture in five.
+    /// The images' own parts; else one picture in five.
     fn default() -> Self {
-        Self { val: 0.2, seed: 0 }
+        Self { val: 0.2, seed: 0, own: true }
     }
 }
 
-/// A data set in two parts.
+/// A data set in its parts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Partition {
     /// The part of every image, by name.
     pub parts: BTreeMap<String, Split>,
+    /// True when the images told it.
+    pub own: bool,
+    /// Validation images of which a copy is trained on, so that they judge too well. Only in a division that was told.
+    pub copies: Vec<String>,
     /// Classes that occur, but not among the training images.
     pub not_in_train: Vec<String>,
     /// Classes that occur, but not among the validation images.
@@ -88,6 +94,18 @@ impl Partition {
     /// Number of images in a part.
     pub fn count(&self, part: Split) -> usize {
         self.parts.values().filter(|p| **p == part).count()
+    }
+
+    /// Notes the classes that one part lacks.
+    fn find_missing(&mut self, set: &AnnotationSet) {
+        let in_part = |part| -> BTreeSet<&str> {
+            let images = set.images.iter().filter(|i| self.of(&i.image) == part);
+            images.flat_map(|i| &i.annotations).map(|a| a.class.as_str()).collect()
+        };
+        let [train, val] = [Split::Train, Split::Val].map(in_part);
+        let lacking =
+            |part: &BTreeSet<&str>, other: &BTreeSet<&str>| other.difference(part).map(|c| (*c).to_owned()).collect();
+        (self.not_in_train, self.not_in_val) = (lacking(&train, &val), lacking(&val, &train));
     }
 }
 
@@ -105,10 +123,37 @@ const SLACK: f64 = 0.2;
 /// By how much of itself (and at least one picture) it may grow so that rare classes are judged too.
 const RARE_GROWTH: f64 = 0.5;
 
-/// Splits by content: each picture is drawn by the hash of its digest and the seed, so that adding pictures moves few
-/// of those already there. Both parts get at least one picture when there are two different ones, and every class that
-/// occurs in two is put into both parts as far as the validation part does not grow over half again its share.
+/// Splits as the images tell, or by content. By content, each picture is drawn by the hash of its digest and the seed, so
+/// that adding pictures moves few of those already there. Both parts get at least one picture when there are two different
+/// ones, and every class that occurs in two is put into both parts as far as the validation part does not grow over half
+/// again its share. Images that are told to be for testing stay so in any case.
 pub fn split(set: &AnnotationSet, settings: &SplitSettings) -> Partition {
+    let told = |part| set.images.iter().any(|i| i.split == Some(part));
+    if settings.own && told(Split::Train) && told(Split::Val) { as_told(set) } else { draw(set, settings) }
+}
+
+/// An image without a part is for training.
+fn as_told(set: &AnnotationSet) -> Partition {
+    let of = |i: &ImageAnnotations| i.split.unwrap_or(Split::Train);
+    let trained: BTreeSet<&str> = set
+        .images
+        .iter()
+        .filter(|i| of(i) == Split::Train)
+        .map(|i| i.digest.as_str())
+        .filter(|d| !d.is_empty())
+        .collect();
+    let is_copy = |i: &&ImageAnnotations| of(i) == Split::Val && trained.contains(i.digest.as_str());
+    let mut partition = Partition {
+        parts: set.images.iter().map(|i| (i.image.clone(), of(i))).collect(),
+        own: true,
+        copies: set.images.iter().filter(is_copy).map(|i| i.image.clone()).collect(),
+        ..Partition::default()
+    };
+    partition.find_missing(set);
+    partition
+}
+
+fn draw(set: &AnnotationSet, settings: &SplitSettings) -> Partition {
     let mut groups = groups(set, settings.seed);
     let n = groups.len();
     let fraction = if settings.val.is_finite() { settings.val.clamp(0.0, 1.0) } else { 0.0 };
@@ -131,21 +176,16 @@ pub fn split(set: &AnnotationSet, settings: &SplitSettings) -> Partition {
         let part = if g.val { Split::Val } else { Split::Train };
         partition.parts.extend(g.images.iter().map(|i| (i.image.clone(), part)));
     }
-    let classes: BTreeSet<&str> = groups.iter().flat_map(|g| &g.classes).copied().collect();
-    for class in classes {
-        for (val, missing) in [(false, &mut partition.not_in_train), (true, &mut partition.not_in_val)] {
-            if !groups.iter().any(|g| g.val == val && g.classes.contains(class)) {
-                missing.push(class.to_owned());
-            }
-        }
-    }
+    let test = set.images.iter().filter(|i| i.split == Some(Split::Test));
+    partition.parts.extend(test.map(|i| (i.image.clone(), Split::Test)));
+    partition.find_missing(set);
     partition
 }
 
 /// The pictures by content, in order of their draw.
 fn groups(set: &AnnotationSet, seed: u64) -> Vec<Group<'_>> {
     let mut by_content: BTreeMap<(bool, &str), Vec<&ImageAnnotations>> = BTreeMap::new();
-    for image in &set.images {
+    for image in set.images.iter().filter(|i| i.split != Some(Split::Test)) {
         // Labels without their picture have only a name.
         let known = !image.digest.is_empty();
         by_content.entry((known, if known { &image.digest } else { &image.image })).or_default().push(image);
@@ -225,6 +265,7 @@ mod tests {
                     },
                     width: 10,
                     height: 10,
+                    split: None,
                     annotations: classes.iter().map(|c| Annotation::new(*c, BBox::new(0.0, 0.0, 1.0, 1.0))).collect(),
                 })
                 .collect(),
@@ -241,11 +282,33 @@ mod tests {
     fn the_fraction_is_kept() {
         for n in [10, 50, 1000] {
             for val in [0.1, 0.2, 0.5] {
-                let p = split(&many(n), &SplitSettings { val, seed: 3 });
+                let p = split(&many(n), &SplitSettings { val, seed: 3, ..SplitSettings::default() });
                 let share = p.count(Split::Val) as f64 / n as f64;
                 assert!((share - val).abs() <= val * SLACK + 1.0 / n as f64, "{n}: {share} instead of {val}");
             }
         }
+    }
+
+    #[test]
+    fn what_the_images_tell_is_kept() {
+        let told = [("a", Some(Split::Train)), ("b", Some(Split::Val)), ("c", Some(Split::Test)), ("d", None)];
+        let mut divided = set(&told.map(|(name, _)| (name, name, &["x"][..])));
+        for (image, (_, part)) in divided.images.iter_mut().zip(told) {
+            image.split = part;
+        }
+        divided.images[1].annotations[0].class = "y".into();
+        let p = split(&divided, &SplitSettings::default());
+        assert_eq!(p.parts.into_values().collect::<Vec<_>>(), [Split::Train, Split::Val, Split::Test, Split::Train]);
+        assert_eq!((p.own, p.not_in_train, p.not_in_val), (true, vec!["y".to_owned()], vec!["x".to_owned()]));
+        assert!(p.copies.is_empty());
+        divided.images[3].digest = divided.images[1].digest.clone();
+        assert_eq!(split(&divided, &SplitSettings::default()).copies, ["b"]);
+        // Drawn, the copies go together and what is for testing stays out.
+        let p = split(&divided, &SplitSettings { own: false, val: 0.5, ..SplitSettings::default() });
+        assert_eq!((p.own, p.of("c"), p.of("b") == p.of("d")), (false, Split::Test, true));
+        // Without anything for validation there is nothing to keep.
+        divided.images[1].split = None;
+        assert!(!split(&divided, &SplitSettings::default()).own);
     }
 
     #[test]
@@ -267,7 +330,7 @@ mod tests {
     fn copies_stay_together() {
         let images: Vec<(String, String)> = (0..60).map(|i| (format!("{i}"), format!("content {}", i % 20))).collect();
         let rows: Vec<_> = images.iter().map(|(n, c)| (n.as_str(), c.as_str(), &["a"][..])).collect();
-        let p = split(&set(&rows), &SplitSettings { val: 0.4, seed: 0 });
+        let p = split(&set(&rows), &SplitSettings { val: 0.4, ..SplitSettings::default() });
         for i in 0..20 {
             assert_eq!(p.of(&i.to_string()), p.of(&(i + 20).to_string()));
             assert_eq!(p.of(&i.to_string()), p.of(&(i + 40).to_string()));
@@ -278,16 +341,16 @@ mod tests {
     fn both_sides_get_one_where_possible() {
         for seed in 0..50 {
             for n in 2..6 {
-                let p = split(&many(n), &SplitSettings { val: 0.05, seed });
+                let p = split(&many(n), &SplitSettings { val: 0.05, seed, ..SplitSettings::default() });
                 assert!(p.count(Split::Val) >= 1 && p.count(Split::Train) >= 1, "{n} images, seed {seed}");
-                let p = split(&many(n), &SplitSettings { val: 0.95, seed });
+                let p = split(&many(n), &SplitSettings { val: 0.95, seed, ..SplitSettings::default() });
                 assert!(p.count(Split::Val) >= 1 && p.count(Split::Train) >= 1, "{n} images, seed {seed}");
             }
         }
         let one = split(&many(1), &SplitSettings::default());
         assert_eq!((one.count(Split::Train), one.not_in_val), (1, vec!["a".to_owned()]));
-        assert_eq!(split(&many(5), &SplitSettings { val: 0.0, seed: 0 }).count(Split::Val), 0);
-        assert_eq!(split(&many(5), &SplitSettings { val: 1.0, seed: 0 }).count(Split::Train), 0);
+        assert_eq!(split(&many(5), &SplitSettings { val: 0.0, ..SplitSettings::default() }).count(Split::Val), 0);
+        assert_eq!(split(&many(5), &SplitSettings { val: 1.0, ..SplitSettings::default() }).count(Split::Train), 0);
         assert!(split(&many(0), &SplitSettings::default()).parts.is_empty());
         // Two copies of one picture: nothing to judge by.
         let p = split(&set(&[("x", "same", &["a"]), ("y", "same", &["a"])]), &SplitSettings::default());
@@ -310,7 +373,7 @@ mod tests {
                 })
                 .collect();
             let rows: Vec<_> = rows.iter().map(|(n, c)| (n.as_str(), n.as_str(), c.as_slice())).collect();
-            let p = split(&set(&rows), &SplitSettings { val: 0.2, seed });
+            let p = split(&set(&rows), &SplitSettings { val: 0.2, seed, ..SplitSettings::default() });
             assert_eq!(p.not_in_train, Vec::<String>::new(), "seed {seed}");
             assert_eq!(p.not_in_val, ["single"], "seed {seed}");
             assert!((4..=9).contains(&p.count(Split::Val)), "seed {seed}: {}", p.count(Split::Val));

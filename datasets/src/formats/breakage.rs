@@ -9,6 +9,7 @@ use image::RgbImage;
 use super::*;
 use crate::annotation::Score;
 use crate::geometry::BBox;
+use crate::split::Split;
 
 /// Files in a folder that goes away.
 struct Files(tempfile::TempDir);
@@ -169,7 +170,8 @@ fn yolo_parts_with_the_same_names_stay_apart() {
     let got = files.read(Format::Yolo, "").unwrap();
     let names: Vec<_> = got.set.images.iter().map(|i| (i.image.as_str(), i.annotations.len())).collect();
     assert_eq!(names, [("train/a.png", 1), ("val/a.png", 0)]);
-    assert_eq!(got.split["val/a.png"], Split::Val);
+    let parts: Vec<_> = got.set.images.iter().map(|i| i.split).collect();
+    assert_eq!(parts, [Some(Split::Train), Some(Split::Val)]);
     assert!(got.account.change("images").unwrap().example.contains("test: ../test/images"));
     assert_eq!(got.files["train/a.png"], files.path("train/images/a.png"));
 }

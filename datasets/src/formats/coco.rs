@@ -1,6 +1,6 @@
 //! COCO instances: one JSON file with images, annotations and categories.
 //!
-//! Extension fields: `score`, `provenance` and `attributes` in an annotation, `digest` in an image, `color` in a
+//! Extension fields: `score`, `provenance` and `attributes` in an annotation, `digest` and `split` (train, val or test) in an image, `color` in a
 //! category, `skipped` in `info`. Every element stands on its own line.
 
 use std::collections::BTreeMap;
@@ -18,6 +18,7 @@ use super::text::{Json, SNIFFED, has_extension, only_source, sources};
 use super::{Format, FormatError, Imported, LabelFormat, ReadOptions, WriteOptions};
 use crate::annotation::{Annotation, AnnotationSet, ClassInfo, Score, Skipped};
 use crate::geometry::{BBox, Polygon};
+use crate::split::Split;
 
 /// The format.
 pub(super) struct Coco;
@@ -49,6 +50,7 @@ struct Image {
     width: Option<f64>,
     height: Option<f64>,
     digest: Option<String>,
+    split: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -110,9 +112,6 @@ impl LabelFormat for Coco {
 
     fn write(&self, set: &AnnotationSet, target: &Path, options: &WriteOptions) -> Result<Account, FormatError> {
         let (set, mut account) = checked(set, Format::Coco);
-        if options.split.is_some() {
-            account.note(Effect::Lost, "split", "train, val, test", "one COCO file holds one list of images");
-        }
         let text = document(&set);
         if has_extension(target, "json") {
             write_file(target, &text)?;
@@ -197,6 +196,9 @@ fn open<'a>(json: &'a Json, path: &Path, intake: &mut Intake) -> Result<(Documen
                 let index = intake.image(at, &i.file_name, i.width.zip(i.height), 0);
                 if let (Some(index), Some(digest)) = (index, &i.digest) {
                     intake.describe(index, Some(digest), None);
+                }
+                if let (Some(index), Some(part)) = (index, i.split.as_deref().and_then(Split::from_name)) {
+                    intake.assign(index, part);
                 }
                 ids.images.insert(i.id, index);
             }
@@ -321,6 +323,9 @@ fn document(set: &AnnotationSet) -> String {
         let mut v = json!({"id": i + 1, "file_name": m.image, "width": m.width, "height": m.height});
         if !m.digest.is_empty() {
             v["digest"] = json!(m.digest);
+        }
+        if let Some(part) = m.split {
+            v["split"] = json!(part);
         }
         v
     });

@@ -17,6 +17,7 @@ use super::xml::{Node, Writer, decode_name, decode_value, encode_name, encode_va
 use super::{Format, FormatError, Imported, LabelFormat, ReadOptions, WriteOptions};
 use crate::annotation::{Annotation, AnnotationSet, ClassInfo, ImageAnnotations, Skipped};
 use crate::geometry::{BBox, Polygon};
+use crate::split::Split;
 
 /// The format.
 pub(super) struct Cvat;
@@ -56,9 +57,6 @@ impl LabelFormat for Cvat {
 
     fn write(&self, set: &AnnotationSet, target: &Path, options: &WriteOptions) -> Result<Account, FormatError> {
         let (set, mut account) = checked(set, Format::Cvat);
-        if options.split.is_some() {
-            account.note(Effect::Lost, "split", "train, val, test", "one CVAT file holds one list of images");
-        }
         let text = document(&set, &mut account);
         if has_extension(target, "xml") {
             write_file(target, &text)?;
@@ -122,6 +120,9 @@ fn image(node: &Node, path: &Path, intake: &mut Intake) {
     let Some(index) = intake.image(at, name, size, node.children.len()) else { return };
     if let Some(digest) = node.attribute("digest") {
         intake.describe(index, Some(digest), None);
+    }
+    if let Some(part) = node.attribute("subset").and_then(Split::from_name) {
+        intake.assign(index, part);
     }
     let mut parts = Vec::new();
     for n in &node.children {
@@ -273,6 +274,9 @@ fn write_image(w: &mut Writer, id: usize, i: &ImageAnnotations) {
     let mut attributes = vec![("id", id.as_str()), ("name", &i.image), ("width", &width), ("height", &height)];
     if !i.digest.is_empty() {
         attributes.push(("digest", &i.digest));
+    }
+    if let Some(part) = i.split {
+        attributes.push(("subset", part.name()));
     }
     if i.annotations.is_empty() {
         return w.empty("image", &attributes);

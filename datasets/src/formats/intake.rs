@@ -37,7 +37,6 @@ pub(super) struct Intake<'a> {
     found: BTreeSet<String>,
     doubled: BTreeSet<usize>,
     files: BTreeMap<String, PathBuf>,
-    split: BTreeMap<String, Split>,
 }
 
 impl<'a> Intake<'a> {
@@ -51,7 +50,6 @@ impl<'a> Intake<'a> {
             found: BTreeSet::new(),
             doubled: BTreeSet::new(),
             files: BTreeMap::new(),
-            split: BTreeMap::new(),
         }
     }
 
@@ -160,6 +158,7 @@ impl<'a> Intake<'a> {
             digest: String::new(),
             width,
             height,
+            split: None,
             annotations: Vec::new(),
         });
         Some(self.set.images.len() - 1)
@@ -176,9 +175,9 @@ impl<'a> Intake<'a> {
         }
     }
 
-    /// Notes the part of the split that an image is in.
+    /// Notes the part of the data set that an image is in.
     pub fn assign(&mut self, image: usize, part: Split) {
-        self.split.insert(self.set.images[image].image.clone(), part);
+        self.set.images[image].split = Some(part);
     }
 
     /// Width and height of an image, pixels.
@@ -353,12 +352,16 @@ impl<'a> Intake<'a> {
             self.account.labels_dropped += count - once.len();
             self.set.images[i].annotations = once;
         }
+        // Everything for training is no division.
+        if self.set.images.iter().all(|i| i.split.is_none_or(|part| part == Split::Train)) {
+            self.set.images.iter_mut().for_each(|i| i.split = None);
+        }
         self.set.images.sort_by(|a, b| a.image.cmp(&b.image));
         self.set.skipped.sort();
         self.set.skipped.dedup();
         self.account.images = self.set.images.len();
         self.account.labels = self.set.box_count();
-        Imported { set: self.set, account: self.account, files: self.files, split: self.split }
+        Imported { set: self.set, account: self.account, files: self.files }
     }
 }
 
@@ -374,6 +377,9 @@ pub(super) fn checked(set: &AnnotationSet, format: Format) -> (AnnotationSet, Ac
         let size = (f64::from(image.width), f64::from(image.height));
         let Some(i) = intake.image(at, &image.image, Some(size), image.annotations.len()) else { continue };
         intake.describe(i, Some(&image.digest), None);
+        if let Some(part) = image.split {
+            intake.assign(i, part);
+        }
         for annotation in &image.annotations {
             intake.label(at, i, annotation.clone());
         }

@@ -92,7 +92,7 @@ impl LabelFormat for LabelStudio {
 
     fn write(&self, set: &AnnotationSet, target: &Path, options: &WriteOptions) -> Result<Account, FormatError> {
         let (set, mut account) = checked(set, Format::LabelStudio);
-        if options.split.is_some() {
+        if set.is_divided() {
             account.note(Effect::Lost, "split", "train, val, test", "a list of tasks has no parts");
         }
         let tasks: Vec<String> = set.images.iter().enumerate().map(|(n, i)| to_task(n + 1, i).to_string()).collect();

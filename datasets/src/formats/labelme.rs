@@ -87,7 +87,7 @@ impl LabelFormat for LabelMe {
 
     fn write(&self, set: &AnnotationSet, target: &Path, options: &WriteOptions) -> Result<Account, FormatError> {
         let (set, mut account) = checked(set, Format::LabelMe);
-        if options.split.is_some() {
+        if set.is_divided() {
             account.note(Effect::Lost, "split", "train, val, test", "LabelMe has no lists of images");
         }
         let mut folder = Folder::create(target)?;

@@ -14,7 +14,6 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::annotation::AnnotationSet;
-use crate::split::Split;
 
 mod account;
 mod coco;
@@ -179,16 +178,8 @@ pub type ImageBytes<'a> = &'a dyn Fn(&str) -> io::Result<Vec<u8>>;
 pub struct WriteOptions<'a> {
     /// Copies the images too, when given.
     pub images: Option<ImageBytes<'a>>,
-    /// Which images are for training, validation and test; an image not named is for training.
-    pub split: Option<&'a BTreeMap<String, Split>>,
     /// Boxes or outlines.
     pub shape: Shape,
-}
-
-impl WriteOptions<'_> {
-    fn part(&self, image: &str) -> Split {
-        self.split.and_then(|s| s.get(image).copied()).unwrap_or(Split::Train)
-    }
 }
 
 /// What was read.
@@ -200,8 +191,6 @@ pub struct Imported {
     pub account: Account,
     /// Image files that lay beside the labels, by image name.
     pub files: BTreeMap<String, PathBuf>,
-    /// The split that the files told, by image name; empty when they tell none.
-    pub split: BTreeMap<String, Split>,
 }
 
 /// Why nothing could be read or written.

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::annotation::{Annotation, ClassInfo, Decision, ImageAnnotations, Provenance, Score, Skipped};
 use crate::geometry::{BBox, polygon_bounds};
+use crate::split::Split;
 
 /// How far a coordinate may move where a format measures otherwise (fractions, percent, width instead of right edge).
 const TOLERANCE: f64 = 1e-8;
@@ -52,6 +53,7 @@ fn rich() -> AnnotationSet {
         digest: "0123".repeat(16),
         width: 300,
         height: 200,
+        split: None,
         annotations,
     };
     let mut set = AnnotationSet {
@@ -73,6 +75,19 @@ fn rich() -> AnnotationSet {
     set
 }
 
+/// [`rich`] in three parts.
+fn divided() -> AnnotationSet {
+    let mut set = rich();
+    for image in &mut set.images {
+        image.split = Some(match image.image.as_str() {
+            "b.png" => Split::Val,
+            "sub folder/b.png" => Split::Test,
+            _ => Split::Train,
+        });
+    }
+    set
+}
+
 fn write_read(format: Format, set: &AnnotationSet, name: &str) -> (AnnotationSet, Account, Account) {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join(name);
@@ -88,7 +103,10 @@ fn assert_same(a: &AnnotationSet, b: &AnnotationSet) {
     assert_eq!(a.skipped, b.skipped);
     assert_eq!(a.images.len(), b.images.len());
     for (x, y) in a.images.iter().zip(&b.images) {
-        assert_eq!((&x.image, &x.digest, x.width, x.height), (&y.image, &y.digest, y.width, y.height));
+        assert_eq!(
+            (&x.image, &x.digest, x.width, x.height, x.split),
+            (&y.image, &y.digest, y.width, y.height, y.split)
+        );
         assert_eq!(x.annotations.len(), y.annotations.len(), "{}", x.image);
         for (p, q) in x.annotations.iter().zip(&y.annotations) {
             let close = |a: f64, b: f64| assert!((a - b).abs() <= TOLERANCE, "{a} {b} in {p:?} {q:?}");
@@ -141,6 +159,20 @@ fn a_folder_gives_back_everything() {
 }
 
 #[test]
+fn a_division_comes_back_or_is_said_to_be_lost() {
+    for format in Format::ALL {
+        let (back, written, _) = write_read(format, &divided(), "out");
+        if matches!(format, Format::LabelStudio | Format::LabelMe) {
+            assert_eq!(written.change("split").unwrap().effect, Effect::Lost);
+            assert!(!back.is_divided());
+        } else {
+            assert!(written.change("split").is_none_or(|c| c.effect != Effect::Lost), "{written}");
+            assert_same(&carried(format, &divided()), &back);
+        }
+    }
+}
+
+#[test]
 fn losses_are_named() {
     let set = rich();
     let (_, voc, _) = write_read(Format::Voc, &set, "out");
@@ -185,7 +217,7 @@ fn without_its_sidecar_yolo_still_gives_boxes() {
         a.bbox.iou(&set.images[0].annotations.first().map_or(BBox::new(10.25, 20.5, 40.125, 60.0), |a| a.bbox)) > 0.0
     );
     assert_eq!(a.provenance.labeller, "imported");
-    assert_eq!(back.split.len(), 5);
+    assert!(!back.set.is_divided());
 }
 
 #[test]
@@ -209,10 +241,9 @@ fn an_edited_yolo_line_loses_only_its_own_provenance() {
 fn trainers_find_images_labels_and_split() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("out");
-    let set = rich();
-    let split = BTreeMap::from([("b.png".to_owned(), Split::Val), ("sub folder/b.png".to_owned(), Split::Test)]);
+    let set = divided();
     let bytes = |name: &str| if name == "B.tif" { Err(io::Error::other("gone")) } else { Ok(name.as_bytes().to_vec()) };
-    let options = WriteOptions { images: Some(&bytes), split: Some(&split), shape: Shape::Polygons };
+    let options = WriteOptions { images: Some(&bytes), shape: Shape::Polygons };
     let account = Format::Yolo.write(&set, &target, &options).unwrap();
     assert_eq!(account.problems.len(), 1);
     assert!(account.problems[0].reason.contains("gone"));
@@ -234,8 +265,6 @@ fn trainers_find_images_labels_and_split() {
     }
     let back = Format::Yolo.read(&target, &ReadOptions::default()).unwrap();
     assert_same(&set, &back.set);
-    assert_eq!(back.split["b.png"], Split::Val);
-    assert_eq!(back.split["b.jpg"], Split::Train);
 }
 
 #[test]
@@ -346,6 +375,7 @@ fn any_set() -> impl Strategy<Value = AnnotationSet> {
                 digest: String::new(),
                 width: 97,
                 height: 61,
+                split: None,
                 annotations,
             })
             .collect(),

@@ -3,6 +3,7 @@
 //! Coordinates are read and written as they are (edges in pixels, not VOC 2007's one-based pixel numbers). Extension
 //! elements in an object: `score`, `provenance` (JSON text), `attributes`. Outlines are lost.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use super::account::{Account, Direction, Effect};
 use super::folder::{Folder, MARK, Sidecar, SidecarImage, mirror_paths, to_json};
 use super::intake::{At, Intake, checked};
-use super::text::{SNIFFED, below, has_extension, sources};
+use super::text::{SNIFFED, below, has_extension, read_text, sources};
 use super::xml::{Node, Writer, decode_name, decode_value, encode_name, encode_value, number, open};
 use super::{Format, FormatError, Imported, LabelFormat, ReadOptions, WriteOptions};
 use crate::annotation::{Annotation, AnnotationSet, ImageAnnotations};
@@ -42,12 +43,14 @@ impl LabelFormat for Voc {
         if files.is_empty() && !is_export {
             return Err(FormatError::content(source, "no XML file in this folder", "name the folder with the labels"));
         }
+        let parts = image_sets(source)?;
         let mut first_error = None;
         let mut good = 0;
         for path in &files {
             match open(path) {
                 Ok(node) if node.name == "annotation" => {
-                    image(&node, path, root, source, &mut intake);
+                    let part = parts.get(below(root, &path.with_extension("")).as_str()).copied();
+                    image(&node, path, root, source, part, &mut intake);
                     good += 1;
                 }
                 Ok(node) => {
@@ -83,12 +86,12 @@ impl LabelFormat for Voc {
             folder.put(&label, &document(i, &mut account))?;
             folder.put_image(options, &i.image, &file, &mut account)?;
             sidecar.images.push(SidecarImage::of(i, &label, &file));
-            let list = &mut lists[options.part(&i.image) as usize];
+            let list = &mut lists[i.split.unwrap_or(Split::Train) as usize];
             list.push_str(&paths[&i.image]);
             list.push('\n');
         }
-        for (part, list) in [Split::Train, Split::Val, Split::Test].into_iter().zip(&lists) {
-            if options.split.is_some() || part == Split::Train {
+        for (part, list) in Split::ALL.into_iter().zip(&lists) {
+            if set.is_divided() || part == Split::Train {
                 folder.put(&format!("ImageSets/Main/{}.txt", part.name()), list)?;
             }
         }
@@ -97,7 +100,19 @@ impl LabelFormat for Voc {
     }
 }
 
-fn image(node: &Node, path: &Path, root: &Path, source: &Path, intake: &mut Intake) {
+/// The parts of a data set by the label files' names, from `ImageSets/Main`.
+fn image_sets(source: &Path) -> Result<BTreeMap<String, Split>, FormatError> {
+    let mut parts = BTreeMap::new();
+    for part in Split::ALL {
+        let list = source.join(format!("ImageSets/Main/{}.txt", part.name()));
+        if list.metadata().is_ok_and(|m| m.len() > 0) {
+            parts.extend(read_text(&list)?.lines().map(|name| (name.trim().to_owned(), part)));
+        }
+    }
+    Ok(parts)
+}
+
+fn image(node: &Node, path: &Path, root: &Path, source: &Path, part: Option<Split>, intake: &mut Intake) {
     let at = At { file: path, line: node.line };
     let labels = node.all("object").count();
     let folder = below(root, path.parent().unwrap_or(root));
@@ -120,6 +135,9 @@ fn image(node: &Node, path: &Path, root: &Path, source: &Path, intake: &mut Inta
     let Some(index) = intake.image(at, &name, side("width").zip(side("height")), labels) else { return };
     if let Some(digest) = node.text_of("digest") {
         intake.describe(index, Some(digest), None);
+    }
+    if let Some(part) = part {
+        intake.assign(index, part);
     }
     let beside = [source.join("JPEGImages").join(&name), path.with_file_name(base)];
     if let Some(file) = beside.iter().find(|p| p.is_file()) {

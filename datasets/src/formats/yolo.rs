@@ -70,7 +70,7 @@ impl LabelFormat for Yolo {
         let mut sidecar = Sidecar::new(Format::Yolo, &set);
         let mut parts = vec![Split::Train];
         for i in &set.images {
-            let part = options.part(&i.image);
+            let part = i.split.unwrap_or(Split::Train);
             if !parts.contains(&part) {
                 parts.push(part);
             }

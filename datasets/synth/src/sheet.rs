@@ -59,6 +59,7 @@ impl<'a> Drawer<'a> {
             digest: blake3::hash(&file).to_hex().to_string(),
             width: s.width,
             height: s.height,
+            split: None,
             annotations: truth,
         };
         Sheet { image: image.into_rgb8(), file, annotations }

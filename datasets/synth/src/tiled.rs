@@ -94,7 +94,7 @@ pub(crate) fn join(
     lines.finish()?;
     header.finish()?;
     let digest = hashed.hasher.finalize().to_hex().to_string();
-    Ok(ImageAnnotations { image: "sheet.png".to_owned(), digest, width, height, annotations: truth })
+    Ok(ImageAnnotations { image: "sheet.png".to_owned(), digest, width, height, split: None, annotations: truth })
 }
 
 /// The samples of a sheet, with the traces of JPEG when it has a quality.

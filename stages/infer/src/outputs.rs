@@ -157,6 +157,7 @@ mod tests {
             digest: String::new(),
             width: 100,
             height: 200,
+            split: None,
             annotations: vec![a],
         };
         let set =

@@ -195,6 +195,7 @@ impl ItemStage for Infer {
                 digest: item.blob.digest.to_string(),
                 width: looked.width,
                 height: looked.height,
+                split: None,
                 annotations: kept.iter().map(|k| annotation(k, classes, info, conf)).collect(),
             };
             if let (Some(low), Some(kept)) = (&mut low, &looked.low) {

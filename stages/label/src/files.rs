@@ -44,7 +44,7 @@ impl Stage for Import {
     fn descriptor(&self) -> Descriptor {
         Descriptor {
             name: "import".into(),
-            version: 1,
+            version: 2,
             about: "Reads label files made elsewhere.".into(),
             inputs: vec![Port::new("labels", FILES), Port::optional("images", IMAGES)],
             outputs: vec![

@@ -185,8 +185,9 @@ fn adopt(a: &Annotation, class: &str, from: &str, [x, y]: [f64; 2], [w, h]: [u32
     Some((out, bbox != scaled))
 }
 
-/// Looks at all images together: labels that several images would take by their stem are taken from all of them but
-/// one of the very name, which are left out, and what was not used or not sure is put in words.
+/// Looks at all images together: each gets the part of the data set that its labels tell; labels that several images
+/// would take by their stem are taken from all of them but one of the very name, which are left out; and what was not
+/// used or not sure is put in words.
 pub fn settle(set: &mut AnnotationSet, labels: &AnnotationSet) -> Vec<String> {
     let names: BTreeSet<&str> = labels.images.iter().map(|i| i.image.as_str()).collect();
     let stems = unique_stems(names.iter().copied());
@@ -194,6 +195,12 @@ pub fn settle(set: &mut AnnotationSet, labels: &AnnotationSet) -> Vec<String> {
     for (i, image) in set.images.iter().enumerate() {
         if let Some(from) = source(|n| names.contains(n), &stems, &image.image) {
             takers.entry(from.to_owned()).or_default().push(i);
+        }
+    }
+    let parts = labels.images.iter().map(|i| (i.image.as_str(), i.split));
+    for (from, part) in parts {
+        for &i in takers.get(from).into_iter().flatten() {
+            set.images[i].split = part;
         }
     }
     let mut words = Vec::new();
@@ -225,11 +232,13 @@ pub fn settle(set: &mut AnnotationSet, labels: &AnnotationSet) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use datasets::split::Split;
+
     use super::*;
 
     fn image(name: &str, boxes: usize) -> ImageAnnotations {
         let annotations = (0..boxes).map(|_| Annotation::new("valve", BBox::new(1.0, 1.0, 5.0, 5.0))).collect();
-        ImageAnnotations { image: name.into(), digest: String::new(), width: 10, height: 10, annotations }
+        ImageAnnotations { image: name.into(), digest: String::new(), width: 10, height: 10, split: None, annotations }
     }
 
     #[test]
@@ -241,7 +250,8 @@ mod tests {
 
     #[test]
     fn a_stem_that_two_images_share_is_settled() {
-        let labels = AnnotationSet { images: vec![image("s.png", 1), image("other.png", 1)], ..Default::default() };
+        let held_back = ImageAnnotations { split: Some(Split::Val), ..image("s.png", 1) };
+        let labels = AnnotationSet { images: vec![held_back, image("other.png", 1)], ..Default::default() };
         let images = vec![image("a/s.png", 1), image("b/s.png", 1)];
         let mut set = AnnotationSet { images, ..Default::default() };
         let words = settle(&mut set, &labels);
@@ -251,6 +261,7 @@ mod tests {
         let mut set = AnnotationSet { images: vec![image("a/s.png", 1), image("s.png", 1)], ..Default::default() };
         settle(&mut set, &labels);
         assert_eq!(set.box_count(), 1);
+        assert_eq!(set.images[0].split, Some(Split::Val));
         assert_eq!((set.images[0].image.as_str(), set.skipped[0].image.as_str()), ("s.png", "a/s.png"));
     }
 

@@ -52,7 +52,7 @@ impl ItemStage for Label {
     fn descriptor(&self) -> Descriptor {
         Descriptor {
             name: "label".into(),
-            version: 4,
+            version: 5,
             about: "Finds the ontology's symbols on every image.".into(),
             inputs: vec![
                 Port::new("images", IMAGES),
@@ -166,6 +166,7 @@ impl ItemStage for Label {
                         digest: digest.clone(),
                         width,
                         height,
+                        split: None,
                         annotations,
                     };
                     if !kept.labelled.candidates.is_empty() {

@@ -205,7 +205,14 @@ fn a_high_threshold_of_a_class_drops_its_boxes() {
 fn imported(image: &str, class: &str, score: Option<f64>) -> ImageAnnotations {
     let mut a = Annotation::new(class, BBox::new(10.0, 10.0, 50.0, 60.0));
     a.score = score.map(|s| Score::new(s).unwrap());
-    ImageAnnotations { image: image.into(), digest: String::new(), width: 300, height: 200, annotations: vec![a] }
+    ImageAnnotations {
+        image: image.into(),
+        digest: String::new(),
+        width: 300,
+        height: 200,
+        split: None,
+        annotations: vec![a],
+    }
 }
 
 #[test]

@@ -337,7 +337,7 @@ pub(crate) mod fixture {
     }
 
     pub fn image(name: &str, width: u32, height: u32, annotations: Vec<Annotation>) -> ImageAnnotations {
-        ImageAnnotations { image: name.into(), digest: String::new(), width, height, annotations }
+        ImageAnnotations { image: name.into(), digest: String::new(), width, height, split: None, annotations }
     }
 
     pub fn set(classes: Vec<ClassInfo>, images: Vec<ImageAnnotations>) -> AnnotationSet {

@@ -2,6 +2,7 @@
 //!
 //! Owns their meaning, ranges and defaults, and what `auto` settles to. Refuses to act on them.
 
+use datasets::split::SplitSettings;
 use engine::StageError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -69,6 +70,17 @@ pub enum Recipe {
     #[default]
     #[serde(rename = "yolov8@8.2.103")]
     Yolov8,
+}
+
+/// Which drawings are held back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Division {
+    /// Those that the data set's files name for validation; drawn ones where they name none.
+    #[default]
+    Auto,
+    /// Drawn ones.
+    Draw,
 }
 
 /// Whether big drawings are cut into tiles.
@@ -302,8 +314,12 @@ pub struct Config {
     /// Pixels of the network's input that neighbouring tiles share; null for 1.5 times the longer side of large
     /// symbols (the 95th percentile), at most a third of `imgsz`. Default null (ours).
     pub tile_overlap: Option<u32>,
-    /// Share of the drawings held back to measure the model, 0 to below 1. Default 0.2 (ours). Drawings go to either
-    /// side by their content, so adding some does not move others.
+    /// Which drawings are held back to measure the model: `auto` takes the data set's own division into training and
+    /// validation where its files tell one, `draw` always draws `val_fraction`. What the files tell to be for testing is
+    /// left out in any case. Default auto.
+    pub split: Division,
+    /// Share of the drawings held back to measure the model where they are drawn, 0 to below 1. Default 0.2 (ours).
+    /// Drawings go to either side by their content, so adding some does not move others.
     pub val_fraction: f64,
     /// Measures every this many epochs, and after the last. Default 1.
     pub val_every: usize,
@@ -371,6 +387,7 @@ impl Default for Config {
             augment: Augment::default(),
             tile: Tile::Auto,
             tile_overlap: None,
+            split: Division::Auto,
             val_fraction: 0.2,
             val_every: 1,
             rect: false,
@@ -388,6 +405,11 @@ impl Default for Config {
 }
 
 impl Config {
+    /// How training and validation are divided.
+    pub fn split_settings(&self) -> SplitSettings {
+        SplitSettings { val: self.val_fraction, seed: self.seed, own: self.split == Division::Auto }
+    }
+
     /// Refuses settings out of range.
     pub fn check(&self) -> Result<(), StageError> {
         let share = |x: f64| (0.0..=1.0).contains(&x);

@@ -152,7 +152,14 @@ mod tests {
     use super::*;
 
     fn labels(image: &str, digest: &str, annotations: Vec<Annotation>) -> ImageAnnotations {
-        ImageAnnotations { image: image.into(), digest: digest.into(), width: 100, height: 80, annotations }
+        ImageAnnotations {
+            image: image.into(),
+            digest: digest.into(),
+            width: 100,
+            height: 80,
+            split: None,
+            annotations,
+        }
     }
 
     fn boxed(class: &str, b: [f64; 4]) -> Annotation {

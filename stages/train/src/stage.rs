@@ -6,11 +6,12 @@ use artifacts::{Annotations, IMAGES, Model, OntologyKind, Report, WEIGHTS};
 use datasets::{
     AnnotationSet, ClassInfo,
     eval::{EvalSettings, Evaluation, evaluate},
-    split::{Split, SplitSettings, split},
+    split::{Partition, Split, split},
 };
 use engine::{
     Blob, Context, Descriptor, DeviceUse, Facts, Level, Needs, Outcome, Port, Stage, StageError, artifact::Kind,
 };
+use report::number::counted;
 use vision::{
     tiles::Cut,
     yolov8::{
@@ -116,7 +117,7 @@ impl Stage for Train {
     fn descriptor(&self) -> Descriptor {
         Descriptor {
             name: "train".into(),
-            version: 3,
+            version: 4,
             about: "Trains a YOLOv8 detector on the reviewed labels.".into(),
             inputs: vec![
                 Port::new("images", IMAGES),
@@ -256,24 +257,33 @@ fn prepare(config: &Config, ctx: &Context, set: &AnnotationSet, classes: &[Class
     if rejected > 0 {
         notes.push(format!("{rejected} boxes rejected in review are left out"));
     }
-    let partition = if config.val_fraction > 0.0 {
-        let part = split(set, &SplitSettings { val: config.val_fraction, seed: config.seed });
-        for (missing, from) in [(&part.not_in_train, "training"), (&part.not_in_val, "measuring")] {
+    let partition = split(set, &config.split_settings());
+    notes.push(division(&partition, config));
+    if partition.count(Split::Val) > 0 {
+        for (missing, from) in [(&partition.not_in_train, "training"), (&partition.not_in_val, "measuring")] {
             if !missing.is_empty() {
                 notes.push(format!("no drawing for {from} has: {}", missing.join(", ")));
             }
         }
-        Some(part)
-    } else {
-        None
-    };
+    }
+    if let Some(first) = partition.copies.first() {
+        let copies = counted(partition.copies.len(), "drawing for measuring is", "drawings for measuring are");
+        let fix = "the model is measured too well; take them out of one part, or `split: draw`";
+        ctx.message(Level::Warn, format!("{copies} trained on too, such as `{first}`: {fix}"));
+    }
     let (cut, why) = settle_cut(config, &images);
     notes.push(match cut {
         Cut::Whole => format!("whole drawings: {why}"),
         Cut::Tiles { scale, overlap } => format!("tiles at scale {scale:.2}, overlap {overlap} pixels: {why}"),
     });
-    let (train, val): (Vec<Labelled>, Vec<Labelled>) =
-        images.into_iter().partition(|i| partition.as_ref().is_none_or(|p| p.of(&i.blob.name) == Split::Train));
+    let (mut train, mut val) = (Vec::new(), Vec::new());
+    for image in images {
+        match partition.of(&image.blob.name) {
+            Split::Train => train.push(image),
+            Split::Val => val.push(image),
+            Split::Test => {}
+        }
+    }
     if val.is_empty() {
         let why = match train.len() {
             1 => "there is one labelled drawing only: add drawings",
@@ -335,6 +345,18 @@ fn prepare(config: &Config, ctx: &Context, set: &AnnotationSet, classes: &[Class
         ctx.message(Level::Info, note.as_str());
     }
     Ok(Data { train, val, train_views, val_views, cut, ignored, notes, class_weights })
+}
+
+/// Which drawings train and which measure, in words.
+fn division(partition: &Partition, config: &Config) -> String {
+    let [train, val, test] = Split::ALL.map(|part| partition.count(part));
+    let by = if partition.own {
+        "as the data set's files divide them".to_owned()
+    } else {
+        format!("drawn with val_fraction {} and seed {}", config.val_fraction, config.seed)
+    };
+    let left_out = if test > 0 { format!(", {test} for testing left out") } else { String::new() };
+    format!("{train} drawings for training and {val} for measuring, {by}{left_out}")
 }
 
 fn say(ctx: &Context, ignored: &[Ignored]) {

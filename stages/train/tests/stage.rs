@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, io::Cursor};
 
 use artifacts::{Annotations, Files, IMAGES, Model, OntologyKind, OntologyValue, Report, WEIGHTS};
+use datasets::split::Split::{Test, Train, Val};
 use datasets::{Annotation, AnnotationSet, ClassInfo, ImageAnnotations};
 use engine::{
     Digest, Level, Registry, StageError,
@@ -33,7 +34,14 @@ fn drawings() -> (Vec<(String, Vec<u8>)>, AnnotationSet) {
         let name = format!("sub folder/d{i}.png");
         let digest = Digest::of(bytes.get_ref()).to_string();
         let annotations = boxes.iter().zip(NAMES).map(|(b, n)| Annotation::new(n, b.map(f64::from).into())).collect();
-        set.images.push(ImageAnnotations { image: name.clone(), digest, width: 128, height: 96, annotations });
+        set.images.push(ImageAnnotations {
+            image: name.clone(),
+            digest,
+            width: 128,
+            height: 96,
+            split: None,
+            annotations,
+        });
         files.push((name, bytes.into_inner()));
     }
     (files, set)
@@ -138,6 +146,37 @@ fn a_training_leaves_everything_and_names_what_it_left_out() {
     let detector = vision::detector::YoloV8::from_bytes(&model["best.safetensors"], "").unwrap();
     let names: Vec<&str> = vision::detector::Detector::classes(&detector).iter().map(|c| c.name.as_str()).collect();
     assert_eq!(names, NAMES);
+}
+
+#[test]
+fn the_division_that_a_data_set_tells_is_kept() {
+    let (mut files, mut set) = drawings();
+    // A drawing for measuring that is trained on under another name.
+    files[5].1 = files[2].1.clone();
+    set.images[5].annotations = set.images[2].annotations.clone();
+    set.images[5].digest = set.images[2].digest.clone();
+    for (image, part) in set.images.iter_mut().zip([Val, Train, Train, Test, Train, Val]) {
+        image.split = Some(part);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let harness = harness(dir.path(), &files, &set);
+    let measured = |ran: &Ran| {
+        let model: Files = harness.read::<Model>(ran, "model").unwrap();
+        let metrics: serde_json::Value = serde_json::from_slice(&model["metrics.json"]).unwrap();
+        metrics["images"].as_u64().unwrap()
+    };
+    let says = |ran: &Ran, words: &str| {
+        assert!(ran.notes.messages.iter().any(|(_, text)| text.contains(words)), "{words}: {:?}", ran.notes.messages);
+    };
+    let ran = train(&harness).unwrap();
+    says(
+        &ran,
+        "3 drawings for training and 2 for measuring, as the data set's files divide them, 1 for testing left out",
+    );
+    says(&ran, "1 drawing for measuring is trained on too, such as `sub folder/d5.png`");
+    assert_eq!(measured(&ran), 2);
+    let ran = train_with(&harness, &json!({"split": "draw", "val_fraction": 0.4})).unwrap();
+    says(&ran, "drawn with val_fraction 0.4 and seed 0, 1 for testing left out");
 }
 
 #[test]

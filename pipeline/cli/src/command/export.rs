@@ -239,7 +239,7 @@ pub fn images(project: &Project, result: &StageResult) -> Result<Manifest> {
 }
 
 fn labels(project: &Project, format: Format, out: &Path, with_images: bool) -> Result<(Account, String)> {
-    let (from, result, set) = newest_labels(project)?;
+    let (from, result, mut set) = newest_labels(project)?;
     if !with_images {
         return Ok((format.write(&set, out, &WriteOptions::default()).map_err(Report::from_err)?, from));
     }
@@ -248,10 +248,11 @@ fn labels(project: &Project, format: Format, out: &Path, with_images: bool) -> R
         let blob = manifest.blob(name).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         project.store.read_blob(blob).map_err(io::Error::other)
     };
-    let parts = split(&set, &split_settings(project)).parts;
-    // One COCO file holds one list of images.
-    let split = (format != Format::Coco).then_some(&parts);
-    let options = WriteOptions { images: Some(&bytes), split, ..WriteOptions::default() };
+    let parts = split(&set, &split_settings(project));
+    for image in &mut set.images {
+        image.split = Some(parts.of(&image.image));
+    }
+    let options = WriteOptions { images: Some(&bytes), ..WriteOptions::default() };
     Ok((format.write(&set, out, &options).map_err(Report::from_err)?, from))
 }
 
@@ -259,7 +260,7 @@ fn labels(project: &Project, format: Format, out: &Path, with_images: bool) -> R
 fn split_settings(project: &Project) -> SplitSettings {
     let node = project.spec.nodes.iter().find(|n| n.uses == "train");
     let config = node.and_then(|n| serde_json::from_value::<train::Config>(n.config.clone()).ok()).unwrap_or_default();
-    SplitSettings { val: config.val_fraction, seed: config.seed }
+    config.split_settings()
 }
 
 /// Where a single file goes: into `out` when that is a folder or ends in `/`.

@@ -219,9 +219,8 @@ fn trained(seconds: &Value, map50: &Value, map50_95: &Value, about: Value) -> Re
 /// Pictures of the data set that are trained on; all where none are held back.
 fn pictures(data: &Path) -> Result<usize> {
     let read = || Format::Yolo.read(data, &ReadOptions::default());
-    let imported = read().into_diagnostic().wrap_err("counting the pictures")?;
-    let count = imported.split.values().filter(|part| **part == Split::Train).count();
-    Ok(if count == 0 { imported.set.images.len() } else { count })
+    let set = read().into_diagnostic().wrap_err("counting the pictures")?.set;
+    Ok(set.images.iter().filter(|i| i.split.is_none_or(|part| part == Split::Train)).count())
 }
 
 fn tables(args: &RecipeBench, lines: &[(&str, Vec<Trained>)], pictures: usize) -> (Value, Vec<Vec<String>>) {

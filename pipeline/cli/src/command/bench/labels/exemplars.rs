@@ -173,6 +173,7 @@ mod tests {
             digest: String::new(),
             width: 400,
             height: 60,
+            split: None,
             annotations,
         };
         let truth = image((0..4).map(|i| boxed(20.0 + 50.0 * f64::from(i), 20.0, None)).collect());

@@ -223,7 +223,14 @@ mod tests {
 
     fn set(annotations: Vec<Annotation>) -> AnnotationSet {
         let classes = ["a", "b"].map(|n| ClassInfo { name: n.into(), category: String::new(), color: [0; 3] });
-        let image = ImageAnnotations { image: "s".into(), digest: String::new(), width: 999, height: 10, annotations };
+        let image = ImageAnnotations {
+            image: "s".into(),
+            digest: String::new(),
+            width: 999,
+            height: 10,
+            split: None,
+            annotations,
+        };
         AnnotationSet { classes: classes.to_vec(), images: vec![image], skipped: Vec::new() }
     }
 
