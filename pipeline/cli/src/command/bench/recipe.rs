@@ -96,6 +96,7 @@ pub fn run(global: &Global, args: &RecipeBench) -> Result<Exit> {
     if args.epochs == 0 || args.seeds.is_empty() || args.ours.is_empty() && !args.peer {
         return Err(Usage::new("nothing to train", "--epochs 3 --seeds 0 --ours f32"));
     }
+    let pictures = pictures(&args.data)?;
     let folder = tempfile::tempdir().into_diagnostic().wrap_err("making a folder for the trainings")?;
     let mut lines: Vec<(&str, Vec<Trained>)> = args.ours.iter().map(|ours| (ours.name(), Vec::new())).collect();
     if args.peer {
@@ -121,7 +122,6 @@ pub fn run(global: &Global, args: &RecipeBench) -> Result<Exit> {
             });
         }
     }
-    let pictures = pictures(&args.data)?;
     let (doc, rows) = tables(args, &lines, pictures);
     show(global, &doc, &rows)?;
     if let Some(why) = missing {
@@ -216,11 +216,16 @@ fn trained(seconds: &Value, map50: &Value, map50_95: &Value, about: Value) -> Re
     Ok(Trained { seconds: number(seconds)?, map50: number(map50)?, map50_95: number(map50_95)?, about })
 }
 
-/// Pictures of the data set that are trained on; all where none are held back.
+/// Pictures of the data set that are trained on. Some have to be held back, or each side would choose its own.
 fn pictures(data: &Path) -> Result<usize> {
     let read = || Format::Yolo.read(data, &ReadOptions::default());
     let set = read().into_diagnostic().wrap_err("counting the pictures")?.set;
-    Ok(set.images.iter().filter(|i| i.split.is_none_or(|part| part == Split::Train)).count())
+    let [train, val, _] = Split::ALL.map(|part| set.images.iter().filter(|i| i.split == Some(part)).count());
+    if train == 0 || val == 0 {
+        let message = format!("{} does not divide its pictures into training and validation", data.display());
+        return Err(Usage::new(message, "let `train:` and `val:` in its data.yaml name different folders"));
+    }
+    Ok(train)
 }
 
 fn tables(args: &RecipeBench, lines: &[(&str, Vec<Trained>)], pictures: usize) -> (Value, Vec<Vec<String>>) {
