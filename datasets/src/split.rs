@@ -1,7 +1,8 @@
 //! Which images train and which judge.
 //!
-//! Owns the split by content: the same pictures, fraction and seed give the same parts whatever the file names, the
-//! order or the machine, and copies of one picture never lie on both sides. Refuses to move files.
+//! Owns the choice between the parts that the images' files tell and a split by content: the same pictures, fraction and
+//! seed give the same parts whatever the file names, the order or the machine, and copies of one picture never lie on both
+//! sides. Refuses to move files.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +18,7 @@ pub enum Split {
     Train,
     /// Epochs are compared on it.
     Val,
-    /// Touched once, at the end. Never made by [`split`]; label files may name it.
+    /// Touched once, at the end. Never drawn by [`split`]; label files may name it.
     Test,
 }
 

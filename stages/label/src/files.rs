@@ -169,6 +169,7 @@ fn section(account: &Account, told: &str) -> Section {
 
 #[cfg(test)]
 mod tests {
+    use datasets::split::Split;
     use engine::{Registry, harness::Harness};
     use serde_json::json;
 
@@ -178,6 +179,29 @@ mod tests {
         let mut bytes = std::io::Cursor::new(Vec::new());
         image::RgbImage::new(w, h).write_to(&mut bytes, image::ImageFormat::Png).unwrap();
         bytes.into_inner()
+    }
+
+    #[test]
+    fn the_parts_of_a_data_set_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let harness = Harness::new(dir.path())
+            .unwrap()
+            .files(
+                "labels",
+                FILES,
+                &[
+                    ("data.yaml", b"train: images/train\nval: images/val\nnames: [valve]\n"),
+                    ("labels/train/a.txt", b"0 0.5 0.5 0.2 0.4\n"),
+                    ("labels/val/b.txt", b""),
+                ],
+            )
+            .unwrap()
+            .files("images", IMAGES, &[("images/train/a.png", &png(100, 50)), ("images/val/b.png", &png(100, 50))])
+            .unwrap();
+        let ran = harness.run(&Registry::new().add(Import), json!({})).unwrap();
+        let set = harness.read::<Annotations>(&ran, "annotations").unwrap();
+        let parts: Vec<_> = set.images.iter().map(|i| (i.image.as_str(), i.split)).collect();
+        assert_eq!(parts, [("images/train/a.png", Some(Split::Train)), ("images/val/b.png", Some(Split::Val))]);
     }
 
     #[test]
