@@ -1,7 +1,7 @@
 //! COCO instances: one JSON file with images, annotations and categories.
 //!
-//! Extension fields: `score`, `provenance` and `attributes` in an annotation, `digest` and `split` (train, val or test) in an image, `color` in a
-//! category, `skipped` in `info`. Every element stands on its own line.
+//! Extension fields: `score`, `provenance` and `attributes` in an annotation, `digest` and `split` (train, val or test) in
+//! an image, `color` in a category, `skipped` in `info`. Every element stands on its own line.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -194,11 +194,9 @@ fn open<'a>(json: &'a Json, path: &Path, intake: &mut Intake) -> Result<(Documen
             }
             Ok(i) => {
                 let index = intake.image(at, &i.file_name, i.width.zip(i.height), 0);
-                if let (Some(index), Some(digest)) = (index, &i.digest) {
-                    intake.describe(index, Some(digest), None);
-                }
-                if let (Some(index), Some(part)) = (index, i.split.as_deref().and_then(Split::from_name)) {
-                    intake.assign(index, part);
+                if let Some(index) = index {
+                    intake.describe(index, i.digest.as_deref(), None);
+                    intake.assign(index, i.split.as_deref().and_then(Split::from_name));
                 }
                 ids.images.insert(i.id, index);
             }

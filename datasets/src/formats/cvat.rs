@@ -121,9 +121,7 @@ fn image(node: &Node, path: &Path, intake: &mut Intake) {
     if let Some(digest) = node.attribute("digest") {
         intake.describe(index, Some(digest), None);
     }
-    if let Some(part) = node.attribute("subset").and_then(Split::from_name) {
-        intake.assign(index, part);
-    }
+    intake.assign(index, node.attribute("subset").and_then(Split::from_name));
     let mut parts = Vec::new();
     for n in &node.children {
         let at = At { file: path, line: n.line };

@@ -175,9 +175,10 @@ impl<'a> Intake<'a> {
         }
     }
 
-    /// Notes the part of the data set that an image is in.
-    pub fn assign(&mut self, image: usize, part: Split) {
-        self.set.images[image].split = Some(part);
+    /// Notes the part of the data set that an image is in, where one is told.
+    pub fn assign(&mut self, image: usize, part: Option<Split>) {
+        let known = &mut self.set.images[image].split;
+        *known = part.or(*known);
     }
 
     /// Width and height of an image, pixels.
@@ -377,9 +378,7 @@ pub(super) fn checked(set: &AnnotationSet, format: Format) -> (AnnotationSet, Ac
         let size = (f64::from(image.width), f64::from(image.height));
         let Some(i) = intake.image(at, &image.image, Some(size), image.annotations.len()) else { continue };
         intake.describe(i, Some(&image.digest), None);
-        if let Some(part) = image.split {
-            intake.assign(i, part);
-        }
+        intake.assign(i, image.split);
         for annotation in &image.annotations {
             intake.label(at, i, annotation.clone());
         }

@@ -136,9 +136,7 @@ fn image(node: &Node, path: &Path, root: &Path, source: &Path, part: Option<Spli
     if let Some(digest) = node.text_of("digest") {
         intake.describe(index, Some(digest), None);
     }
-    if let Some(part) = part {
-        intake.assign(index, part);
-    }
+    intake.assign(index, part);
     let beside = [source.join("JPEGImages").join(&name), path.with_file_name(base)];
     if let Some(file) = beside.iter().find(|p| p.is_file()) {
         intake.describe(index, None, Some(file));

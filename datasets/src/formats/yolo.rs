@@ -169,9 +169,7 @@ fn read_image(item: &Item, known: Option<&SidecarImage>, layout: &Layout, intake
     let size = size.map(|(w, h)| (f64::from(w), f64::from(h)));
     let Some(index) = intake.image(at, &name, size, labels) else { return };
     intake.describe(index, known.map(|k| k.digest.as_str()), item.image.as_deref());
-    if let Some(part) = item.part {
-        intake.assign(index, part);
-    }
+    intake.assign(index, item.part);
     let mut told: BTreeMap<&str, Vec<&Annotation>> = BTreeMap::new();
     for l in known.iter().flat_map(|k| k.labels.iter().rev()) {
         told.entry(&l.text).or_default().push(&l.annotation);

@@ -169,8 +169,13 @@ fn section(account: &Account, told: &str) -> Section {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use datasets::split::Split;
-    use engine::{Registry, harness::Harness};
+    use engine::{
+        Registry,
+        harness::{Harness, Ran},
+    };
     use serde_json::json;
 
     use super::*;
@@ -181,24 +186,25 @@ mod tests {
         bytes.into_inner()
     }
 
+    /// Imports label files of images of 100 x 50 pixels, in a folder of its own.
+    fn import(dir: &Path, labels: &[(&str, &[u8])], images: &[&str]) -> (Harness, Ran) {
+        let png = png(100, 50);
+        let images: Vec<(&str, &[u8])> = images.iter().map(|name| (*name, png.as_slice())).collect();
+        let harness = Harness::new(dir).unwrap().files("labels", FILES, labels).unwrap();
+        let harness = harness.files("images", IMAGES, &images).unwrap();
+        let ran = harness.run(&Registry::new().add(Import), json!({})).unwrap();
+        (harness, ran)
+    }
+
     #[test]
     fn the_parts_of_a_data_set_are_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let harness = Harness::new(dir.path())
-            .unwrap()
-            .files(
-                "labels",
-                FILES,
-                &[
-                    ("data.yaml", b"train: images/train\nval: images/val\nnames: [valve]\n"),
-                    ("labels/train/a.txt", b"0 0.5 0.5 0.2 0.4\n"),
-                    ("labels/val/b.txt", b""),
-                ],
-            )
-            .unwrap()
-            .files("images", IMAGES, &[("images/train/a.png", &png(100, 50)), ("images/val/b.png", &png(100, 50))])
-            .unwrap();
-        let ran = harness.run(&Registry::new().add(Import), json!({})).unwrap();
+        let labels: [(&str, &[u8]); 3] = [
+            ("data.yaml", b"train: images/train\nval: images/val\nnames: [valve]\n"),
+            ("labels/train/a.txt", b"0 0.5 0.5 0.2 0.4\n"),
+            ("labels/val/b.txt", b""),
+        ];
+        let (harness, ran) = import(dir.path(), &labels, &["images/train/a.png", "images/val/b.png"]);
         let set = harness.read::<Annotations>(&ran, "annotations").unwrap();
         let parts: Vec<_> = set.images.iter().map(|i| (i.image.as_str(), i.split)).collect();
         assert_eq!(parts, [("images/train/a.png", Some(Split::Train)), ("images/val/b.png", Some(Split::Val))]);
@@ -207,20 +213,11 @@ mod tests {
     #[test]
     fn yolo_labels_take_sizes_and_names_from_the_images() {
         let dir = tempfile::tempdir().unwrap();
-        let harness = Harness::new(dir.path())
-            .unwrap()
-            .files(
-                "labels",
-                FILES,
-                &[
-                    ("data.yaml", b"train: images/train\nval: images/train\nnames: [ball valve]\n"),
-                    ("labels/train/a.txt", b"0 0.5 0.5 0.2 0.4\n0 7 7 7 7\n"),
-                ],
-            )
-            .unwrap()
-            .files("images", IMAGES, &[("deep/a.png", &png(100, 50))])
-            .unwrap();
-        let ran = harness.run(&Registry::new().add(Import), json!({})).unwrap();
+        let labels: [(&str, &[u8]); 2] = [
+            ("data.yaml", b"train: images/train\nval: images/train\nnames: [ball valve]\n"),
+            ("labels/train/a.txt", b"0 0.5 0.5 0.2 0.4\n0 7 7 7 7\n"),
+        ];
+        let (harness, ran) = import(dir.path(), &labels, &["deep/a.png"]);
         let set = harness.read::<Annotations>(&ran, "annotations").unwrap();
         assert_eq!(set.images.len(), 1);
         assert_eq!((set.images[0].image.as_str(), set.images[0].width), ("deep/a.png", 100));

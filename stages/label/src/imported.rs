@@ -197,10 +197,9 @@ pub fn settle(set: &mut AnnotationSet, labels: &AnnotationSet) -> Vec<String> {
             takers.entry(from.to_owned()).or_default().push(i);
         }
     }
-    let parts = labels.images.iter().map(|i| (i.image.as_str(), i.split));
-    for (from, part) in parts {
-        for &i in takers.get(from).into_iter().flatten() {
-            set.images[i].split = part;
+    for labelled in &labels.images {
+        for &i in takers.get(&labelled.image).into_iter().flatten() {
+            set.images[i].split = labelled.split;
         }
     }
     let mut words = Vec::new();
