@@ -12,6 +12,8 @@ const GOOD_PART: f64 = 0.9;
 const NO_FOREIGN: f64 = 0.02;
 /// Agreement of the layout of lettering, up to 1, under which it is another one.
 const OTHER_TEXT: f64 = 0.3;
+/// Spreads below what is usual on the drawing that are worth a word.
+const UNUSUAL: f64 = -2.0;
 /// Deviations from the template that are worth a word: of the turn in degrees, of size and shape as a share.
 const TURN_DEG: f64 = 3.0;
 const RESIZED: f64 = 0.1;
@@ -35,7 +37,10 @@ pub fn explain(a: &Annotation) -> Vec<String> {
         out.push(if v < NO_FOREIGN { "no foreign ink".into() } else { format!("{} foreign ink", whole(v.min(1.0))) });
     }
     if let Some(v) = share("correlation").or_else(|| share("ncc")) {
-        out.push(format!("pixel by pixel {} alike", whole(v.clamp(0.0, 1.0))));
+        let unusual = share("better_correlation").is_some_and(|v| v < UNUSUAL);
+        let usual = share("usual_correlation").filter(|_| unusual);
+        let usual = usual.map_or(String::new(), |u| format!(" (usual on this drawing: {})", whole(u.clamp(0.0, 1.0))));
+        out.push(format!("pixel by pixel {} alike{usual}", whole(v.clamp(0.0, 1.0))));
     }
     if share("text_layout").is_some_and(|v| v < OTHER_TEXT) && share("has_text").is_some_and(|v| v > 0.5) {
         out.push("the lettering sits otherwise".into());
@@ -161,6 +166,15 @@ mod tests {
         assert_eq!(explain(&with(&lettered)), ["the lettering sits otherwise"]);
         assert_eq!(explain(&with(&lettered[1..])), [""; 0]);
         assert_eq!(explain(&with(&[("worst_sector", 0.95), ("unexplained", f64::NAN)])), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_usual_on_the_drawing_is_told_where_a_box_falls_short_of_it() {
+        let alike = |better: f64| {
+            explain(&with(&[("correlation", 0.82), ("usual_correlation", 0.95), ("better_correlation", better)]))
+        };
+        assert_eq!(alike(-3.5), ["pixel by pixel 82 % alike (usual on this drawing: 95 %)"]);
+        assert_eq!(alike(-1.0), ["pixel by pixel 82 % alike"]);
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! Fits the weights of the matcher's ranks and confidences on generated drawings, and prints them for `score.rs`:
+//! Fits the weights of the matcher's ranks and confidences on generated drawings, and prints them:
 //! `cargo test -p vision --release --test matcher_fit -- --ignored --nocapture`.
 //!
-//! The rank learns from pairs, a right hypothesis against a wrong one at its place; the confidence from what wins by
-//! that rank. Owns what is drawn and fitted. Refuses to change the matcher.
+//! The rank learns from pairs, a right hypothesis against a wrong one at its place; the confidence of the first look from
+//! what wins by that rank; the network of the second look (`second.rs`) from what the matcher finds. Owns what is drawn and
+//! fitted. Refuses to change the matcher.
 
 #![expect(
     clippy::unwrap_used,
@@ -12,6 +13,8 @@
 
 #[path = "matcher_fit/drawing.rs"]
 mod drawing;
+#[path = "matcher_fit/network.rs"]
+mod network;
 #[path = "matcher_fit/outcome.rs"]
 mod outcome;
 #[expect(dead_code, reason = "other tests use the rest")]
@@ -24,15 +27,22 @@ use std::time::Instant;
 
 use drawing::{Drawing, TERMS, WITH_MARGIN};
 use outcome::Outcome;
-use sheets::{clean_templates, cut_templates, draw, hits};
+use sheets::{clean_templates, cut_templates_as, draw, hits};
 use solver::{Sample, Terms, fit};
-use synth::{Set, SynthSettings};
-use vision::matcher::{CONFIDENCE_TERMS, Matcher, MatcherConfig, Poses, Rotations, ScaleBase, Template};
+use synth::crops::Choice;
+use synth::{CropSettings, Set, SynthSettings};
+use vision::matcher::{
+    CANDIDATE_THRESHOLD, CONFIDENCE_TERMS, FIRST_LOOK, Match, Matcher, MatcherConfig, Poses, Rotations, SECOND_INPUTS,
+    SECOND_SHARE, SURE, ScaleBase, SecondLook, Template, USUAL, second_inputs,
+};
 
 /// Seeds of the drawings that are fitted to; every seed has its own classes, templates and drawings.
 const FIT_SEEDS: [u64; 2] = [1, 2];
 /// Seeds of the drawings that the outcome is judged on.
 const HELD_OUT_SEEDS: [u64; 1] = [1001];
+/// The same of the second look.
+const SECOND_SEEDS: [u64; 8] = [11, 12, 13, 14, 15, 16, 17, 18];
+const SECOND_HELD_OUT_SEEDS: [u64; 2] = [1001, 1002];
 /// Drawings of each recipe and seed.
 const SHEETS: u64 = 2;
 /// Their size in pixels.
@@ -59,12 +69,16 @@ struct Recipe {
     wild: u32,
     /// Whether the templates are cut from a drawing; drawn for the legend otherwise.
     cut: bool,
+    /// Whether sizes, proportions and lines differ more than in the set, and cut-outs are generous; fewer things are
+    /// there that look like a symbol and are none.
+    loose: bool,
     /// What its drawings count in the fits, against 1.
     weight: f64,
 }
 
 /// The library's classes, as drawn for the legend.
-const PLAIN: Recipe = Recipe { name: "A", set: Set::A, invented: 0, lettered: 0, wild: 0, cut: false, weight: 1.0 };
+const PLAIN: Recipe =
+    Recipe { name: "A", set: Set::A, invented: 0, lettered: 0, wild: 0, cut: false, loose: false, weight: 1.0 };
 
 /// What is drawn. Classes that differ only in their letters count less: there are many look-alikes among them, and
 /// drawings have few such classes.
@@ -84,6 +98,17 @@ const RECIPES: [Recipe; 13] = [
     Recipe { name: "electrical cut", set: Set::Electrical, cut: true, ..PLAIN },
 ];
 
+/// What is drawn for the second look beside them.
+const MORE_RECIPES: [Recipe; 7] = [
+    PLAIN,
+    Recipe { name: "A wild", wild: 24, ..PLAIN },
+    Recipe { name: "D wild", set: Set::D, wild: 24, ..PLAIN },
+    Recipe { name: "loose", set: Set::E, cut: true, loose: true, ..PLAIN },
+    Recipe { name: "loose invented", set: Set::E, invented: 14, cut: true, loose: true, ..PLAIN },
+    Recipe { name: "loose wild", set: Set::E, wild: 24, cut: true, loose: true, ..PLAIN },
+    Recipe { name: "loose lettered", set: Set::E, lettered: 8, cut: true, loose: true, weight: 0.3, ..PLAIN },
+];
+
 impl Recipe {
     fn settings(&self) -> SynthSettings {
         let s = self.set.settings();
@@ -91,7 +116,18 @@ impl Recipe {
         // About as dense as the set's own drawings, which are larger.
         let symbols = s.symbols.map(|n| n * 2 / 3);
         let [width, height] = SIZE;
-        SynthSettings { width, height, symbols, invented: self.invented, lettered: self.lettered, ..s }
+        let s = SynthSettings { width, height, symbols, invented: self.invented, lettered: self.lettered, ..s };
+        if !self.loose {
+            return s;
+        }
+        let (scale, aspect, stroke_spread) = ([0.85, 1.18], [0.72, 1.4], [0.5, 1.7]);
+        SynthSettings { scale, aspect, stroke_spread, lookalikes: 0.1, distractors: 0.1, clutter: 0.4, ..s }
+    }
+
+    fn templates(&self, settings: &SynthSettings, seed: u64) -> Vec<Template> {
+        let generous = CropSettings { margin: [1.0, 7.0], choice: Choice::First, ..CropSettings::default() };
+        let how = if self.loose { generous } else { CropSettings::default() };
+        if self.cut { cut_templates_as(settings, seed, &how) } else { clean_templates(settings, seed) }
     }
 
     /// The label stage's defaults where the set does not ask for more. Everything that wins its place is reported.
@@ -109,7 +145,7 @@ impl Recipe {
     fn drawings(&self, seed: u64, asked: bool) -> (Vec<Drawing>, Outcome) {
         let start = Instant::now();
         let settings = self.settings();
-        let templates = if self.cut { cut_templates } else { clean_templates }(&settings, seed);
+        let templates = self.templates(&settings, seed);
         let matcher = Matcher::new(&templates, &self.config()).unwrap();
         let known = |class: &str| templates.iter().any(|t: &Template| t.class == class);
         let mut now = Outcome::default();
@@ -130,6 +166,51 @@ impl Recipe {
         println!("{:14} seed {seed:4}: {} templates, {considered} hypotheses, {took:.0} s", self.name, templates.len());
         (drawings, now)
     }
+}
+
+/// What the matcher found on a drawing.
+struct Finds {
+    matches: Vec<Match>,
+    right: Vec<bool>,
+    truths: usize,
+    weight: f64,
+}
+
+impl Finds {
+    /// Those on a recipe's drawings of a seed that pass the first look.
+    fn of(recipe: &Recipe, seed: u64) -> Vec<Self> {
+        let settings = recipe.settings();
+        let templates = recipe.templates(&settings, seed);
+        let matcher = Matcher::new(&templates, &recipe.config()).unwrap();
+        let finds = |index| {
+            let (picture, mut truth) = draw(&settings, seed, index);
+            truth.retain(|t| templates.iter().any(|x| x.class == t.class));
+            let mut matches = matcher.find(&picture).matches;
+            matches.retain(|m| m.evidence[FIRST_LOOK] >= CANDIDATE_THRESHOLD);
+            let right = hits(&matches, &truth);
+            Self { matches, right, truths: truth.len(), weight: recipe.weight }
+        };
+        (0..SHEETS).map(finds).collect()
+    }
+
+    fn samples(&self) -> impl Iterator<Item = Sample<SECOND_INPUTS>> {
+        let sample =
+            |(m, &right): (&Match, &bool)| Sample { columns: second_inputs(&m.evidence), right, weight: self.weight };
+        self.matches.iter().zip(&self.right).map(sample)
+    }
+
+    fn outcome(&self, score: impl Fn(&Match) -> f64) -> Outcome {
+        let matches = self.matches.iter().map(score).zip(self.right.iter().copied()).collect();
+        Outcome { matches, truths: self.truths, reached: self.right.iter().filter(|r| **r).count() }
+    }
+}
+
+/// Confidence by both looks.
+fn both(network: &SecondLook, m: &Match) -> f64 {
+    let first = m.evidence[FIRST_LOOK].clamp(1e-9, 1.0 - 1e-9);
+    let first = (first / (1.0 - first)).ln();
+    let z = (1.0 - SECOND_SHARE) * first + SECOND_SHARE * network.log_odds(&second_inputs(&m.evidence));
+    1.0 / (1.0 + (-z).exp())
 }
 
 /// Weights as they are printed.
@@ -195,11 +276,21 @@ fn listed(weights: &[f64]) -> String {
     weights.iter().map(|w| format!("{w:.3}")).collect::<Vec<_>>().join(", ")
 }
 
+/// The same with all digits.
+fn exactly(weights: &[f64]) -> String {
+    weights.iter().map(|w| format!("{w:?}")).collect::<Vec<_>>().join(", ")
+}
+
+/// To four significant digits, as they are printed.
+fn four_digits(weight: f64) -> f64 {
+    format!("{weight:.3e}").parse().unwrap()
+}
+
 /// Prints a line for each recipe and one for all.
-fn table(title: &str, outcomes: &[Outcome]) {
+fn table<'a>(title: &str, recipes: impl Iterator<Item = &'a Recipe>, outcomes: &[Outcome]) {
     println!("\n{title:14} {}", Outcome::header());
     let mut all = Outcome::default();
-    for (recipe, outcome) in RECIPES.iter().zip(outcomes) {
+    for (recipe, outcome) in recipes.zip(outcomes) {
         println!("{:14} {outcome}", recipe.name);
         all.add(outcome);
     }
@@ -234,8 +325,51 @@ fn weights() {
     }
     let outcomes =
         |drawn: &[(Vec<Drawing>, Outcome)]| drawn.iter().map(|(d, _)| weights.outcome(d)).collect::<Vec<_>>();
-    table("fitted", &outcomes(&fitted));
-    table("held out", &outcomes(&held_out));
-    table("held out, now", &held_out.iter().map(|(_, now)| now.clone()).collect::<Vec<_>>());
+    table("fitted", RECIPES.iter(), &outcomes(&fitted));
+    table("held out", RECIPES.iter(), &outcomes(&held_out));
+    table("held out, now", RECIPES.iter(), &held_out.iter().map(|(_, now)| now.clone()).collect::<Vec<_>>());
+    println!("{:.0} s", start.elapsed().as_secs_f64());
+}
+
+#[test]
+#[ignore = "takes minutes and prints a network; nothing depends on it"]
+fn second_look() {
+    let start = Instant::now();
+    let recipes = || RECIPES.iter().chain(&MORE_RECIPES);
+    let found = |seeds: &[u64]| -> Vec<Vec<Finds>> {
+        let of = |recipe| seeds.iter().flat_map(|&seed| Finds::of(recipe, seed)).collect();
+        recipes().map(of).collect()
+    };
+    let (fitted, held_out) = (found(&SECOND_SEEDS), found(&SECOND_HELD_OUT_SEEDS));
+    println!("{:.0} s", start.elapsed().as_secs_f64());
+    for u in &USUAL {
+        let sure = |d: &Finds| -> Vec<f64> {
+            let sure = d.matches.iter().filter(|m| m.evidence[FIRST_LOOK] >= SURE);
+            sure.map(|m| m.evidence[u.term]).collect()
+        };
+        let drawings: Vec<Vec<f64>> = fitted.iter().flatten().map(sure).filter(|d| d.len() > 5).collect();
+        let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
+        let spread = |v: &Vec<f64>| (v.iter().map(|x| (x - mean(v)).powi(2)).sum::<f64>() / v.len() as f64).sqrt();
+        let spreads: Vec<f64> = drawings.iter().map(spread).collect();
+        println!("{}: mean {:.3}, spread {:.3}", u.term, mean(&drawings.concat()), mean(&spreads));
+    }
+    let samples: Vec<_> = fitted.iter().flatten().flat_map(Finds::samples).collect();
+    let network = network::train(&samples);
+    let network =
+        SecondLook { hidden: network.hidden.map(|row| row.map(four_digits)), out: network.out.map(four_digits) };
+    println!("{} samples\n\nconst HIDDEN: [[f64; SECOND_INPUTS + 1]; SECOND_UNITS] = [", samples.len());
+    network.hidden.iter().for_each(|row| println!("[{}],", exactly(row)));
+    println!("];\nconst OUT: [f64; SECOND_UNITS + 1] = [{}];", exactly(&network.out));
+    let outcomes = |drawn: &[Vec<Finds>], score: &dyn Fn(&Match) -> f64| {
+        let of_recipe = |drawings: &Vec<Finds>| {
+            let mut all = Outcome::default();
+            drawings.iter().for_each(|d| all.add(&d.outcome(score)));
+            all
+        };
+        drawn.iter().map(of_recipe).collect::<Vec<Outcome>>()
+    };
+    table("fitted", recipes(), &outcomes(&fitted, &|m| both(&network, m)));
+    table("held out", recipes(), &outcomes(&held_out, &|m| both(&network, m)));
+    table("first look", recipes(), &outcomes(&held_out, &|m| m.evidence[FIRST_LOOK]));
     println!("{:.0} s", start.elapsed().as_secs_f64());
 }

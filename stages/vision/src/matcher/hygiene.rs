@@ -20,6 +20,8 @@ const SNUG: f32 = 0.12;
 const SNUG_PX: f32 = 4.0;
 /// The same as a share, on a side where a pipe's end bridges the margin.
 const BRIDGED: f32 = 0.3;
+/// Width of a cut-out by that of its ink from which margins are wide even if they are snug: those of a thin line.
+const THIN: f32 = 1.5;
 
 /// How far ink may lie outside of a template's box and belong to the symbol, as a share of the box's longer side and in
 /// pixels: boxes are a little tight.
@@ -189,7 +191,8 @@ fn beyond_box(ink: &[u8], width: usize, frame: [f32; 4]) -> Vec<usize> {
 }
 
 /// See [`Clean::frame`]. Wider margins are halved: whether such a box belongs to the symbol or to the surroundings is
-/// open, and half of it is a good box either way.
+/// open, and half of it is a good box either way. Those of a thin line are made smaller until the box overlaps the ink's
+/// and the picture's by the same share.
 fn frame(bounds: [usize; 4], raw: &[u8], stubs: &[usize], width: usize, height: usize) -> [f32; 4] {
     let sides = |i: usize| {
         let (x, y) = (i % width, i / width);
@@ -202,6 +205,11 @@ fn frame(bounds: [usize; 4], raw: &[u8], stubs: &[usize], width: usize, height: 
     let picture = [0.0, 0.0, width as f32, height as f32];
     std::array::from_fn(|k| {
         let side = picture[2 + k % 2];
+        let ink = own[2 + k % 2] - own[k % 2];
+        if side > THIN * ink {
+            let share = ((ink * side).sqrt() - ink) / (side - ink);
+            return own[k] + (picture[k] - own[k]) * share;
+        }
         let bridged = stubs.iter().any(|&i| sides(i)[k]);
         let snug = if bridged { (BRIDGED * side).max(SNUG_PX) } else { (SNUG * side).max(SNUG_PX) };
         if (own[k] - picture[k]).abs() <= snug { picture[k] } else { f32::midpoint(own[k], picture[k]) }

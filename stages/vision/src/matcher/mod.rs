@@ -3,7 +3,8 @@
 //! The drawing is split into ink and paper, pooled to cells of growing size, and compared bit by bit with every
 //! template in every coarse pose ([`scan`]); what fits is moved to its best pose on a distance map ([`pose`]), compared
 //! with the template's grey levels ([`verify`]), measured ([`score`]) and weighed against what else fits the same place
-//! ([`suppress`]) and against what a person said it is not ([`negatives`]). [`search`] holds these steps together.
+//! ([`suppress`]) and against what a person said it is not ([`negatives`]). [`search`] holds these steps together. What
+//! won its place is weighed once more, by the measure of its drawing ([`second`]).
 //!
 //! Owns template hygiene, poses, scores and the choice between classes. Refuses to own files, workflow and what a
 //! class means: templates and drawings come as pixels. Results do not depend on the number of threads.
@@ -26,6 +27,7 @@ mod scale;
 mod scan;
 mod score;
 mod search;
+mod second;
 mod shape;
 mod simd;
 mod suppress;
@@ -44,19 +46,23 @@ pub use hygiene::{Removed, RemovedKind};
 pub use quality::{
     CleanedPicture, Confusion, ConfusionKind, Part, Plainness, Quality, Symmetry, TemplateQuality, Warning, quality,
 };
-pub use score::{CONFIDENCE_TERMS, Term};
+pub use score::{CONFIDENCE_TERMS, RANK_CORRELATION, Term};
+pub use second::{
+    FIRST_LOOK, SECOND_INPUTS, SECOND_SHARE, SECOND_UNITS, SURE, SecondLook, USUAL, Usual, second_inputs,
+};
 pub use simd::Simd;
 
 use bank::Variant;
 use hygiene::Clean;
 use pose::{Limits, Pose, UsualScale};
 use search::{Hypothesis, Query};
+use second::Standard;
 use shape::Shape;
 use suppress::Winner;
 use tiles::View;
 
 /// Version of the matcher; raised when the same templates, settings and drawing may give other matches.
-pub const VERSION: &str = "5";
+pub const VERSION: &str = "6";
 
 /// Ratio of the sizes at which templates are prepared.
 const SIZE_RATIO: f32 = 1.2;
@@ -133,8 +139,8 @@ pub struct Match {
     pub stretch: f64,
     /// The class that fits the same place next best.
     pub runner_up: Option<String>,
-    /// What the score rests on: the names of [`CONFIDENCE_TERMS`], `length` and `rank`, and the `margin` over the
-    /// runner-up (0..=1).
+    /// What the score rests on: the names of [`CONFIDENCE_TERMS`], `length` and `rank`, the `margin` over the runner-up
+    /// (0..=1), [`FIRST_LOOK`] and those of [`USUAL`].
     pub evidence: BTreeMap<String, f64>,
 }
 
@@ -305,11 +311,14 @@ impl Matcher {
     fn choose(&self, search: Search) -> Found {
         let Search { size, skipped, hypotheses } = search;
         let shapes = &self.own.shapes;
-        let mut matches: Vec<Match> = suppress::winners(hypotheses, shapes, self.config.nms_iou as f32)
-            .into_iter()
-            .filter_map(|w| self.report(size, &w))
-            .filter(|m| m.score >= m.threshold.min(self.config.candidates_from))
-            .collect();
+        let winners = suppress::winners(hypotheses, shapes, self.config.nms_iou as f32);
+        let mut matches: Vec<Match> = winners.iter().filter_map(|w| self.report(size, w)).collect();
+        let standard = Standard::of(matches.iter().map(|m| &m.evidence));
+        for m in &mut matches {
+            standard.compare(&mut m.evidence);
+            m.score = second::confidence(&m.evidence);
+        }
+        matches.retain(|m| m.score >= m.threshold.min(self.config.candidates_from));
         matches.sort_by(|a, b| {
             let key = |m: &Match| [m.bbox.y0, m.bbox.x0, m.bbox.y1, m.bbox.x1];
             let order = key(a).into_iter().zip(key(b)).map(|(p, q)| p.total_cmp(&q));
@@ -411,14 +420,15 @@ impl Matcher {
         (skipped, usable)
     }
 
-    /// A hypothesis as the caller sees it; `None` when it lies outside of the drawing.
+    /// A hypothesis at the first look, as the caller sees it; `None` when it lies outside of the drawing.
     fn report(&self, [width, height]: [u32; 2], winner: &Winner) -> Option<Match> {
         let Winner { hypothesis: h, runner_up, margin, .. } = winner;
         let shapes = &self.own.shapes;
         let shape = &shapes[h.shape];
         let threshold = self.config.threshold_of(&shape.class);
-        let evidence = h.features.by_name(*margin);
         let score = h.features.confidence(*margin);
+        let mut evidence = h.features.by_name(*margin);
+        evidence.insert(FIRST_LOOK.to_owned(), score);
         let [x0, y0, x1, y1] = winner.bounds.map(f64::from);
         let bbox = BBox::new(x0, y0, x1, y1).clipped(width, height)?;
         Some(Match {

@@ -215,11 +215,15 @@ pub const CONFIDENCE_TERMS: [Term; TERMS] = terms![
     "constant" 0 |_| 1.0,
 ];
 
-/// Weights of [`CONFIDENCE_TERMS`] in the rank, which is their sum times the root of the length.
+/// Weights of [`CONFIDENCE_TERMS`] in the rank, which is their sum times the root of the length and the exponential of
+/// [`RANK_CORRELATION`] times the correlation.
 const RANK: [f32; TERMS] = [
     0.000, 0.401, 0.129, 0.118, 0.259, -0.551, 0.581, 0.069, -1.095, 0.000, -0.092, 0.000, 0.000, 0.000, 0.000, 0.000,
     0.000, 0.000, 0.978, -0.014,
 ];
+/// What the correlation of grey levels counts in the logarithm of the rank: of two symbols that explain a place about as
+/// well, the one that looks more like it is right.
+pub const RANK_CORRELATION: f32 = 0.7;
 /// Weights of [`CONFIDENCE_TERMS`] in the confidence, and of the margin over the runner-up.
 const CONFIDENCE: [f64; TERMS + 1] = [
     0.000, 1.819, 0.000, 1.585, 2.255, 0.000, 29.970, 0.000, -31.069, 0.000, -6.194, -6.608, 2.214, -4.326, 3.522,
@@ -238,7 +242,7 @@ impl Features {
     /// place. Negative when it fits worse than nothing.
     pub fn rank(&self) -> f32 {
         let fit: f32 = CONFIDENCE_TERMS.iter().zip(RANK).map(|(t, w)| (t.of)(self) * w).sum();
-        fit * self.length.max(1.0).sqrt()
+        fit * self.length.max(1.0).sqrt() * (RANK_CORRELATION * self.likeness.correlation).exp()
     }
 
     /// How likely the hypothesis is right when it won its place with a margin of 0..=1 over the runner-up.

@@ -5,7 +5,7 @@
 use std::array::from_fn;
 
 use datasets::{Annotation, BBox, Pixels};
-use vision::matcher::{CONFIDENCE_TERMS, Match, MatcherConfig};
+use vision::matcher::{CONFIDENCE_TERMS, Match, MatcherConfig, RANK_CORRELATION};
 
 use crate::solver::Sample;
 
@@ -36,8 +36,9 @@ struct Hypothesis {
     class: String,
     bbox: BBox<Pixels>,
     terms: [f64; TERMS],
-    /// Root of the length of strokes explained.
-    root: f64,
+    /// What its weighted terms count in the rank: the root of the length of strokes explained, times what the
+    /// correlation counts.
+    stake: f64,
     /// The symbol that it is right about, and the overlap with it.
     about: Option<(usize, f64)>,
 }
@@ -48,17 +49,18 @@ impl Hypothesis {
         let overlaps = same.map(|(i, t)| (i, t.bbox.iou(&m.bbox)));
         let about = overlaps.max_by(|a, b| a.1.total_cmp(&b.1)).filter(|(_, iou)| *iou >= RIGHT);
         let terms = from_fn(|i| CONFIDENCE_TERMS[i].read(&m.evidence));
-        let root = m.evidence["length"].max(1.0).sqrt();
-        Self { class: m.class.clone(), bbox: m.bbox, terms, root, about }
+        let correlation = f64::from(RANK_CORRELATION) * m.evidence["correlation"];
+        let stake = m.evidence["length"].max(1.0).sqrt() * correlation.exp();
+        Self { class: m.class.clone(), bbox: m.bbox, terms, stake, about }
     }
 
     /// What the rank weighs.
     fn columns(&self) -> [f64; TERMS] {
-        self.terms.map(|t| t * self.root)
+        self.terms.map(|t| t * self.stake)
     }
 
     fn rank(&self, weights: &[f64; TERMS]) -> f64 {
-        self.root * self.terms.iter().zip(weights).map(|(t, w)| t * w).sum::<f64>()
+        self.stake * self.terms.iter().zip(weights).map(|(t, w)| t * w).sum::<f64>()
     }
 
     fn contradicts(&self, other: &Self, max_iou: f64) -> bool {

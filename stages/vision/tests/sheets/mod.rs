@@ -2,8 +2,9 @@
 
 use datasets::{Annotation, BBox, Pixels};
 use image::RgbImage;
+use synth::crops::cut;
 use synth::symbol::{Symbol, symbols, templates};
-use synth::{Crop, Sheet, SynthSettings, crops, sheet};
+use synth::{Crop, CropSettings, Sheet, SynthSettings, sheet};
 use vision::matcher::{Match, Role, Template};
 
 /// A drawing of about 22 by 16 symbol sizes.
@@ -33,6 +34,11 @@ pub fn clean_templates(s: &SynthSettings, seed: u64) -> Vec<Template> {
 
 /// Templates as people make them: a symbol of each class, cut out of a drawing with what is around it.
 pub fn cut_templates(s: &SynthSettings, seed: u64) -> Vec<Template> {
+    cut_templates_as(s, seed, &CropSettings::default())
+}
+
+/// The same, cut as `how` says.
+pub fn cut_templates_as(s: &SynthSettings, seed: u64, how: &CropSettings) -> Vec<Template> {
     let template = |c: Crop| Template {
         class: c.class,
         name: c.name,
@@ -40,7 +46,7 @@ pub fn cut_templates(s: &SynthSettings, seed: u64) -> Vec<Template> {
         role: Role::Given,
         frame: None,
     };
-    crops(s, seed, 1).unwrap().into_iter().map(template).collect()
+    cut(s, seed, how).unwrap().into_iter().map(template).collect()
 }
 
 /// A drawing and its truth.

@@ -177,6 +177,19 @@ fn stubs_of_pipes_are_cut_off() {
 }
 
 #[test]
+fn the_box_of_a_thin_line_is_right_for_the_ink_and_for_the_cut_out() {
+    // Dashes across a cut-out of 8 pixels, in line with a neighbour's.
+    let mut dashes = Draw::new(80, 8).fill([0, 3, 4, 5]);
+    for x in [10, 28, 46] {
+        dashes = dashes.fill([x, 3, x + 12, 5]);
+    }
+    let c = dashes.clean();
+    let height = |frame: [f32; 4]| frame[3] - frame[1];
+    assert_eq!(height(c.frame), 4.0, "{:?}", c.frame);
+    assert!((height(c.frame) / height([0.0, 0.0, 80.0, 8.0]) - 2.0 / height(c.frame)).abs() < 1e-3);
+}
+
+#[test]
 fn what_belongs_to_a_symbol_is_no_stub() {
     let kept = |what: &str, d: &Draw| {
         let c = d.clean();
