@@ -33,7 +33,7 @@ use synth::crops::Choice;
 use synth::{CropSettings, Set, SynthSettings};
 use vision::matcher::{
     CANDIDATE_THRESHOLD, CONFIDENCE_TERMS, FIRST_LOOK, Match, Matcher, MatcherConfig, Poses, Rotations, SECOND_INPUTS,
-    SECOND_SHARE, SURE, ScaleBase, SecondLook, Template, USUAL, second_inputs,
+    SURE, ScaleBase, SecondLook, Template, USUAL, second_inputs,
 };
 
 /// Seeds of the drawings that are fitted to; every seed has its own classes, templates and drawings.
@@ -205,14 +205,6 @@ impl Finds {
     }
 }
 
-/// Confidence by both looks.
-fn both(network: &SecondLook, m: &Match) -> f64 {
-    let first = m.evidence[FIRST_LOOK].clamp(1e-9, 1.0 - 1e-9);
-    let first = (first / (1.0 - first)).ln();
-    let z = (1.0 - SECOND_SHARE) * first + SECOND_SHARE * network.log_odds(&second_inputs(&m.evidence));
-    1.0 / (1.0 + (-z).exp())
-}
-
 /// Weights as they are printed.
 struct Weights {
     rank: [f64; TERMS],
@@ -368,8 +360,8 @@ fn second_look() {
         };
         drawn.iter().map(of_recipe).collect::<Vec<Outcome>>()
     };
-    table("fitted", recipes(), &outcomes(&fitted, &|m| both(&network, m)));
-    table("held out", recipes(), &outcomes(&held_out, &|m| both(&network, m)));
+    table("fitted", recipes(), &outcomes(&fitted, &|m| network.confidence(&m.evidence)));
+    table("held out", recipes(), &outcomes(&held_out, &|m| network.confidence(&m.evidence)));
     table("first look", recipes(), &outcomes(&held_out, &|m| m.evidence[FIRST_LOOK]));
     println!("{:.0} s", start.elapsed().as_secs_f64());
 }

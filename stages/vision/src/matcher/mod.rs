@@ -47,9 +47,7 @@ pub use quality::{
     CleanedPicture, Confusion, ConfusionKind, Part, Plainness, Quality, Symmetry, TemplateQuality, Warning, quality,
 };
 pub use score::{CONFIDENCE_TERMS, RANK_CORRELATION, Term};
-pub use second::{
-    FIRST_LOOK, SECOND_INPUTS, SECOND_SHARE, SECOND_UNITS, SURE, SecondLook, USUAL, Usual, second_inputs,
-};
+pub use second::{FIRST_LOOK, SECOND_INPUTS, SECOND_UNITS, SURE, SecondLook, USUAL, Usual, second_inputs};
 pub use simd::Simd;
 
 use bank::Variant;

@@ -16,7 +16,7 @@ use super::score::CONFIDENCE_TERMS;
 /// Name of the first look's confidence in [`super::Match::evidence`].
 pub const FIRST_LOOK: &str = "first_look";
 /// Share of the network in the log-odds, 0..=1; the rest is the first look's.
-pub const SECOND_SHARE: f64 = 0.25;
+const SHARE: f64 = 0.25;
 /// Confidence of the first look from which a find says what is usual.
 pub const SURE: f64 = 0.7;
 /// What the drawings that the network learned from count beside the finds of a drawing, in finds.
@@ -97,10 +97,7 @@ pub fn second_inputs(evidence: &BTreeMap<String, f64>) -> [f64; SECOND_INPUTS] {
 
 /// The confidence of a match: both looks together.
 pub(super) fn confidence(evidence: &BTreeMap<String, f64>) -> f64 {
-    let first = read(evidence, FIRST_LOOK).clamp(CERTAIN, 1.0 - CERTAIN);
-    let z =
-        (1.0 - SECOND_SHARE) * (first / (1.0 - first)).ln() + SECOND_SHARE * NETWORK.log_odds(&second_inputs(evidence));
-    1.0 / (1.0 + (-z).exp())
+    NETWORK.confidence(evidence)
 }
 
 fn read(evidence: &BTreeMap<String, f64>, name: &str) -> f64 {
@@ -125,6 +122,14 @@ impl SecondLook {
     /// What the hidden units say, -1..=1.
     pub fn units(&self, inputs: &[f64; SECOND_INPUTS]) -> [f64; SECOND_UNITS] {
         self.hidden.each_ref().map(|w| (weighed(w, inputs) + w[SECOND_INPUTS]).tanh())
+    }
+
+    /// The confidence of a match by its evidence: this network and the first look together, 0..=1.
+    pub fn confidence(&self, evidence: &BTreeMap<String, f64>) -> f64 {
+        let first = read(evidence, FIRST_LOOK).clamp(CERTAIN, 1.0 - CERTAIN);
+        let second = self.log_odds(&second_inputs(evidence));
+        let z = (1.0 - SHARE) * (first / (1.0 - first)).ln() + SHARE * second;
+        1.0 / (1.0 + (-z).exp())
     }
 
     /// The logarithm of the odds that a match is right.
