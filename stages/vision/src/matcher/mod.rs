@@ -314,7 +314,7 @@ impl Matcher {
         let standard = Standard::of(matches.iter().map(|m| &m.evidence));
         for m in &mut matches {
             standard.compare(&mut m.evidence);
-            m.score = second::confidence(&m.evidence);
+            m.score = second::NETWORK.confidence(&m.evidence);
         }
         matches.retain(|m| m.score >= m.threshold.min(self.config.candidates_from));
         matches.sort_by(|a, b| {
@@ -326,7 +326,7 @@ impl Matcher {
         Found { matches, candidates, skipped }
     }
 
-    /// Everything that was weighed on a drawing, before any of it is chosen, each as if it stood alone: for study, and
+    /// Everything that was weighed on a drawing, before any of it is chosen, each at the first look as if it stood alone: for study, and
     /// for fitting the weights of ranks and confidences.
     pub fn considered(&self, drawing: &RgbImage) -> Vec<Match> {
         let Some(search) = self.search(&ink::contrast_grey(drawing), |_| 0.0) else { return Vec::new() };

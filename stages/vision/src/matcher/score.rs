@@ -181,8 +181,13 @@ pub struct Term {
 impl Term {
     /// The number, from a match's evidence.
     pub fn read(&self, evidence: &BTreeMap<String, f64>) -> f64 {
-        evidence.get(self.name).copied().unwrap_or(0.0)
+        read(evidence, self.name)
     }
+}
+
+/// A number of a match's evidence; 0 where it is not there.
+pub(super) fn read(evidence: &BTreeMap<String, f64>, name: &str) -> f64 {
+    evidence.get(name).copied().unwrap_or(0.0)
 }
 
 macro_rules! terms {

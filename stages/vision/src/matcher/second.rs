@@ -11,7 +11,7 @@
 use std::array::from_fn;
 use std::collections::BTreeMap;
 
-use super::score::CONFIDENCE_TERMS;
+use super::score::{CONFIDENCE_TERMS, read};
 
 /// Name of the first look's confidence in [`super::Match::evidence`].
 pub const FIRST_LOOK: &str = "first_look";
@@ -95,15 +95,6 @@ pub fn second_inputs(evidence: &BTreeMap<String, f64>) -> [f64; SECOND_INPUTS] {
     from_fn(|_| names.next().map_or(0.0, |name| read(evidence, name)))
 }
 
-/// The confidence of a match: both looks together.
-pub(super) fn confidence(evidence: &BTreeMap<String, f64>) -> f64 {
-    NETWORK.confidence(evidence)
-}
-
-fn read(evidence: &BTreeMap<String, f64>, name: &str) -> f64 {
-    evidence.get(name).copied().unwrap_or(0.0)
-}
-
 /// The sum of the values by their weights; a constant that follows the weights is left out.
 fn weighed(weights: &[f64], values: &[f64]) -> f64 {
     weights.iter().zip(values).map(|(w, v)| w * v).sum()
@@ -139,7 +130,7 @@ impl SecondLook {
 }
 
 /// The network.
-const NETWORK: SecondLook = SecondLook { hidden: HIDDEN, out: OUT };
+pub(super) static NETWORK: SecondLook = SecondLook { hidden: HIDDEN, out: OUT };
 
 /// Weights of the network's hidden units.
 const HIDDEN: [[f64; SECOND_INPUTS + 1]; SECOND_UNITS] = [
@@ -222,7 +213,7 @@ mod tests {
                     CONFIDENCE_TERMS.iter().map(|t| (t.name.to_owned(), value)).collect();
                 e.insert(FIRST_LOOK.to_owned(), first);
                 Standard::of(std::iter::empty()).compare(&mut e);
-                assert!((0.0..=1.0).contains(&confidence(&e)), "{first}, {value}");
+                assert!((0.0..=1.0).contains(&NETWORK.confidence(&e)), "{first}, {value}");
             }
         }
     }

@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use vision::matcher::{SECOND_INPUTS, SECOND_UNITS, SecondLook};
 
-use crate::solver::Sample;
+use crate::solver::{Sample, moments};
 
 /// Passes over the samples.
 const EPOCHS: usize = 80;
@@ -95,17 +95,6 @@ fn network(w: &[f64; WEIGHTS], mean: &Row, spread: &Row) -> SecondLook {
         from_fn(|i| if i < SECOND_INPUTS { row[i] / spread[i] } else { row[i] - shift })
     });
     SecondLook { hidden, out: from_fn(|k| w[ROW * SECOND_UNITS + k]) }
-}
-
-/// Mean and standard deviation of each input; a constant's is 1.
-fn moments(samples: &[Sample<SECOND_INPUTS>]) -> [Row; 2] {
-    let n = samples.len().max(1) as f64;
-    let mean: Row = from_fn(|i| samples.iter().map(|s| s.columns[i]).sum::<f64>() / n);
-    let spread = from_fn(|i| {
-        let variance = samples.iter().map(|s| (s.columns[i] - mean[i]).powi(2)).sum::<f64>() / n;
-        if variance > 1e-18 { variance.sqrt() } else { 1.0 }
-    });
-    [mean, spread]
 }
 
 #[test]

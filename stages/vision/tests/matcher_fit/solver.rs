@@ -32,7 +32,7 @@ const STILL: f64 = 1e-9;
 /// The weights with the least penalised logistic loss: Newton steps, each the exact minimum within the bounds of the
 /// loss's second-order expansion, found weight by weight.
 pub fn fit<const K: usize>(samples: &[Sample<K>], terms: &Terms<K>) -> [f64; K] {
-    let spread = spread(samples);
+    let [_, spread] = moments(samples);
     let samples: Vec<Sample<K>> =
         samples.iter().map(|s| Sample { columns: from_fn(|i| s.columns[i] / spread[i]), ..*s }).collect();
     let mut w = [0.0; K];
@@ -54,14 +54,15 @@ pub fn fit<const K: usize>(samples: &[Sample<K>], terms: &Terms<K>) -> [f64; K] 
     from_fn(|i| w[i] / spread[i])
 }
 
-/// Standard deviations of the columns; 1 for a constant.
-fn spread<const K: usize>(samples: &[Sample<K>]) -> [f64; K] {
+/// Means and standard deviations of the columns; a constant's deviation is 1.
+pub fn moments<const K: usize>(samples: &[Sample<K>]) -> [[f64; K]; 2] {
     let n = samples.len().max(1) as f64;
-    from_fn(|i| {
-        let mean = samples.iter().map(|s| s.columns[i]).sum::<f64>() / n;
-        let variance = samples.iter().map(|s| (s.columns[i] - mean).powi(2)).sum::<f64>() / n;
+    let mean: [f64; K] = from_fn(|i| samples.iter().map(|s| s.columns[i]).sum::<f64>() / n);
+    let spread = from_fn(|i| {
+        let variance = samples.iter().map(|s| (s.columns[i] - mean[i]).powi(2)).sum::<f64>() / n;
         if variance > 1e-18 { variance.sqrt() } else { 1.0 }
-    })
+    });
+    [mean, spread]
 }
 
 fn dot<const K: usize>(a: &[f64; K], b: &[f64; K]) -> f64 {
@@ -148,7 +149,7 @@ fn no_allowed_change_lowers_the_loss() {
     assert!(w[0] > 1.0 && w[1] <= 0.0, "{w:?}");
 
     // The penalty is on weights of columns of spread 1.
-    let spread = spread(&samples);
+    let [_, spread] = moments(&samples);
     let penalty: [f64; 5] = from_fn(|i| terms.ridge[i] * spread[i].powi(2));
     let least = loss(&samples, &penalty, &w);
     for (i, [low, high]) in terms.bounds.into_iter().enumerate() {
