@@ -3,7 +3,7 @@
 //! Owns reading the paths and drawing them as a picture. Refuses colour: ink is black on white.
 
 use image::{GrayImage, Luma};
-use resvg::tiny_skia::{FillRule, Mask, Path, Pixmap, Rect, Stroke, Transform};
+use resvg::tiny_skia::{FillRule, Mask, Path, PathBuilder, PathSegment, Pixmap, Rect, Stroke, Transform};
 use resvg::usvg;
 
 /// Ink of one path.
@@ -68,6 +68,18 @@ impl Shape {
         out
     }
 
+    /// The same drawing by another hand: every contour of its paths, of which there may be several in a path, is moved by a
+    /// transform of its own.
+    pub fn redrawn(&self, mut change: impl FnMut() -> Transform) -> Self {
+        let mut marks = Vec::new();
+        for mark in &self.marks {
+            for contour in contours(&mark.path) {
+                marks.extend(contour.transform(change()).map(|path| Mark { path, ..*mark }));
+            }
+        }
+        Self { marks, ..*self }
+    }
+
     /// The smallest box around the ink, in the SVG's units; `None` when there is none.
     pub fn ink(&self) -> Option<Rect> {
         bounds(&self.outlines(Transform::identity(), 1.0))
@@ -89,6 +101,25 @@ impl Shape {
         let (w, data) = (mask.width(), mask.data());
         Some(GrayImage::from_fn(w, mask.height(), |x, y| Luma([255 - data[(y * w + x) as usize]])))
     }
+}
+
+/// The contours of a path, one by one.
+fn contours(path: &Path) -> Vec<Path> {
+    let mut all = vec![PathBuilder::new()];
+    for segment in path.segments() {
+        if matches!(segment, PathSegment::MoveTo(_)) {
+            all.push(PathBuilder::new());
+        }
+        let Some(last) = all.last_mut() else { continue };
+        match segment {
+            PathSegment::MoveTo(p) => last.move_to(p.x, p.y),
+            PathSegment::LineTo(p) => last.line_to(p.x, p.y),
+            PathSegment::QuadTo(p, q) => last.quad_to(p.x, p.y, q.x, q.y),
+            PathSegment::CubicTo(p, q, r) => last.cubic_to(p.x, p.y, q.x, q.y, r.x, r.y),
+            PathSegment::Close => last.close(),
+        }
+    }
+    all.into_iter().filter_map(PathBuilder::finish).collect()
 }
 
 /// The smallest box around all paths, curves included.
@@ -152,6 +183,22 @@ mod tests {
         let p = Shape::parse(SQUARE).unwrap().picture(2.0, 3).unwrap();
         assert_eq!(p.dimensions(), (44 + 6, 24 + 6));
         assert_eq!((p.get_pixel(2, 15).0, p.get_pixel(4, 15).0, p.get_pixel(25, 15).0), ([255], [0], [255]));
+    }
+
+    #[test]
+    fn a_redrawn_shape_has_each_contour_where_it_was_moved() {
+        let svg = r##"<svg xmlns="http://www.w3.org/2000/svg" width="40" height="20">
+            <path d="M5,5 H15 M20,5 C20,9 24,9 24,5 Q26,3 28,5 Z" fill="none" stroke="#000" stroke-width="2"/></svg>"##;
+        let shape = Shape::parse(svg).unwrap();
+        let same = shape.redrawn(Transform::identity);
+        assert_eq!((same.marks.len(), same.ink()), (2, shape.ink()));
+        let mut by = 0.0;
+        let moved = shape.redrawn(|| {
+            by += 2.0;
+            Transform::from_translate(0.0, by)
+        });
+        let top = |s: &Shape, k: usize| s.marks[k].path.bounds().top();
+        assert_eq!([0, 1].map(|k| top(&moved, k) - top(&same, k)), [2.0, 4.0]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use datasets::{Annotation, BBox, Provenance};
 use ontologies::shape;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
+use tiny_skia::Transform;
 
 use crate::canvas::{Bounds, Canvas, Point, grown, span};
 use crate::pipes::Run;
@@ -137,7 +138,8 @@ impl Draft<'_> {
 
     /// Draws a symbol and writes it down; into the truth when it is `listed`.
     pub fn stamp(&mut self, symbol: &Symbol, at: &Placement, repeats: u32, listed: bool) {
-        let outlines = symbol.outlines(at, repeats);
+        let redrawn = (self.s.redrawn > 0.0).then(|| self.redrawn(symbol));
+        let outlines = redrawn.as_ref().unwrap_or(symbol).outlines(at, repeats);
         self.canvas.ink(2 + symbol.role as usize);
         for path in &outlines {
             self.canvas.fill(path);
@@ -166,6 +168,20 @@ impl Draft<'_> {
             ..Provenance::default()
         };
         self.truth.push(annotation);
+    }
+
+    /// A symbol whose parts differ a little in size, proportions and place from how they are drawn for the legend.
+    fn redrawn(&mut self, symbol: &Symbol) -> Symbol {
+        let most = self.s.redrawn;
+        let [cx, cy] = [symbol.shape.width / 2.0, symbol.shape.height / 2.0];
+        let reach = symbol.reach();
+        let shape = symbol.shape.redrawn(|| {
+            let mut by = |low: f64| self.between(-low, low) as f32;
+            let [sx, sy] = [by(most).exp(), by(most).exp()];
+            let [dx, dy] = [by(0.3 * most * reach[0]), by(0.3 * most * reach[1])];
+            Transform::from_row(sx, 0.0, 0.0, sy, cx - sx * cx + dx, cy - sy * cy + dy)
+        });
+        Symbol { shape, ..symbol.clone() }
     }
 
     /// Draws a thin straight lead; when it is upright or level, its place is taken.

@@ -86,6 +86,10 @@ impl Draft<'_> {
                 self.canvas.text(&letter, [x, y], 0.15 * u, 0.0, thin);
             }
         }
+        if self.s.writing > 0.0 && self.chance(self.s.writing) {
+            self.column(frame);
+            return;
+        }
         self.title_block(frame);
         if self.chance(0.6) {
             self.notes(frame);
@@ -141,19 +145,25 @@ impl Draft<'_> {
         let width = (4.6 * u).min(frame.width() * 0.4);
         let (x0, y0) = (frame.x1 - width - 0.2 * u, frame.y0 + 0.25 * u);
         for n in 0..=lines {
-            let mut text = if n == 0 { "NOTES:".to_owned() } else { format!("{n}.") };
-            for _ in 0..if n > 0 { 40 } else { 0 } {
-                let word = self.pick(&WORDS);
-                if crate::canvas::text_size(&format!("{text} {word}"), size)[0] > width {
-                    break;
-                }
-                text = format!("{text} {word}");
-            }
+            let text = if n == 0 { "NOTES:".to_owned() } else { self.sentence(&format!("{n}."), size, width) };
             let w = crate::canvas::text_size(&text, size)[0];
             let pen = self.thin().min(1.2);
             self.canvas.text(&text, [x0 + w / 2.0, y0 + size * (0.5 + 1.7 * n as f64)], size, 0.0, pen);
         }
         self.solid.push(BBox::new(x0, y0, x0 + width, y0 + size * 1.7 * (lines as f64 + 1.0)));
+    }
+
+    /// Words after a beginning, as many as fit into a width; of letters `size` high.
+    pub fn sentence(&mut self, beginning: &str, size: f64, width: f64) -> String {
+        let mut text = beginning.to_owned();
+        for _ in 0..40 {
+            let longer = format!("{text} {}", self.pick(&WORDS));
+            if crate::canvas::text_size(&longer, size)[0] > width {
+                break;
+            }
+            text = longer;
+        }
+        text
     }
 
     /// Vessels; gives back their nozzles: point and way out.

@@ -7,6 +7,7 @@
 
 mod canvas;
 mod clutter;
+mod column;
 pub mod crops;
 pub mod dataset;
 mod draft;

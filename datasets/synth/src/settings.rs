@@ -83,6 +83,8 @@ pub struct SynthSettings {
     pub scale: [f64; 2],
     /// Length of symbols along their axis against their drawing, their width unchanged; drawn for each.
     pub aspect: [f64; 2],
+    /// How far the parts of a symbol differ in size and place from its drawing, as a share of its size; drawn for each.
+    pub redrawn: f64,
     /// Turning of symbols.
     pub rotation: Rotation,
     /// Share of symbols that are mirrored, 0..=1.
@@ -105,6 +107,8 @@ pub struct SynthSettings {
     pub letters: [f64; 2],
     /// Notes with leaders, dimensions, clouds, hatching, small marks and further look-alikes for each listed symbol.
     pub clutter: f64,
+    /// Share of the sheets with a column of notes, revisions and title cells in place of a small title block, 0..=1.
+    pub writing: f64,
     /// How often a signal's pattern is repeated in one stretch, counted in whole library drawings.
     pub signal_repeats: [u32; 2],
     /// Colours.
@@ -152,6 +156,7 @@ impl Default for SynthSettings {
             sheet_scale: [1.0, 1.0],
             scale: [0.8, 1.25],
             aspect: [1.0, 1.0],
+            redrawn: 0.0,
             rotation: Rotation::Quarter,
             mirror: 0.0,
             stroke: [1.8, 2.6],
@@ -163,6 +168,7 @@ impl Default for SynthSettings {
             touching: 0.0,
             letters: [1.0, 1.0],
             clutter: 0.0,
+            writing: 0.0,
             signal_repeats: [1, 1],
             palette: Palette::Grey,
             illumination: 0.0,
@@ -273,6 +279,7 @@ impl SynthSettings {
             ("lookalikes", self.lookalikes),
             ("tags", self.tags),
             ("touching", self.touching),
+            ("writing", self.writing),
             ("scan_share", self.scan_share),
             ("speckle", self.speckle),
         ] {
@@ -283,6 +290,7 @@ impl SynthSettings {
         for (key, value, most) in [
             ("distractors", self.distractors, 10.0),
             ("clutter", self.clutter, 10.0),
+            ("redrawn", self.redrawn, 0.5),
             ("illumination", self.illumination, 0.9),
             ("skew", self.skew, 3.0),
             ("blur", self.blur, 10.0),

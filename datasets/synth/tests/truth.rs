@@ -61,6 +61,8 @@ proptest! {
             letters: if hard { [0.8, 1.5] } else { [1.0, 1.0] },
             clutter: if hard { 1.5 } else { 0.0 },
             touching: if hard { 0.5 } else { 0.0 },
+            writing: if hard { 1.0 } else { 0.0 },
+            redrawn: if hard { 0.12 } else { 0.0 },
             ..small()
         };
         let sheet = sheet(&s, seed, index).unwrap();
@@ -210,6 +212,30 @@ fn colours_are_those_of_the_palette_and_the_truth_stays() {
             }
         }
     }
+}
+
+#[test]
+fn a_column_of_writing_is_beside_the_drawing() {
+    let drawn = |writing: f64| sheet(&SynthSettings { writing, ..small() }, 3, 0).unwrap();
+    let (plain, written) = (drawn(0.0), drawn(1.0));
+    let right = |s: &Sheet| s.annotations.annotations.iter().map(|a| a.bbox.x1).fold(0.0, f64::max);
+    // A sixth of the width at least.
+    assert!(right(&written) < 0.85 * 800.0 && right(&written) < right(&plain));
+    let dark = |s: &Sheet| s.image.enumerate_pixels().filter(|(x, _, p)| *x > 680 && p.0[0] < 100).count();
+    assert!(2 * dark(&written) > 3 * dark(&plain), "{} and {}", dark(&written), dark(&plain));
+}
+
+#[test]
+fn redrawn_symbols_differ_among_themselves() {
+    let s = bare(SynthSettings { classes: vec!["butterfly valve".into()], scale: [1.0, 1.0], ..small() });
+    let proportions = |redrawn: f64| {
+        let all = sheet(&SynthSettings { redrawn, rotation: Rotation::None, ..s.clone() }, 4, 0).unwrap();
+        let of = |a: &datasets::Annotation| a.bbox.width() / a.bbox.height();
+        let all: Vec<f64> = all.annotations.annotations.iter().map(of).collect();
+        assert!(all.len() > 5);
+        all.iter().fold(0.0f64, |m, v| m.max(*v)) / all.iter().fold(f64::MAX, |m, v| m.min(*v))
+    };
+    assert!(proportions(0.0) < 1.05 && proportions(0.12) > 1.05, "{} {}", proportions(0.0), proportions(0.12));
 }
 
 #[test]

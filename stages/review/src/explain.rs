@@ -14,6 +14,8 @@ const NO_FOREIGN: f64 = 0.02;
 const OTHER_TEXT: f64 = 0.3;
 /// Spreads below what is usual on the drawing that are worth a word.
 const UNUSUAL: f64 = -2.0;
+/// Share of the lines along a box's edges that go on beyond its corners, from which they are worth a word.
+const GOES_ON: f64 = 0.3;
 /// Deviations from the template that are worth a word: of the turn in degrees, of size and shape as a share.
 const TURN_DEG: f64 = 3.0;
 const RESIZED: f64 = 0.1;
@@ -36,10 +38,19 @@ pub fn explain(a: &Annotation) -> Vec<String> {
     if let Some(v) = share("unexplained") {
         out.push(if v < NO_FOREIGN { "no foreign ink".into() } else { format!("{} foreign ink", whole(v.min(1.0))) });
     }
+    let usual = |name: &str| {
+        let unusual = share(&format!("better_{name}")).is_some_and(|v| v < UNUSUAL);
+        let usual = share(&format!("usual_{name}")).filter(|_| unusual);
+        usual.map(|u| format!(" (usual on this drawing: {})", whole(u.clamp(0.0, 1.0))))
+    };
+    if let (Some(v), Some(usual)) = (share("ink_near"), usual("ink_near")) {
+        out.push(format!("{} ink close around it{usual}", whole(v.clamp(0.0, 1.0))));
+    }
+    if share("ink_at_corners").is_some_and(|v| v > GOES_ON) {
+        out.push("lines go on beyond its corners".into());
+    }
     if let Some(v) = share("correlation").or_else(|| share("ncc")) {
-        let unusual = share("better_correlation").is_some_and(|v| v < UNUSUAL);
-        let usual = share("usual_correlation").filter(|_| unusual);
-        let usual = usual.map_or(String::new(), |u| format!(" (usual on this drawing: {})", whole(u.clamp(0.0, 1.0))));
+        let usual = usual("correlation").unwrap_or_default();
         out.push(format!("pixel by pixel {} alike{usual}", whole(v.clamp(0.0, 1.0))));
     }
     if share("text_layout").is_some_and(|v| v < OTHER_TEXT) && share("has_text").is_some_and(|v| v > 0.5) {
@@ -175,6 +186,10 @@ mod tests {
         };
         assert_eq!(alike(-3.5), ["pixel by pixel 82 % alike (usual on this drawing: 95 %)"]);
         assert_eq!(alike(-1.0), ["pixel by pixel 82 % alike"]);
+        let around = [("ink_near", 0.18), ("usual_ink_near", 0.04), ("better_ink_near", -4.0), ("ink_at_corners", 0.5)];
+        let words = ["18 % ink close around it (usual on this drawing: 4 %)", "lines go on beyond its corners"];
+        assert_eq!(explain(&with(&around)), words);
+        assert_eq!(explain(&with(&[("ink_near", 0.05), ("better_ink_near", -0.4), ("ink_at_corners", 0.1)])), [""; 0]);
     }
 
     #[test]

@@ -31,6 +31,7 @@ mod second;
 mod shape;
 mod simd;
 mod suppress;
+mod surround;
 mod tiles;
 mod verify;
 
@@ -47,7 +48,7 @@ pub use quality::{
     CleanedPicture, Confusion, ConfusionKind, Part, Plainness, Quality, Symmetry, TemplateQuality, Warning, quality,
 };
 pub use score::{CONFIDENCE_TERMS, RANK_CORRELATION, Term};
-pub use second::{FIRST_LOOK, SECOND_INPUTS, SECOND_UNITS, SURE, SecondLook, USUAL, Usual, second_inputs};
+pub use second::{DOUBTS, FIRST_LOOK, SECOND_INPUTS, SURE, SecondLook, USUAL, Unit, Usual, second_inputs};
 pub use simd::Simd;
 
 use bank::Variant;
@@ -60,7 +61,7 @@ use suppress::Winner;
 use tiles::View;
 
 /// Version of the matcher; raised when the same templates, settings and drawing may give other matches.
-pub const VERSION: &str = "6";
+pub const VERSION: &str = "7";
 
 /// Ratio of the sizes at which templates are prepared.
 const SIZE_RATIO: f32 = 1.2;
@@ -68,6 +69,9 @@ const SIZE_RATIO: f32 = 1.2;
 const WIDEST_PART: f32 = 1.6;
 /// Stretch, as a logarithm, that a window of the bank tolerates either way.
 const STRETCH_TOLERANCE: f32 = 0.06;
+
+/// How much surer the second look has to be, in log-odds, of what claims a place about as well as its winner, to prefer it.
+const PREFERRED: f64 = 1.0;
 
 /// What a template's picture is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -138,7 +142,7 @@ pub struct Match {
     /// The class that fits the same place next best.
     pub runner_up: Option<String>,
     /// What the score rests on: the names of [`CONFIDENCE_TERMS`], `length` and `rank`, the `margin` over the runner-up
-    /// (0..=1), [`FIRST_LOOK`] and those of [`USUAL`].
+    /// (0..=1), [`FIRST_LOOK`] and those of [`USUAL`] and [`DOUBTS`].
     pub evidence: BTreeMap<String, f64>,
 }
 
@@ -232,7 +236,7 @@ struct Wanted {
     free_angle: bool,
     /// Largest logarithm of the stretch either way.
     stretch: f32,
-    /// Confidence, 0..=1, from which a find is of use.
+    /// Confidence of the first look, 0..=1, from which a find is of use.
     worth: f64,
 }
 
@@ -296,13 +300,7 @@ impl Matcher {
 
     /// Finds the templates on a grey drawing.
     pub fn find_grey(&self, drawing: &GrayImage) -> Found {
-        let worth = |class: &str| self.worth_of(class);
-        self.search(drawing, worth).map_or_else(Found::default, |search| self.choose(search))
-    }
-
-    /// Confidence from which a find takes the place of others. What is further from being reported takes none.
-    fn worth_of(&self, class: &str) -> f64 {
-        self.config.threshold_of(class).min(self.config.candidates_from).min(CANDIDATE_THRESHOLD)
+        self.search(drawing, second::WORTH).map_or_else(Found::default, |search| self.choose(search))
     }
 
     /// The choice between what was weighed.
@@ -310,11 +308,17 @@ impl Matcher {
         let Search { size, skipped, hypotheses } = search;
         let shapes = &self.own.shapes;
         let winners = suppress::winners(hypotheses, shapes, self.config.nms_iou as f32);
-        let mut matches: Vec<Match> = winners.iter().filter_map(|w| self.report(size, w)).collect();
-        let standard = Standard::of(matches.iter().map(|m| &m.evidence));
-        for m in &mut matches {
-            standard.compare(&mut m.evidence);
-            m.score = second::NETWORK.confidence(&m.evidence);
+        let first: Vec<(&Winner, Match)> = winners.iter().filter_map(|w| Some((w, self.report(size, w)?))).collect();
+        let standard = Standard::of(first.iter().map(|(_, m)| &m.evidence));
+        let mut matches: Vec<Match> = Vec::new();
+        for (winner, m) in first {
+            let (odds, mut best) = standard.weigh(m);
+            let rivals = winner.rivals.iter().filter_map(|r| self.report(size, &Winner::alone(r.clone(), 0.0)));
+            let rivals = rivals.map(|r| standard.weigh(r)).filter(|r| r.0 > odds + PREFERRED);
+            if let Some((_, rival)) = rivals.max_by(|a, b| a.0.total_cmp(&b.0)) {
+                best = Match { runner_up: Some(best.class), ..rival };
+            }
+            matches.push(best);
         }
         matches.retain(|m| m.score >= m.threshold.min(self.config.candidates_from));
         matches.sort_by(|a, b| {
@@ -329,18 +333,18 @@ impl Matcher {
     /// Everything that was weighed on a drawing, before any of it is chosen, each at the first look as if it stood alone: for study, and
     /// for fitting the weights of ranks and confidences.
     pub fn considered(&self, drawing: &RgbImage) -> Vec<Match> {
-        let Some(search) = self.search(&ink::contrast_grey(drawing), |_| 0.0) else { return Vec::new() };
+        let Some(search) = self.search(&ink::contrast_grey(drawing), 0.0) else { return Vec::new() };
         let report = |h| self.report(search.size, &Winner::alone(h, 0.0));
         search.hypotheses.into_iter().filter_map(report).collect()
     }
 
     /// `None` when the drawing has no ink.
-    fn search(&self, drawing: &GrayImage, worth: impl Fn(&str) -> f64) -> Option<Search> {
+    fn search(&self, drawing: &GrayImage, worth: f64) -> Option<Search> {
         Some(self.search_in(drawing, &View::of(drawing)?, worth))
     }
 
-    /// Everything that may be `worth` its class's confidence.
-    fn search_in(&self, drawing: &GrayImage, view: &View<'_>, worth: impl Fn(&str) -> f64) -> Search {
+    /// Everything of which the first look's confidence may be `worth` so much.
+    fn search_in(&self, drawing: &GrayImage, view: &View<'_>, worth: f64) -> Search {
         let base = match self.config.scale_base {
             ScaleBase::Template => 1.0,
             ScaleBase::Drawing => self.drawing_scale(view).unwrap_or(1.0),
@@ -357,7 +361,7 @@ impl Matcher {
                     .then(|| UsualScale { scale: base, reach: reach(poses).map(f32::abs) }),
                 free_angle: poses.rotations.angles_deg().1,
                 stretch: (poses.stretch as f32).ln(),
-                worth: worth(class),
+                worth,
             })
         };
         let hypotheses = self.hypotheses(wanted, CoarsePoses::All, |query| view.hypotheses(query));

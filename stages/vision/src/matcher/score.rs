@@ -11,6 +11,7 @@ use super::ink::{BAND, Ink, Tally, Usual, smooth};
 use super::pose::{CostMap, Pose, UsualScale};
 use super::shape::{NO_SECTOR, Region, Shape, orientation};
 use super::simd::{Plane, whole};
+use super::surround::Surround;
 use super::verify::{Likeness, TextLikeness};
 
 /// Distance, pixels, at which a template point's cover has fallen to nothing.
@@ -41,6 +42,8 @@ pub(super) struct Features {
     pub stretch: f32,
     /// How far from usual the size is on the drawing: see [`UsualScale::off`].
     pub scale_off: f32,
+    /// What is around it; nothing until that was looked at.
+    pub surround: Surround,
 }
 
 /// The drawing in all the forms that scoring reads.
@@ -144,6 +147,7 @@ impl Sheet {
             likeness,
             stretch: pose.stretch.abs(),
             scale_off: usual.map_or(0.0, |usual| usual.off(pose.scale)),
+            surround: Surround::default(),
         }
     }
 }
@@ -194,7 +198,7 @@ macro_rules! terms {
     ($($name:literal $sign:literal $of:expr),* $(,)?) => { [$(Term { name: $name, sign: $sign, of: $of }),*] };
 }
 
-const TERMS: usize = 20;
+const TERMS: usize = 23;
 
 /// All that is measured, in the order of the weights.
 pub const CONFIDENCE_TERMS: [Term; TERMS] = terms![
@@ -217,6 +221,9 @@ pub const CONFIDENCE_TERMS: [Term; TERMS] = terms![
     "text_letters" 1 |f| f.likeness.text.map_or(0.0, |t| t.letters),
     "text_lines" 1 |f| f.likeness.text.map_or(0.0, |t| t.lines),
     "text_whole" 1 |f| f.likeness.text.map_or(0.0, |t| t.whole - f.likeness.correlation),
+    "ink_near" -1 |f| f.surround.near,
+    "ink_far" -1 |f| f.surround.far,
+    "ink_at_corners" -1 |f| f.surround.corners,
     "constant" 0 |_| 1.0,
 ];
 
@@ -224,7 +231,7 @@ pub const CONFIDENCE_TERMS: [Term; TERMS] = terms![
 /// [`RANK_CORRELATION`] times the correlation.
 const RANK: [f32; TERMS] = [
     0.000, 0.401, 0.129, 0.118, 0.259, -0.551, 0.581, 0.069, -1.095, 0.000, -0.092, 0.000, 0.000, 0.000, 0.000, 0.000,
-    0.000, 0.000, 0.978, -0.014,
+    0.000, 0.000, 0.978, 0.000, 0.000, 0.000, -0.014,
 ];
 /// What the correlation of grey levels counts in the logarithm of the rank: of two symbols that explain a place about as
 /// well, the one that looks more like it is right.
@@ -232,7 +239,7 @@ pub const RANK_CORRELATION: f32 = 0.7;
 /// Weights of [`CONFIDENCE_TERMS`] in the confidence, and of the margin over the runner-up.
 const CONFIDENCE: [f64; TERMS + 1] = [
     0.000, 1.819, 0.000, 1.585, 2.255, 0.000, 29.970, 0.000, -31.069, 0.000, -6.194, -6.608, 2.214, -4.326, 3.522,
-    0.000, 0.000, 0.000, 3.057, -40.101, 0.000,
+    0.000, 0.000, 0.000, 3.057, 0.000, 0.000, 0.000, -40.101, 0.000,
 ];
 
 impl Features {
@@ -280,6 +287,7 @@ impl Features {
             likeness,
             stretch: off(pose.stretch),
             scale_off: usual.map_or(0.0, |usual| off(usual.off(pose.scale))),
+            surround: Surround::default(),
         }
     }
 

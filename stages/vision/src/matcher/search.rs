@@ -16,6 +16,7 @@ use super::pose::{Limits, Pose, Steps, refine};
 use super::scan;
 use super::score::{Features, Sheet};
 use super::shape::Shape;
+use super::surround::Surround;
 
 /// Cover that a pose must reach after the quick and after the full refinement.
 const MIN_COVER: [f32; 2] = [0.86, 0.90];
@@ -180,8 +181,8 @@ impl Found {
             bounds: pose.bounds(shape),
             rank: features.rank(),
             refuted: negatives.refute(sheet, shape, &pose, &features, limits),
+            features: Features { surround: Surround::of(sheet, shape, &pose), ..features },
             pose,
-            features,
         })
     }
 }

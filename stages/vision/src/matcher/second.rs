@@ -1,30 +1,37 @@
 //! The second look at what won its place: how well it fits by the measure of its drawing.
 //!
-//! Drawings differ in how well their symbols repeat the templates. The surest finds of a drawing say what is usual
-//! there, and every find is weighed against that by a small network, which also knows what measurements mean together:
+//! Drawings differ in how well their symbols repeat the templates and in what else is on them. The surest finds of a
+//! drawing say what is usual there, the number of doubtful ones beside them how much there is that looks like a symbol and
+//! is none, and every find is weighed against that by a small network. It also knows what measurements mean together:
 //! that grey levels differ is no objection where all strokes lie right and letters stand between them. The network
-//! learned from generated drawings (`tests/matcher_fit.rs` trains it and prints it). The first look is linear and goes on
-//! where those drawings end, so both have a share in the log-odds.
+//! learned from generated drawings (`tests/matcher_fit.rs` trains it and writes `second.txt`).
 //!
 //! Owns what is usual on a drawing, and the network. Refuses to measure: it reads the evidence of matches.
 
 use std::array::from_fn;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::LazyLock;
 
+use super::Match;
 use super::score::{CONFIDENCE_TERMS, read};
 
 /// Name of the first look's confidence in [`super::Match::evidence`].
 pub const FIRST_LOOK: &str = "first_look";
-/// Share of the network in the log-odds, 0..=1; the rest is the first look's.
-const SHARE: f64 = 0.25;
+/// Confidence of the first look from which something is looked at again.
+pub(super) const WORTH: f64 = 0.003;
 /// Confidence of the first look from which a find says what is usual.
 pub const SURE: f64 = 0.7;
 /// What the drawings that the network learned from count beside the finds of a drawing, in finds.
 const USUAL_COUNT: f64 = 4.0;
 /// Spreads by which a find may be worse and better than usual; more are not told apart.
 const SPREADS: [f64; 2] = [-8.0, 2.0];
-/// The first look's confidence is kept this far from 0 and 1.
-const CERTAIN: f64 = 1e-9;
+/// Confidence of the first look below which a find is doubtful, and from which a doubtful one is close.
+const DOUBTFUL: f64 = 0.4;
+const CLOSE: f64 = 0.05;
+/// Share of the ring near to a find that is ink, below which it is free.
+const FREE: f64 = 0.12;
 
 /// A term in which drawings differ.
 #[derive(Clone, Copy, Debug)]
@@ -43,11 +50,16 @@ pub struct Usual {
 }
 
 /// The terms in which drawings differ.
-pub const USUAL: [Usual; 3] = [
-    Usual::new("correlation", ["usual_correlation", "better_correlation"], 1.0, [0.961, 0.034]),
-    Usual::new("oriented", ["usual_oriented", "better_oriented"], 1.0, [0.961, 0.029]),
-    Usual::new("unexplained", ["usual_unexplained", "better_unexplained"], -1.0, [0.039, 0.044]),
+pub const USUAL: [Usual; 4] = [
+    Usual::new("correlation", ["usual_correlation", "better_correlation"], 1.0, [0.954, 0.035]),
+    Usual::new("oriented", ["usual_oriented", "better_oriented"], 1.0, [0.949, 0.035]),
+    Usual::new("unexplained", ["usual_unexplained", "better_unexplained"], -1.0, [0.033, 0.036]),
+    Usual::new("ink_near", ["usual_ink_near", "better_ink_near"], -1.0, [0.037, 0.027]),
 ];
+
+/// Names in the evidence of how many doubtful finds the drawing has for every sure one, as logarithms: free ones, those of
+/// them that are close, and those in the midst of other ink.
+pub const DOUBTS: [&str; 3] = ["doubts_free", "doubts_close", "doubts_crowded"];
 
 impl Usual {
     const fn new(term: &'static str, names: [&'static str; 2], sign: f64, [mean, spread]: [f64; 2]) -> Self {
@@ -58,117 +70,148 @@ impl Usual {
 /// Terms that the network does not read: the first says nothing beside the others, the last is the same everywhere.
 const NOT_READ: [&str; 2] = ["coverage", "constant"];
 /// Numbers that the network reads.
-pub const SECOND_INPUTS: usize = CONFIDENCE_TERMS.len() - NOT_READ.len() + 2 * USUAL.len();
-/// Hidden units of the network.
-pub const SECOND_UNITS: usize = 8;
+pub const SECOND_INPUTS: usize = CONFIDENCE_TERMS.len() - NOT_READ.len() + 2 * USUAL.len() + DOUBTS.len();
 
-/// What is usual on a drawing: mean and spread of each of [`USUAL`] over its sure finds.
-pub(super) struct Standard([[f64; 2]; USUAL.len()]);
+/// What a drawing is like.
+pub(super) struct Standard {
+    /// Mean and spread of each of [`USUAL`] over its sure finds.
+    usual: [[f64; 2]; USUAL.len()],
+    /// [`DOUBTS`].
+    doubts: [f64; DOUBTS.len()],
+}
 
 impl Standard {
     /// From the evidence of everything that won its place.
     pub fn of<'a>(winners: impl Iterator<Item = &'a BTreeMap<String, f64>>) -> Self {
-        let sure: Vec<&BTreeMap<String, f64>> = winners.filter(|e| read(e, FIRST_LOOK) >= SURE).collect();
+        let (mut sure, mut doubts) = (Vec::new(), [1.0f64; DOUBTS.len()]);
+        for e in winners {
+            let first = read(e, FIRST_LOOK);
+            if first >= SURE {
+                sure.push(e);
+            } else if first < DOUBTFUL {
+                let free = read(e, "ink_near") < FREE;
+                for (n, counts) in doubts.iter_mut().zip([free, free && first > CLOSE, !free]) {
+                    *n += f64::from(u8::from(counts));
+                }
+            }
+        }
         let n = sure.len() as f64 + USUAL_COUNT;
-        Self(USUAL.map(|u| {
+        let usual = USUAL.map(|u| {
             let found = || sure.iter().map(|e| read(e, u.term));
             let mean = (found().sum::<f64>() + USUAL_COUNT * u.mean) / n;
             let squares: f64 = found().map(|v| (v - mean).powi(2)).sum();
             [mean, ((squares + USUAL_COUNT * u.spread.powi(2)) / n).sqrt()]
-        }))
+        });
+        Self { usual, doubts: doubts.map(|n| (n / (sure.len() as f64 + 1.0)).ln()) }
+    }
+
+    /// The log-odds and the confidence of a match at the second look.
+    pub fn weigh(&self, mut m: Match) -> (f64, Match) {
+        self.compare(&mut m.evidence);
+        let odds = NETWORK.log_odds(&second_inputs(&m.evidence));
+        m.score = probability(odds);
+        (odds, m)
     }
 
     /// Adds what is usual, and how a find compares with it, to the find's evidence.
-    pub fn compare(&self, evidence: &mut BTreeMap<String, f64>) {
-        for (u, [mean, spread]) in USUAL.iter().zip(self.0) {
+    fn compare(&self, evidence: &mut BTreeMap<String, f64>) {
+        for (u, [mean, spread]) in USUAL.iter().zip(self.usual) {
             let better = u.sign * (read(evidence, u.term) - mean) / spread;
             evidence.insert(u.usual.to_owned(), mean);
             evidence.insert(u.better.to_owned(), better.clamp(SPREADS[0], SPREADS[1]));
         }
+        evidence.extend(DOUBTS.iter().zip(self.doubts).map(|(name, v)| ((*name).to_owned(), v)));
     }
+}
+
+fn probability(log_odds: f64) -> f64 {
+    1.0 / (1.0 + (-log_odds).exp())
 }
 
 /// What the network reads of a match's evidence.
 pub fn second_inputs(evidence: &BTreeMap<String, f64>) -> [f64; SECOND_INPUTS] {
     let terms = CONFIDENCE_TERMS.iter().map(|t| t.name).filter(|name| !NOT_READ.contains(name));
-    let mut names = terms.chain(USUAL.iter().map(|u| u.better)).chain(USUAL.iter().map(|u| u.usual));
+    let usual = USUAL.iter().map(|u| u.better).chain(USUAL.iter().map(|u| u.usual));
+    let mut names = terms.chain(usual).chain(DOUBTS);
     from_fn(|_| names.next().map_or(0.0, |name| read(evidence, name)))
 }
 
-/// The sum of the values by their weights; a constant that follows the weights is left out.
-fn weighed(weights: &[f64], values: &[f64]) -> f64 {
-    weights.iter().zip(values).map(|(w, v)| w * v).sum()
+/// A hidden unit of the network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unit {
+    /// Weights of the inputs, and its constant.
+    pub weights: [f64; SECOND_INPUTS],
+    /// See `weights`.
+    pub constant: f64,
+    /// Weight of the unit in the log-odds.
+    pub out: f64,
+}
+
+impl Unit {
+    /// What it says, -1..=1.
+    pub fn value(&self, inputs: &[f64; SECOND_INPUTS]) -> f64 {
+        (self.weights.iter().zip(inputs).map(|(w, v)| w * v).sum::<f64>() + self.constant).tanh()
+    }
 }
 
 /// A network with one layer of hidden units.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SecondLook {
-    /// Weights of the inputs in each hidden unit, and its constant.
-    pub hidden: [[f64; SECOND_INPUTS + 1]; SECOND_UNITS],
-    /// Weights of the hidden units, and the constant.
-    pub out: [f64; SECOND_UNITS + 1],
+    /// The hidden units.
+    pub units: Vec<Unit>,
+    /// The log-odds when the units say nothing.
+    pub constant: f64,
 }
 
 impl SecondLook {
-    /// What the hidden units say, -1..=1.
-    pub fn units(&self, inputs: &[f64; SECOND_INPUTS]) -> [f64; SECOND_UNITS] {
-        self.hidden.each_ref().map(|w| (weighed(w, inputs) + w[SECOND_INPUTS]).tanh())
-    }
-
-    /// The confidence of a match by its evidence: this network and the first look together, 0..=1.
+    /// The confidence of a match by its evidence, 0..=1.
     pub fn confidence(&self, evidence: &BTreeMap<String, f64>) -> f64 {
-        let first = read(evidence, FIRST_LOOK).clamp(CERTAIN, 1.0 - CERTAIN);
-        let second = self.log_odds(&second_inputs(evidence));
-        let z = (1.0 - SHARE) * (first / (1.0 - first)).ln() + SHARE * second;
-        1.0 / (1.0 + (-z).exp())
+        probability(self.log_odds(&second_inputs(evidence)))
     }
 
     /// The logarithm of the odds that a match is right.
     pub fn log_odds(&self, inputs: &[f64; SECOND_INPUTS]) -> f64 {
-        weighed(&self.out, &self.units(inputs)) + self.out[SECOND_UNITS]
+        self.units.iter().map(|u| u.out * u.value(inputs)).sum::<f64>() + self.constant
+    }
+}
+
+impl fmt::Display for SecondLook {
+    /// A line for each unit (its weights, its constant, its weight in the log-odds), then one with the constant.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for u in &self.units {
+            u.weights.iter().chain([&u.constant]).try_for_each(|w| write!(f, "{w} "))?;
+            writeln!(f, "{}", u.out)?;
+        }
+        writeln!(f, "{}", self.constant)
+    }
+}
+
+impl FromStr for SecondLook {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let row = |(n, line): (usize, &str)| {
+            let number = |word: &str| word.parse::<f64>().map_err(|e| format!("line {}: {word}: {e}", n + 1));
+            line.split_whitespace().map(number).collect::<Result<Vec<f64>, String>>()
+        };
+        let rows = text.lines().enumerate().map(row).collect::<Result<Vec<_>, String>>()?;
+        let Some(([constant], rows)) = rows.split_last().map(|(last, rows)| (last.as_slice(), rows)) else {
+            return Err("the last line has to be the constant".to_owned());
+        };
+        let unit = |(n, row): (usize, &Vec<f64>)| match row.as_slice() {
+            [weights @ .., constant, out] => <[f64; SECOND_INPUTS]>::try_from(weights)
+                .map(|weights| Unit { weights, constant: *constant, out: *out })
+                .map_err(|_| format!("line {}: {} weights instead of {SECOND_INPUTS}", n + 1, weights.len())),
+            _ => Err(format!("line {}: not a unit", n + 1)),
+        };
+        let units = rows.iter().enumerate().map(unit).collect::<Result<_, String>>()?;
+        Ok(Self { units, constant: *constant })
     }
 }
 
 /// The network.
-pub(super) static NETWORK: SecondLook = SecondLook { hidden: HIDDEN, out: OUT };
-
-/// Weights of the network's hidden units.
-const HIDDEN: [[f64; SECOND_INPUTS + 1]; SECOND_UNITS] = [
-    [
-        6.27, -0.4016, -0.6178, 6.892, -2.348, 8.1, -3.816, -9.598, 0.09059, -2.961, 1.421, 0.5294, -3.26, -3.473,
-        -3.908, -3.723, -2.815, 23.56, 0.009752, -0.06461, 0.198, 40.44, -1.418, 0.5642, -53.98,
-    ],
-    [
-        -1.124, -0.1013, 1.194, -5.597, -11.82, 7.87, -0.3148, 9.469, 0.9943, -0.5113, 4.38, -0.7853, 0.8099, 0.6028,
-        0.8494, 0.4217, -0.2004, 3.776, 0.1672, 0.2796, 0.4556, -2.396, 14.2, -0.4152, -9.363,
-    ],
-    [
-        7.089, 0.5531, -1.002, 2.397, 3.487, 3.485, -0.6767, -3.045, 0.3767, 2.348, 1.706, -1.189, 0.2892, -0.5134,
-        0.7569, -2.398, -1.665, 8.282, 0.06986, -0.1414, 0.07571, 3.986, 37.55, 44.22, -47.25,
-    ],
-    [
-        3.781, -0.4672, -1.943, 13.3, -8.078, -12.1, 1.258, 3.316, 0.429, 0.6509, -2.37, -0.02822, 0.04259, -0.2358,
-        0.9202, 0.4877, -0.5519, -2.315, -0.3901, -0.218, 0.1799, -15.23, -4.71, 0.7397, 14.55,
-    ],
-    [
-        -8.483, -0.6519, -7.986, 12.21, 6.364, -1.891, 8.147, 13.72, 0.3838, -0.5375, -0.7614, 0.8325, -0.7459, 2.305,
-        -0.809, 0.3739, -0.4529, 7.03, -0.008935, -0.3983, -0.03025, 25.73, -2.028, 23.22, -29.5,
-    ],
-    [
-        -4.878, -0.6059, 2.455, -8.125, 3.983, 14.8, -6.814, -30.23, 0.5328, 5.777, -1.502, 0.5237, -0.3586, 0.4123,
-        0.1229, -0.4792, -0.5743, 1.505, 0.3934, 0.0007574, -0.1526, -27.01, -12.24, 17.26, 37.42,
-    ],
-    [
-        -5.25, 1.725, 1.061, -32.54, -1.676, -6.802, 3.448, 26.28, -0.2996, 10.41, 2.278, 0.9616, -3.378, -0.8318,
-        -4.724, -1.619, -1.101, 15.88, -0.147, 0.1055, 0.04748, 2.548, -52.37, -15.19, 81.66,
-    ],
-    [
-        7.695, 1.986, 0.6723, 68.4, -0.2354, 4.811, 3.11, -4.163, -0.6095, -2.481, -4.74, 0.7405, -1.024, -1.601,
-        -1.498, -0.6745, -1.306, -0.8185, 0.1188, -0.2172, -0.06797, 33.94, 20.29, 15.44, -139.7,
-    ],
-];
-/// Weights of its output.
-const OUT: [f64; SECOND_UNITS + 1] = [1.683, 1.055, -1.685, -1.066, 1.754, 1.18, -1.626, 1.269, 0.7479];
+static NETWORK: LazyLock<SecondLook> =
+    LazyLock::new(|| include_str!("second.txt").parse().expect("a test reads the same file"));
 
 #[cfg(test)]
 mod tests {
@@ -181,12 +224,12 @@ mod tests {
 
     #[test]
     fn sure_finds_say_what_is_usual_and_few_of_them_hardly() {
-        let usual = |finds: &[BTreeMap<String, f64>]| Standard::of(finds.iter()).0[0];
+        let usual = |finds: &[BTreeMap<String, f64>]| Standard::of(finds.iter()).usual[0];
         let general = usual(&[]);
-        assert_eq!(general, [0.961, 0.034]);
+        assert_eq!(general, [0.954, 0.035]);
         assert_eq!(usual(&vec![find(0.5, 0.6); 50]), general, "nothing sure");
         let [one, many] = [1, 50].map(|n| usual(&vec![find(0.9, 0.85); n]));
-        assert!((one[0] - 0.939).abs() < 0.001 && (many[0] - 0.858).abs() < 0.001, "{one:?}, {many:?}");
+        assert!((one[0] - 0.933).abs() < 0.001 && (many[0] - 0.858).abs() < 0.001, "{one:?}, {many:?}");
         assert!(many[1] < one[1], "all are alike");
     }
 
@@ -203,6 +246,32 @@ mod tests {
         };
         assert!(compared(0.95) > compared(0.9) && compared(0.9) > compared(0.8));
         assert_eq!((compared(1.0), compared(-1.0)), (2.0, -8.0));
+    }
+
+    #[test]
+    fn doubtful_finds_are_counted_for_every_sure_one() {
+        let doubtful = |first: f64, near: f64| {
+            let mut e = find(first, 0.8);
+            e.insert("ink_near".to_owned(), near);
+            e
+        };
+        let drawing = [find(0.9, 0.9), doubtful(0.01, 0.02), doubtful(0.2, 0.02), doubtful(0.2, 0.4), find(0.5, 0.9)];
+        assert_eq!(Standard::of(drawing.iter()).doubts, [1.5f64.ln(), 0.0, 0.0]);
+        assert_eq!(Standard::of([].iter()).doubts, [0.0; 3]);
+    }
+
+    #[test]
+    fn the_network_is_what_its_file_says() {
+        assert!(NETWORK.units.len() > 1 && NETWORK.to_string() == include_str!("second.txt"));
+        for (wrong, why) in [
+            ("", "the last line has to be the constant"),
+            ("1 2 3", "the last line has to be the constant"),
+            ("1 2 3\n0.5", "line 1: 1 weights instead of"),
+            ("x\n0.5", "line 1: x: invalid float literal"),
+        ] {
+            let error = wrong.parse::<SecondLook>().unwrap_err();
+            assert!(error.starts_with(why), "{error}");
+        }
     }
 
     #[test]

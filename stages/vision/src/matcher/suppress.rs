@@ -10,6 +10,8 @@ use super::shape::Shape;
 const MAX_CONTAINED: f32 = 0.7;
 /// How far the sides of two boxes around the same thing are from each other at most, as a share of the longer side.
 const MAX_OFF: f32 = 0.1;
+/// How far a rank may be below the winner's, as a share of it, for a hypothesis to claim the place about as well.
+const RIVAL: f32 = 0.1;
 /// Side of the cells of the look-up grid, pixels.
 const GRID: f32 = 64.0;
 
@@ -25,12 +27,14 @@ pub(super) struct Winner {
     /// a person has seen.
     pub bounds: [f32; 4],
     boxed: bool,
+    /// The best of each other class that claims the very same place about as well.
+    pub rivals: Vec<Hypothesis>,
 }
 
 impl Winner {
     /// A hypothesis that nothing contradicts, with the margin that is given.
     pub fn alone(hypothesis: Hypothesis, margin: f32) -> Self {
-        Self { bounds: hypothesis.bounds, boxed: false, hypothesis, runner_up: None, margin }
+        Self { bounds: hypothesis.bounds, boxed: false, rivals: Vec::new(), hypothesis, runner_up: None, margin }
     }
 }
 
@@ -67,9 +71,16 @@ pub(super) fn winners(mut hypotheses: Vec<Hypothesis>, shapes: &[Shape], max_iou
         if !w.boxed && !confirmed(&w.hypothesis) && confirmed(&h) && same {
             (w.bounds, w.boxed) = (h.bounds, true);
         }
-        if !h.refuted && w.runner_up.is_none() && class(&w.hypothesis) != class(&h) {
-            w.runner_up = Some(h.shape);
-            w.margin = (1.0 - h.rank / w.hypothesis.rank.max(f32::MIN_POSITIVE)).clamp(0.0, 1.0);
+        if h.refuted || class(&w.hypothesis) == class(&h) {
+            continue;
+        }
+        let margin = (1.0 - h.rank / w.hypothesis.rank.max(f32::MIN_POSITIVE)).clamp(0.0, 1.0);
+        if w.runner_up.is_none() {
+            (w.runner_up, w.margin) = (Some(h.shape), margin);
+        }
+        let known = w.rivals.iter().any(|r| class(r) == class(&h));
+        if margin <= RIVAL && !known && one_thing(&w.hypothesis.bounds, &h.bounds) {
+            w.rivals.push(h);
         }
     }
     kept.retain(|w| !w.hypothesis.refuted);

@@ -17,6 +17,7 @@ use super::ink::{Ink, Split, Tally, Usual};
 use super::scan;
 use super::score::Sheet;
 use super::search::{self, Hypothesis, Query};
+use super::surround;
 
 /// Pixels from which a drawing is searched by tiles; below that, the margins of tiles cost more than their memory is
 /// worth. A sheet of 7000 x 5000 pixels is searched whole.
@@ -193,7 +194,8 @@ fn margin(query: &Query<'_>) -> usize {
         let corner = x.max(picture.width as f32 - x).hypot(y.max(picture.height as f32 - y));
         // A window competes with those of the neighbouring blocks.
         let window = (CELLS / 2 + 2 * scan::BLOCK + 1) as f32 * v.diameter / DIAMETER_CELLS;
-        SLACK * limits.scale[1] * (corner * (0.5 * limits.stretch).exp()).max(window)
+        let symbol = limits.scale[1] * shape.diameter * (0.5 * limits.stretch).exp();
+        SLACK * limits.scale[1] * (corner * (0.5 * limits.stretch).exp()).max(window) + surround::reach(symbol)
     };
     (query.bank.iter().map(reach).fold(0.0, f32::max) + FOLLOWED + SMOOTHED).ceil() as usize
 }
@@ -216,6 +218,7 @@ mod tests {
     use image::{Luma, RgbaImage};
 
     use super::*;
+    use crate::matcher::second;
     use crate::matcher::{Found, Match, Matcher, MatcherConfig, Role, ScaleBase, Template};
 
     /// Darkness of three symbols, 44 pixels a side.
@@ -255,7 +258,7 @@ mod tests {
     }
 
     fn found(matcher: &Matcher, drawing: &GrayImage, view: &View<'_>) -> Found {
-        matcher.choose(matcher.search_in(drawing, view, |class| matcher.worth_of(class)))
+        matcher.choose(matcher.search_in(drawing, view, second::WORTH))
     }
 
     fn alike(a: &Match, b: &Match) -> bool {

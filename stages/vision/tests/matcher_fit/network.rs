@@ -6,12 +6,16 @@ use std::array::from_fn;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use vision::matcher::{SECOND_INPUTS, SECOND_UNITS, SecondLook};
+use vision::matcher::{SECOND_INPUTS, SecondLook, Unit};
 
 use crate::solver::{Sample, moments};
 
+/// Networks that are trained and speak with one voice: each has its own first weights and order of the samples.
+const NETWORKS: u64 = 4;
+/// Hidden units of each.
+const UNITS: usize = 32;
 /// Passes over the samples.
-const EPOCHS: usize = 80;
+const EPOCHS: usize = 60;
 /// Samples of a step.
 const BATCH: usize = 256;
 /// Size of the first step (Adam); it falls evenly to nothing.
@@ -21,21 +25,35 @@ const MEMORY: [f64; 2] = [0.9, 0.999];
 const TINY: f64 = 1e-8;
 /// Penalty on half the squares of the weights of one step, of inputs of spread 1.
 const RIDGE: f64 = 0.03;
-/// Seed of the first weights and of the order of the samples.
-const SEED: u64 = 1;
 
 const ROW: usize = SECOND_INPUTS + 1;
-const WEIGHTS: usize = ROW * SECOND_UNITS + SECOND_UNITS + 1;
+const WEIGHTS: usize = ROW * UNITS + UNITS + 1;
 type Row = [f64; SECOND_INPUTS];
 
-/// The network with the least logistic loss that the descent finds.
+/// Networks side by side, each with the least logistic loss that its descent finds; their log-odds are averaged.
 pub fn train(samples: &[Sample<SECOND_INPUTS>]) -> SecondLook {
+    let mut networks = vec![None; NETWORKS as usize];
+    std::thread::scope(|threads| {
+        for (seed, network) in (1..).zip(&mut networks) {
+            threads.spawn(move || *network = Some(train_one(samples, seed)));
+        }
+    });
+    let share = 1.0 / NETWORKS as f64;
+    let mut all = SecondLook { units: Vec::new(), constant: 0.0 };
+    for network in networks.into_iter().flatten() {
+        all.units.extend(network.units.into_iter().map(|u| Unit { out: share * u.out, ..u }));
+        all.constant += share * network.constant;
+    }
+    all
+}
+
+fn train_one(samples: &[Sample<SECOND_INPUTS>], seed: u64) -> SecondLook {
     let [mean, spread] = moments(samples);
     let mut samples: Vec<Sample<SECOND_INPUTS>> =
         samples.iter().map(|s| Sample { columns: from_fn(|i| (s.columns[i] - mean[i]) / spread[i]), ..*s }).collect();
-    let mut rng = ChaCha8Rng::seed_from_u64(SEED);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut w: [f64; WEIGHTS] = from_fn(|i| {
-        let reach = (6.0 / (if i < ROW * SECOND_UNITS { ROW } else { SECOND_UNITS }) as f64).sqrt();
+        let reach = (6.0 / (if i < ROW * UNITS { ROW } else { UNITS }) as f64).sqrt();
         rng.random_range(-0.5 * reach..0.5 * reach)
     });
     let (mut first, mut second) = ([0.0; WEIGHTS], [0.0; WEIGHTS]);
@@ -66,35 +84,36 @@ fn gradient(w: &[f64; WEIGHTS], batch: &[Sample<SECOND_INPUTS>]) -> [f64; WEIGHT
     let n = batch.len() as f64;
     let mut sum: [f64; WEIGHTS] = from_fn(|i| if is_constant(i) { 0.0 } else { RIDGE / n * w[i] });
     for s in batch {
-        let units = net.units(&s.columns);
-        let z = units.iter().zip(&net.out).map(|(u, w)| u * w).sum::<f64>() + net.out[SECOND_UNITS];
+        let units: [f64; UNITS] = from_fn(|k| net.units[k].value(&s.columns));
+        let z = units.iter().zip(&net.units).map(|(v, u)| u.out * v).sum::<f64>() + net.constant;
         let slope = s.weight / n * (1.0 / (1.0 + (-z).exp()) - f64::from(u8::from(s.right)));
-        let out = ROW * SECOND_UNITS;
+        let out = ROW * UNITS;
         for (k, unit) in units.iter().enumerate() {
-            let back = slope * net.out[k] * (1.0 - unit * unit);
+            let back = slope * net.units[k].out * (1.0 - unit * unit);
             for (g, v) in sum[k * ROW..].iter_mut().zip(&s.columns) {
                 *g += back * v;
             }
             sum[k * ROW + SECOND_INPUTS] += back;
             sum[out + k] += slope * unit;
         }
-        sum[out + SECOND_UNITS] += slope;
+        sum[out + UNITS] += slope;
     }
     sum
 }
 
 fn is_constant(weight: usize) -> bool {
-    weight == WEIGHTS - 1 || (weight < ROW * SECOND_UNITS && weight % ROW == SECOND_INPUTS)
+    weight == WEIGHTS - 1 || (weight < ROW * UNITS && weight % ROW == SECOND_INPUTS)
 }
 
 /// The weights in their places, for inputs of this mean and spread.
 fn network(w: &[f64; WEIGHTS], mean: &Row, spread: &Row) -> SecondLook {
-    let hidden = from_fn(|k| {
+    let unit = |k: usize| {
         let row = &w[k * ROW..(k + 1) * ROW];
         let shift: f64 = (0..SECOND_INPUTS).map(|i| row[i] * mean[i] / spread[i]).sum();
-        from_fn(|i| if i < SECOND_INPUTS { row[i] / spread[i] } else { row[i] - shift })
-    });
-    SecondLook { hidden, out: from_fn(|k| w[ROW * SECOND_UNITS + k]) }
+        let weights = from_fn(|i| row[i] / spread[i]);
+        Unit { weights, constant: row[SECOND_INPUTS] - shift, out: w[ROW * UNITS + k] }
+    };
+    SecondLook { units: (0..UNITS).map(unit).collect(), constant: w[WEIGHTS - 1] }
 }
 
 #[test]

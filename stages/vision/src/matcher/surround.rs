@@ -1,0 +1,165 @@
+//! What is on the drawing around a symbol. Drafters leave room about symbols; what looks like one within a word or in the
+//! corner of a table has ink all around, and its lines go on beyond it.
+//!
+//! Owns where around a symbol is looked. Refuses to judge what is there.
+
+use super::bank::stretch_factors;
+use super::pose::Pose;
+use super::score::Sheet;
+use super::shape::Shape;
+
+/// Longer side of a symbol, pixels, up to which the distances below are pixels; around larger ones they grow with it.
+const SMALL: f32 = 64.0;
+/// First and last ring around the symbol's box that is near to it, and that is farther away.
+const NEAR: [f32; 2] = [3.0, 6.0];
+const FAR: [f32; 2] = [7.0, 12.0];
+/// Where a line that goes on beyond a corner of the box is looked for: from and to so far beyond the corner, and so far to
+/// either side of the edge.
+const BEYOND: [f32; 2] = [2.0, 7.0];
+const BESIDE: f32 = 2.5;
+
+/// Ink around a symbol.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Surround {
+    /// Share of the ring around the symbol's box that is ink, near to it and farther away.
+    pub near: f32,
+    pub far: f32,
+    /// How far lines along the box's edges go on beyond its corners, as a share of what is looked at.
+    pub corners: f32,
+}
+
+impl Surround {
+    /// Around a shape where a pose lays it. Beyond the drawing there is no ink.
+    pub fn of(sheet: &Sheet, shape: &Shape, pose: &Pose) -> Self {
+        let factors = stretch_factors(pose.stretch).map(|f| f * pose.scale);
+        let [half, middle] = [-1.0, 1.0]
+            .map(|sign| -> [f32; 2] { std::array::from_fn(|k| 0.5 * (shape.extent[k + 2] + sign * shape.extent[k])) });
+        let half: [f32; 2] = std::array::from_fn(|k| half[k] * factors[k]);
+        let place = pose.placer();
+        // Offsets are from the middle of the box, pixels of the drawing along the symbol's own axes.
+        let ink = |x: f32, y: f32| {
+            let [u, v] = place([middle[0] + x / factors[0], middle[1] + y / factors[1]]).map(f32::floor);
+            let inside = u >= 0.0 && v >= 0.0 && u < sheet.ink.width as f32 && v < sheet.ink.height as f32;
+            inside && sheet.ink.mask[v as usize * sheet.ink.width + u as usize] != 0
+        };
+        let unit = unit(half);
+        let ring = |[from, to]: [f32; 2]| {
+            let mut seen = Seen::default();
+            for d in steps(from * unit, to * unit, unit) {
+                let [w, h] = half.map(|v| v + d);
+                steps(-w, w, unit).for_each(|x| [-h, h].into_iter().for_each(|y| seen.add(ink(x, y))));
+                steps(-h, h, unit).for_each(|y| [-w, w].into_iter().for_each(|x| seen.add(ink(x, y))));
+            }
+            seen.share()
+        };
+        // Beyond a corner, which a sign for each axis names, along one of its edges.
+        let goes_on = |corner: [f32; 2], along: usize| {
+            let line = |beside: f32| {
+                let mut seen = Seen::default();
+                for d in steps(BEYOND[0] * unit, BEYOND[1] * unit, unit) {
+                    let out = if along == 0 { [d * corner[0], beside] } else { [beside, d * corner[1]] };
+                    seen.add(ink(corner[0] * half[0] + out[0], corner[1] * half[1] + out[1]));
+                }
+                seen.share()
+            };
+            steps(-BESIDE * unit, BESIDE * unit, unit).map(line).fold(0.0, f32::max)
+        };
+        let signs = [-1.0, 1.0];
+        let corners = signs.iter().flat_map(|&x| signs.map(|y| goes_on([x, y], 0) + goes_on([x, y], 1)));
+        Self { near: ring(NEAR), far: ring(FAR), corners: corners.sum::<f32>() / 8.0 }
+    }
+}
+
+/// How far beyond a symbol of a diameter is looked, pixels.
+pub(super) fn reach(diameter: f32) -> f32 {
+    FAR[1] * unit([0.5 * diameter; 2]) * std::f32::consts::SQRT_2
+}
+
+/// What the distances are counted in, pixels, around a box of half the sides.
+fn unit(half: [f32; 2]) -> f32 {
+    (2.0 * half[0].max(half[1]) / SMALL).max(1.0)
+}
+
+/// Numbers from one to another, the last one included where it is met.
+fn steps(from: f32, to: f32, by: f32) -> impl Iterator<Item = f32> {
+    (0..=((to - from) / by + 0.01).max(0.0) as usize).map(move |i| from + i as f32 * by)
+}
+
+/// Places that were looked at, and how many of them are ink.
+#[derive(Default)]
+struct Seen {
+    ink: f32,
+    all: f32,
+}
+
+impl Seen {
+    fn add(&mut self, ink: bool) {
+        self.ink += f32::from(u8::from(ink));
+        self.all += 1.0;
+    }
+
+    fn share(&self) -> f32 {
+        self.ink / self.all.max(1.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use image::{GrayImage, Luma, RgbaImage};
+
+    use super::super::ink::Ink;
+    use super::super::{Role, Template};
+    use super::*;
+
+    /// A square of 40 pixels' lines.
+    fn square() -> Shape {
+        let on = |x: u32, y: u32| x < 2 || y < 2 || x >= 38 || y >= 38;
+        let level = |x, y| if on(x, y) { 0 } else { 255 };
+        let image = RgbaImage::from_fn(40, 40, |x, y| image::Rgba([level(x, y), level(x, y), level(x, y), 255]));
+        Shape::of(
+            &Template { class: "square".into(), name: "square.png".into(), image, role: Role::Given, frame: None },
+            1.0,
+        )
+        .unwrap()
+    }
+
+    /// Around the square in the middle of a drawing with more ink, at a pose.
+    fn around(pose: Pose, more: impl Fn(i32, i32) -> bool) -> Surround {
+        let on = |x: i32, y: i32| {
+            let square = x.abs().max(y.abs());
+            (18..20).contains(&square) || more(x, y)
+        };
+        let picture =
+            GrayImage::from_fn(120, 120, |x, y| Luma([if on(x as i32 - 60, y as i32 - 60) { 10 } else { 250 }]));
+        let sheet = Sheet::of(Ink::of_drawing(&picture));
+        Surround::of(&sheet, &square(), &Pose { at: [60.0, 60.0], ..pose })
+    }
+
+    #[test]
+    fn a_symbol_by_itself_has_room_and_a_cell_of_a_table_goes_on() {
+        let upright = Pose::upright(1.0);
+        assert_eq!(around(upright, |_, _| false), Surround::default());
+        let cell = around(upright, |x, y| (-20..-18).contains(&y) || (18..20).contains(&x));
+        assert!((cell.corners - 0.5).abs() < 1e-6, "two of the four lines go on, each both ways: {cell:?}");
+        let pipe = around(upright, |x, y| y.abs() < 2 && x.abs() > 20);
+        assert!(pipe.corners == 0.0 && pipe.near > 0.02 && pipe.near < 0.06, "{pipe:?}");
+        let beyond = |from: i32| move |x: i32, y: i32| (from..from + 12).contains(&x.abs().max(y.abs()));
+        let word = around(upright, beyond(22));
+        assert!(word.near > 0.9 && word.far > 0.9, "{word:?}");
+        let away = around(upright, beyond(28));
+        assert!(away.near == 0.0 && away.far > 0.5, "{away:?}");
+    }
+
+    #[test]
+    fn what_is_around_turns_with_the_symbol_and_ends_with_the_drawing() {
+        let cell = |x: i32, y: i32| (-20..-18).contains(&y) && x.abs() < 40;
+        let upright = around(Pose::upright(1.0), cell);
+        let turned = around(Pose { angle: std::f32::consts::FRAC_PI_2, ..Pose::upright(1.0) }, |x, y| cell(y, -x));
+        let near = |a: f32, b: f32| (a - b).abs() < 0.02;
+        assert!(near(upright.near, turned.near) && near(upright.corners, turned.corners), "{upright:?} {turned:?}");
+        assert!(upright.corners > 0.2);
+        let sheet = Sheet::of(Ink::of_drawing(&GrayImage::from_pixel(50, 50, Luma([250]))));
+        let at = Pose { at: [0.0, 49.0], ..Pose::upright(1.0) };
+        assert_eq!(Surround::of(&sheet, &square(), &at), Surround::default());
+    }
+}
