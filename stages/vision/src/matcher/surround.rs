@@ -3,7 +3,10 @@
 //!
 //! Owns where around a symbol is looked. Refuses to judge what is there.
 
+use std::array::from_fn;
+
 use super::bank::stretch_factors;
+use super::ink::Ink;
 use super::pose::Pose;
 use super::score::Sheet;
 use super::shape::Shape;
@@ -32,41 +35,57 @@ impl Surround {
     /// Around a shape where a pose lays it. Beyond the drawing there is no ink.
     pub fn of(sheet: &Sheet, shape: &Shape, pose: &Pose) -> Self {
         let factors = stretch_factors(pose.stretch).map(|f| f * pose.scale);
-        let [half, middle] = [-1.0, 1.0]
-            .map(|sign| -> [f32; 2] { std::array::from_fn(|k| 0.5 * (shape.extent[k + 2] + sign * shape.extent[k])) });
-        let half: [f32; 2] = std::array::from_fn(|k| half[k] * factors[k]);
-        let place = pose.placer();
-        // Offsets are from the middle of the box, pixels of the drawing along the symbol's own axes.
-        let ink = |x: f32, y: f32| {
-            let [u, v] = place([middle[0] + x / factors[0], middle[1] + y / factors[1]]).map(f32::floor);
-            let inside = u >= 0.0 && v >= 0.0 && u < sheet.ink.width as f32 && v < sheet.ink.height as f32;
-            inside && sheet.ink.mask[v as usize * sheet.ink.width + u as usize] != 0
-        };
+        let half: [f32; 2] = from_fn(|k| 0.5 * (shape.extent[k + 2] - shape.extent[k]) * factors[k]);
+        let middle = from_fn(|k| 0.5 * (shape.extent[k + 2] + shape.extent[k]));
+        let axes = pose.matrix();
+        let on =
+            On { ink: &sheet.ink, middle: pose.placer()(middle), axes: from_fn(|k| axes[k].map(|v| v / factors[k])) };
         let unit = unit(half);
         let ring = |[from, to]: [f32; 2]| {
-            let mut seen = Seen::default();
+            let (mut ink, mut all) = (0, 0);
             for d in steps(from * unit, to * unit, unit) {
-                let [w, h] = half.map(|v| v + d);
-                steps(-w, w, unit).for_each(|x| [-h, h].into_iter().for_each(|y| seen.add(ink(x, y))));
-                steps(-h, h, unit).for_each(|y| [-w, w].into_iter().for_each(|x| seen.add(ink(x, y))));
+                for along in [0, 1] {
+                    let (long, aside) = (half[along] + d, half[1 - along] + d);
+                    let n = count(-long, long, unit);
+                    ink += on.line(along, -long, unit, n, -aside) + on.line(along, -long, unit, n, aside);
+                    all += 2 * n;
+                }
             }
-            seen.share()
+            ink as f32 / all as f32
         };
         // Beyond a corner, which a sign for each axis names, along one of its edges.
         let goes_on = |corner: [f32; 2], along: usize| {
-            let line = |beside: f32| {
-                let mut seen = Seen::default();
-                for d in steps(BEYOND[0] * unit, BEYOND[1] * unit, unit) {
-                    let out = if along == 0 { [d * corner[0], beside] } else { [beside, d * corner[1]] };
-                    seen.add(ink(corner[0] * half[0] + out[0], corner[1] * half[1] + out[1]));
-                }
-                seen.share()
-            };
-            steps(-BESIDE * unit, BESIDE * unit, unit).map(line).fold(0.0, f32::max)
+            let (from, edge) = (half[along] + BEYOND[0] * unit, corner[1 - along] * half[1 - along]);
+            let n = count(BEYOND[0] * unit, BEYOND[1] * unit, unit);
+            let ink = |beside: f32| on.line(along, corner[along] * from, corner[along] * unit, n, edge + beside);
+            let most = steps(-BESIDE * unit, BESIDE * unit, unit).map(ink).max();
+            most.unwrap_or(0) as f32 / n as f32
         };
         let signs = [-1.0, 1.0];
         let corners = signs.iter().flat_map(|&x| signs.map(|y| goes_on([x, y], 0) + goes_on([x, y], 1)));
         Self { near: ring(NEAR), far: ring(FAR), corners: corners.sum::<f32>() / 8.0 }
+    }
+}
+
+/// Where offsets from the middle of a symbol's box, pixels of the drawing along the symbol's axes, lie.
+struct On<'a> {
+    ink: &'a Ink,
+    middle: [f32; 2],
+    axes: [[f32; 2]; 2],
+}
+
+impl On<'_> {
+    /// Ink at `n` places along an axis, from an offset in steps, at an offset along the other axis.
+    fn line(&self, along: usize, from: f32, step: f32, n: usize, aside: f32) -> usize {
+        let (axis, other) = (self.axes[along], self.axes[1 - along]);
+        let start: [f32; 2] = from_fn(|k| self.middle[k] + aside * other[k]);
+        let is_ink = |i: &usize| {
+            let t = from + *i as f32 * step;
+            let [x, y] = from_fn(|k| start[k] + t * axis[k]);
+            let inside = x >= 0.0 && y >= 0.0 && x < self.ink.width as f32 && y < self.ink.height as f32;
+            inside && self.ink.mask[y as usize * self.ink.width + x as usize] != 0
+        };
+        (0..n).filter(is_ink).count()
     }
 }
 
@@ -80,34 +99,20 @@ fn unit(half: [f32; 2]) -> f32 {
     (2.0 * half[0].max(half[1]) / SMALL).max(1.0)
 }
 
-/// Numbers from one to another, the last one included where it is met.
+/// How many numbers there are from one to another, the last one included where it is met.
+fn count(from: f32, to: f32, by: f32) -> usize {
+    1 + ((to - from) / by + 0.01).max(0.0) as usize
+}
+
+/// Those numbers.
 fn steps(from: f32, to: f32, by: f32) -> impl Iterator<Item = f32> {
-    (0..=((to - from) / by + 0.01).max(0.0) as usize).map(move |i| from + i as f32 * by)
-}
-
-/// Places that were looked at, and how many of them are ink.
-#[derive(Default)]
-struct Seen {
-    ink: f32,
-    all: f32,
-}
-
-impl Seen {
-    fn add(&mut self, ink: bool) {
-        self.ink += f32::from(u8::from(ink));
-        self.all += 1.0;
-    }
-
-    fn share(&self) -> f32 {
-        self.ink / self.all.max(1.0)
-    }
+    (0..count(from, to, by)).map(move |i| from + i as f32 * by)
 }
 
 #[cfg(test)]
 mod tests {
     use image::{GrayImage, Luma, RgbaImage};
 
-    use super::super::ink::Ink;
     use super::super::{Role, Template};
     use super::*;
 
