@@ -110,3 +110,60 @@ fn contradict(a: &[f32; 4], b: &[f32; 4], max_iou: f32) -> bool {
     let common = width * height;
     common / (area(a) + area(b) - common) > max_iou || common / area(a).min(area(b)) > MAX_CONTAINED
 }
+
+#[cfg(test)]
+mod tests {
+    use image::{Rgba, RgbaImage};
+
+    use super::super::Template;
+    use super::super::pose::Pose;
+    use super::super::score::Features;
+    use super::super::surround::Surround;
+    use super::super::verify::Likeness;
+    use super::*;
+
+    fn shape(class: &str) -> Shape {
+        let level = |x: u32, y: u32| if (4..36).contains(&x) && (4..36).contains(&y) && (x + y) % 8 < 3 { 0 } else { 255 };
+        let image = RgbaImage::from_fn(40, 40, |x, y| Rgba([level(x, y), level(x, y), level(x, y), 255]));
+        let template = Template { class: class.into(), name: class.into(), image, role: Role::Given, frame: None };
+        Shape::of(&template, 1.0).unwrap()
+    }
+
+    fn hypothesis(shape: usize, rank: f32, left: f32) -> Hypothesis {
+        let features = Features {
+            coverage: 1.0,
+            oriented: 1.0,
+            worst_sector: 1.0,
+            second_sector: 1.0,
+            tight: 1.0,
+            unexplained: 0.0,
+            length: 100.0,
+            likeness: Likeness::default(),
+            stretch: 0.0,
+            scale_off: 0.0,
+            surround: Surround::default(),
+        };
+        let (pose, bounds) = (Pose::upright(1.0), [left, 0.0, left + 40.0, 40.0]);
+        Hypothesis { shape, scale: 1.0, bounds, rank, refuted: false, pose, features }
+    }
+
+    #[test]
+    fn rivals_claim_the_very_same_place_about_as_well() {
+        let shapes = ["a", "a", "b", "c", "d"].map(shape);
+        let found = [
+            hypothesis(0, 10.0, 0.0),
+            hypothesis(1, 9.9, 1.0),
+            hypothesis(2, 9.8, 1.0),
+            hypothesis(2, 9.7, 0.0),
+            hypothesis(3, 9.6, 8.0),
+            hypothesis(4, 8.0, 0.0),
+            hypothesis(4, 7.0, 200.0),
+        ];
+        let won = winners(found.to_vec(), &shapes, 0.3);
+        let ranks = |all: &[Hypothesis]| all.iter().map(|h| h.rank).collect::<Vec<_>>();
+        assert_eq!(ranks(&won.iter().map(|w| w.hypothesis.clone()).collect::<Vec<_>>()), [10.0, 7.0]);
+        // The other picture of `a` is no rival, `c` lies beside it, `d` fits worse.
+        assert_eq!(ranks(&won[0].rivals), [9.8]);
+        assert!(won[1].rivals.is_empty() && won[0].runner_up == Some(2));
+    }
+}
