@@ -123,7 +123,8 @@ mod tests {
     use super::*;
 
     fn shape(class: &str) -> Shape {
-        let level = |x: u32, y: u32| if (4..36).contains(&x) && (4..36).contains(&y) && (x + y) % 8 < 3 { 0 } else { 255 };
+        let level =
+            |x: u32, y: u32| if (4..36).contains(&x) && (4..36).contains(&y) && (x + y) % 8 < 3 { 0 } else { 255 };
         let image = RgbaImage::from_fn(40, 40, |x, y| Rgba([level(x, y), level(x, y), level(x, y), 255]));
         let template = Template { class: class.into(), name: class.into(), image, role: Role::Given, frame: None };
         Shape::of(&template, 1.0).unwrap()
