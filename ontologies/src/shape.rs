@@ -105,7 +105,7 @@ impl Shape {
 
 /// The contours of a path, one by one.
 fn contours(path: &Path) -> Vec<Path> {
-    let mut all = vec![PathBuilder::new()];
+    let mut all: Vec<PathBuilder> = Vec::new();
     for segment in path.segments() {
         if matches!(segment, PathSegment::MoveTo(_)) {
             all.push(PathBuilder::new());

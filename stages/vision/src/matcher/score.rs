@@ -194,6 +194,11 @@ pub(super) fn read(evidence: &BTreeMap<String, f64>, name: &str) -> f64 {
     evidence.get(name).copied().unwrap_or(0.0)
 }
 
+/// The probability that belongs to the logarithm of odds.
+pub(super) fn probability(log_odds: f64) -> f64 {
+    1.0 / (1.0 + (-log_odds).exp())
+}
+
 macro_rules! terms {
     ($($name:literal $sign:literal $of:expr),* $(,)?) => { [$(Term { name: $name, sign: $sign, of: $of }),*] };
 }
@@ -259,7 +264,7 @@ impl Features {
 
     /// How likely the hypothesis is right when it won its place with a margin of 0..=1 over the runner-up.
     pub fn confidence(&self, margin: f32) -> f64 {
-        1.0 / (1.0 + (-self.log_odds(margin)).exp())
+        probability(self.log_odds(margin))
     }
 
     /// The logarithm of the odds that the hypothesis is right.

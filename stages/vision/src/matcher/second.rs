@@ -15,7 +15,7 @@ use std::str::FromStr;
 use std::sync::LazyLock;
 
 use super::Match;
-use super::score::{CONFIDENCE_TERMS, read};
+use super::score::{CONFIDENCE_TERMS, probability, read};
 
 /// Name of the first look's confidence in [`super::Match::evidence`].
 pub const FIRST_LOOK: &str = "first_look";
@@ -122,10 +122,6 @@ impl Standard {
         }
         evidence.extend(DOUBTS.iter().zip(self.doubts).map(|(name, v)| ((*name).to_owned(), v)));
     }
-}
-
-fn probability(log_odds: f64) -> f64 {
-    1.0 / (1.0 + (-log_odds).exp())
 }
 
 /// What the network reads of a match's evidence.

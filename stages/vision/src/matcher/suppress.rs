@@ -118,7 +118,6 @@ mod tests {
     use super::super::Template;
     use super::super::pose::Pose;
     use super::super::score::Features;
-    use super::super::surround::Surround;
     use super::super::verify::Likeness;
     use super::*;
 
@@ -130,35 +129,24 @@ mod tests {
         Shape::of(&template, 1.0).unwrap()
     }
 
-    fn hypothesis(shape: usize, rank: f32, left: f32) -> Hypothesis {
-        let features = Features {
-            coverage: 1.0,
-            oriented: 1.0,
-            worst_sector: 1.0,
-            second_sector: 1.0,
-            tight: 1.0,
-            unexplained: 0.0,
-            length: 100.0,
-            likeness: Likeness::default(),
-            stretch: 0.0,
-            scale_off: 0.0,
-            surround: Surround::default(),
-        };
+    fn hypothesis(shapes: &[Shape], shape: usize, rank: f32, left: f32) -> Hypothesis {
         let (pose, bounds) = (Pose::upright(1.0), [left, 0.0, left + 40.0, 40.0]);
+        let features = Features::at_best(Likeness::default(), &shapes[shape], &pose, None);
         Hypothesis { shape, scale: 1.0, bounds, rank, refuted: false, pose, features }
     }
 
     #[test]
     fn rivals_claim_the_very_same_place_about_as_well() {
         let shapes = ["a", "a", "b", "c", "d"].map(shape);
+        let found = |shape, rank, left| hypothesis(&shapes, shape, rank, left);
         let found = [
-            hypothesis(0, 10.0, 0.0),
-            hypothesis(1, 9.9, 1.0),
-            hypothesis(2, 9.8, 1.0),
-            hypothesis(2, 9.7, 0.0),
-            hypothesis(3, 9.6, 8.0),
-            hypothesis(4, 8.0, 0.0),
-            hypothesis(4, 7.0, 200.0),
+            found(0, 10.0, 0.0),
+            found(1, 9.9, 1.0),
+            found(2, 9.8, 1.0),
+            found(2, 9.7, 0.0),
+            found(3, 9.6, 8.0),
+            found(4, 8.0, 0.0),
+            found(4, 7.0, 200.0),
         ];
         let won = winners(found.to_vec(), &shapes, 0.3);
         let ranks = |all: &[Hypothesis]| all.iter().map(|h| h.rank).collect::<Vec<_>>();
