@@ -112,23 +112,27 @@ const RECIPES: [Recipe; 13] = [
 const MORE_RECIPES: [Recipe; 3] =
     [PLAIN, Recipe { name: "A wild", wild: 24, ..PLAIN }, Recipe { name: "D wild", set: Set::D, wild: 24, ..PLAIN }];
 
-/// The same by many hands, at each of these differences.
+/// How far the parts of symbols differ where drawings are by many hands.
 const REDRAWN: [f64; 2] = [0.06, 0.12];
-const ALONE: Recipe =
-    Recipe { name: "E by hand", set: Set::E, cut: true, hands: Some(Hands { redrawn: 0.0, unlisted: 0.0 }), ..PLAIN };
-const AMONG_OTHERS: Recipe = Recipe { hands: Some(Hands { redrawn: 0.0, unlisted: 0.1 }), ..ALONE };
-const BY_HAND: [Recipe; 10] = [
-    ALONE,
-    Recipe { name: "E wild by hand", wild: 24, ..ALONE },
-    Recipe { name: "E invented by hand", invented: 14, ..ALONE },
-    Recipe { name: "E lettered by hand", lettered: 8, weight: 0.3, ..ALONE },
-    Recipe { name: "E wild by hand", wild: 24, ..AMONG_OTHERS },
-    Recipe { name: "E invented by hand", invented: 14, ..AMONG_OTHERS },
-    Recipe { name: "A wild by hand", set: Set::A, cut: false, wild: 24, ..AMONG_OTHERS },
-    Recipe { name: "C invented by hand", set: Set::C, invented: 14, ..AMONG_OTHERS },
-    Recipe { name: "electrical by hand", set: Set::Electrical, cut: false, ..AMONG_OTHERS },
-    Recipe { name: "electrical cut by hand", set: Set::Electrical, ..AMONG_OTHERS },
-];
+
+/// What is drawn by many hands.
+fn by_hand(redrawn: f64) -> [Recipe; 10] {
+    let hands = |unlisted: f64| Some(Hands { redrawn, unlisted });
+    let alone = Recipe { name: "E by hand", set: Set::E, cut: true, hands: hands(0.0), ..PLAIN };
+    let among_others = Recipe { hands: hands(0.1), ..alone };
+    [
+        alone,
+        Recipe { name: "E wild by hand", wild: 24, ..alone },
+        Recipe { name: "E invented by hand", invented: 14, ..alone },
+        Recipe { name: "E lettered by hand", lettered: 8, weight: 0.3, ..alone },
+        Recipe { name: "E wild by hand", wild: 24, ..among_others },
+        Recipe { name: "E invented by hand", invented: 14, ..among_others },
+        Recipe { name: "A wild by hand", set: Set::A, cut: false, wild: 24, ..among_others },
+        Recipe { name: "C invented by hand", set: Set::C, invented: 14, ..among_others },
+        Recipe { name: "electrical by hand", set: Set::Electrical, cut: false, ..among_others },
+        Recipe { name: "electrical cut by hand", set: Set::Electrical, ..among_others },
+    ]
+}
 
 impl Recipe {
     fn settings(&self) -> SynthSettings {
@@ -355,10 +359,6 @@ fn weights() {
 #[ignore = "takes minutes and writes a network; nothing depends on it"]
 fn second_look() {
     let start = Instant::now();
-    let by_hand = |redrawn: f64| {
-        let hands = |h: Hands| Hands { redrawn, ..h };
-        BY_HAND.map(|r| Recipe { hands: r.hands.map(hands), ..r })
-    };
     let all: Vec<Recipe> =
         RECIPES.into_iter().chain(MORE_RECIPES).chain(REDRAWN.into_iter().flat_map(by_hand)).collect();
     let recipes = || all.iter();
