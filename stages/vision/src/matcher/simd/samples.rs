@@ -126,20 +126,22 @@ pub(super) fn moments(weights: &[f32], weighted: &[f32], levels: &[f32], out: &m
             lanes[2][l] += a[l] * b[l];
         }
     }
-    for (out, lanes) in out.iter_mut().zip(lanes) {
+    for (out, lanes) in out.iter_mut().zip(&lanes) {
         *out = sum(lanes);
     }
 }
 
 /// The sum of lanes, always in the same order.
 #[inline(always)]
-fn sum(mut lanes: [f32; POINTS]) -> f32 {
-    for half in [8, 4, 2, 1] {
-        for l in 0..half {
-            lanes[l] += lanes[l + half];
-        }
+fn sum(lanes: &[f32; POINTS]) -> f32 {
+    let (mut eight, mut four) = ([0.0f32; 8], [0.0f32; 4]);
+    for l in 0..8 {
+        eight[l] = lanes[l] + lanes[l + 8];
     }
-    lanes[0]
+    for l in 0..4 {
+        four[l] = eight[l] + eight[l + 4];
+    }
+    (four[0] + four[2]) + (four[1] + four[3])
 }
 
 /// What the levels at the points change by when the pose moves, multiplied with each other and with all else.
@@ -160,33 +162,37 @@ pub(super) fn normal(
     let (y, weights, weighted, levels) = (&y[..n], &weights[..n], &weighted[..n], &levels[..n]);
     let (right, down) = (&right[..n], &down[..n]);
     for i in 0..n {
+        let (levels, weighted) = (levels[i], weighted[i]);
         let mut columns = [[0.0f32; POINTS]; MOTIONS];
         let mut weighed = [[0.0f32; POINTS]; MOTIONS];
         for l in 0..POINTS {
-            // Where the point went along the template's axes.
-            let along = [0, 1].map(|k| [x[i][l] * pose.x[k], y[i][l] * pose.y[k]]);
-            let [u, v] = along.map(|[a, b]| a + b);
+            // Where the point went along the template's axes. No arrays' functions here: they stay calls.
+            let (ax, ay) = (x[i][l] * pose.x[0], y[i][l] * pose.y[0]);
+            let (bx, by) = (x[i][l] * pose.x[1], y[i][l] * pose.y[1]);
+            let (u, v) = (ax + ay, bx + by);
             let (gx, gy) = (right[i][l], down[i][l]);
-            let stretched = gx * (along[0][0] - along[0][1]) + gy * (along[1][0] - along[1][1]);
+            let stretched = gx * (ax - ay) + gy * (bx - by);
             let motions = [gx, gy, gx * u + gy * v, 0.5 * stretched, gy * u - gx * v];
             for k in 0..MOTIONS {
                 columns[k][l] = motions[k];
                 weighed[k][l] = weights[i][l] * motions[k];
             }
         }
-        let mut next = 0;
         for k in 0..MOTIONS {
-            for column in &columns[..=k] {
-                add_products(&mut lanes[next], &weighed[k], column);
-                next += 1;
+            // Bounds that do not depend on `k` let the compiler lay out all of it.
+            let first = k * (k + 1) / 2 + 3 * k;
+            for (j, column) in columns.iter().enumerate() {
+                if j <= k {
+                    add_products(&mut lanes[first + j], &weighed[k], column);
+                }
             }
+            let next = first + k + 1;
             add_products(&mut lanes[next], &weighed[k], &[1.0; POINTS]);
-            add_products(&mut lanes[next + 1], &weighed[k], &levels[i]);
-            add_products(&mut lanes[next + 2], &columns[k], &weighted[i]);
-            next += 3;
+            add_products(&mut lanes[next + 1], &weighed[k], &levels);
+            add_products(&mut lanes[next + 2], &columns[k], &weighted);
         }
     }
-    for (out, lanes) in out.iter_mut().zip(lanes) {
+    for (out, lanes) in out.iter_mut().zip(&lanes) {
         *out = sum(lanes);
     }
 }
