@@ -186,8 +186,8 @@ fn histogram(grey: &[u8]) -> Histogram {
         let mut tables = [[0u32; 256]; 4];
         let (words, rest) = part.as_chunks::<8>();
         for w in words {
-            if u64::from_ne_bytes(*w) == u64::from(w[0]) * (u64::MAX / 255) {
-                tables[0][usize::from(w[0])] += 8;
+            if let Some(v) = one_level(*w) {
+                tables[0][usize::from(v)] += 8;
             } else {
                 for (i, &v) in w.iter().enumerate() {
                     tables[i % 4][usize::from(v)] += 1;
@@ -360,13 +360,19 @@ pub(super) fn smooth(levels: &[u8], table: &[u8], width: usize, height: usize) -
     out
 }
 
+/// The level that eight pixels have in common.
+fn one_level(pixels: [u8; 8]) -> Option<u8> {
+    let word = u64::from_ne_bytes(pixels);
+    (word == word.rotate_left(8)).then_some(word as u8)
+}
+
 /// Entries of a table; of eight equal levels, as on paper, only one is looked up.
 fn look_up(table: &[u8], levels: &[u8], out: &mut [u8]) {
     let (words, rest) = levels.as_chunks::<8>();
     let (outs, out_rest) = out.as_chunks_mut::<8>();
     for (o, w) in outs.iter_mut().zip(words) {
-        if u64::from_ne_bytes(*w) == u64::from(w[0]) * (u64::MAX / 255) {
-            *o = [table[usize::from(w[0])]; 8];
+        if let Some(v) = one_level(*w) {
+            *o = [table[usize::from(v)]; 8];
         } else {
             *o = w.map(|v| table[usize::from(v)]);
         }
