@@ -109,8 +109,12 @@ const RECIPES: [Recipe; 13] = [
 ];
 
 /// What is drawn for the second look beside them.
-const MORE_RECIPES: [Recipe; 3] =
-    [PLAIN, Recipe { name: "A wild", wild: 24, ..PLAIN }, Recipe { name: "D wild", set: Set::D, wild: 24, ..PLAIN }];
+const MORE_RECIPES: [Recipe; 4] = [
+    PLAIN,
+    Recipe { name: "A wild", wild: 24, ..PLAIN },
+    Recipe { name: "D", set: Set::D, ..PLAIN },
+    Recipe { name: "D wild", set: Set::D, wild: 24, ..PLAIN },
+];
 
 /// How far the parts of symbols differ where drawings are by many hands.
 const REDRAWN: [f64; 2] = [0.06, 0.12];
@@ -118,7 +122,8 @@ const REDRAWN: [f64; 2] = [0.06, 0.12];
 /// What is drawn by many hands.
 fn by_hand(redrawn: f64) -> [Recipe; 10] {
     let hands = |unlisted: f64| Some(Hands { redrawn, unlisted });
-    let alone = Recipe { name: "E by hand", set: Set::E, cut: true, hands: hands(0.0), ..PLAIN };
+    // Most drawings have a few classes with letters in them.
+    let alone = Recipe { name: "E by hand", set: Set::E, cut: true, lettered: 3, hands: hands(0.0), ..PLAIN };
     let among_others = Recipe { hands: hands(0.1), ..alone };
     [
         alone,
@@ -129,8 +134,8 @@ fn by_hand(redrawn: f64) -> [Recipe; 10] {
         Recipe { name: "E invented by hand", invented: 14, ..among_others },
         Recipe { name: "A wild by hand", set: Set::A, cut: false, wild: 24, ..among_others },
         Recipe { name: "C invented by hand", set: Set::C, invented: 14, ..among_others },
-        Recipe { name: "electrical by hand", set: Set::Electrical, cut: false, ..among_others },
-        Recipe { name: "electrical cut by hand", set: Set::Electrical, ..among_others },
+        Recipe { name: "electrical by hand", set: Set::Electrical, cut: false, lettered: 0, ..among_others },
+        Recipe { name: "electrical cut by hand", set: Set::Electrical, lettered: 0, ..among_others },
     ]
 }
 
@@ -206,10 +211,10 @@ impl Recipe {
     }
 }
 
-/// What the matcher found on a drawing.
+/// What claims places on a drawing.
 struct Finds {
-    matches: Vec<Match>,
-    right: Vec<bool>,
+    /// For each place what won it, then its rivals; whether each is right.
+    claims: Vec<Vec<(Match, bool)>>,
     truths: usize,
     weight: f64,
 }
@@ -223,22 +228,35 @@ impl Finds {
         let finds = |index| {
             let (picture, mut truth) = draw(&settings, seed, index);
             truth.retain(|t| templates.iter().any(|x| x.class == t.class));
-            let matches = matcher.find(&picture).matches;
-            let right = hits(&matches, &truth);
-            Self { matches, right, truths: truth.len(), weight: recipe.weight }
+            let claims = matcher.claimed(&picture);
+            let right = hits(&claims.concat(), &truth);
+            let mut right = right.into_iter();
+            let claims = claims.into_iter().map(|c| c.into_iter().zip(right.by_ref()).collect()).collect();
+            Self { claims, truths: truth.len(), weight: recipe.weight }
         };
         (0..SHEETS).map(finds).collect()
     }
 
-    fn samples(&self) -> impl Iterator<Item = Sample<SECOND_INPUTS>> {
-        let sample =
-            |(m, &right): (&Match, &bool)| Sample { columns: second_inputs(&m.evidence), right, weight: self.weight };
-        self.matches.iter().zip(&self.right).map(sample)
+    /// What won its place.
+    fn winners(&self) -> impl Iterator<Item = &Match> {
+        self.claims.iter().filter_map(|c| c.first()).map(|(m, _)| m)
     }
 
+    fn samples(&self) -> impl Iterator<Item = Sample<SECOND_INPUTS>> {
+        let sample = |(m, right): &(Match, bool)| Sample {
+            columns: second_inputs(&m.evidence),
+            right: *right,
+            weight: self.weight,
+        };
+        self.claims.iter().flatten().map(sample)
+    }
+
+    /// When the best of those that claim a place is taken.
     fn outcome(&self, score: impl Fn(&Match) -> f64) -> Outcome {
-        let matches = self.matches.iter().map(score).zip(self.right.iter().copied()).collect();
-        Outcome { matches, truths: self.truths, reached: self.right.iter().filter(|r| **r).count() }
+        let scored = self.claims.iter().map(|c| c.iter().map(|(m, right)| (score(m), *right)));
+        let best = scored.filter_map(|c| c.reduce(|a, b| if b.0 > a.0 { b } else { a }));
+        let reached = self.claims.iter().flatten().filter(|(_, right)| *right).count();
+        Outcome { matches: best.collect(), truths: self.truths, reached }
     }
 }
 
@@ -370,7 +388,7 @@ fn second_look() {
     println!("{:.0} s", start.elapsed().as_secs_f64());
     for u in &USUAL {
         let sure = |d: &Finds| -> Vec<f64> {
-            let sure = d.matches.iter().filter(|m| m.evidence[FIRST_LOOK] >= SURE);
+            let sure = d.winners().filter(|m| m.evidence[FIRST_LOOK] >= SURE);
             sure.map(|m| m.evidence[u.term]).collect()
         };
         let drawings: Vec<Vec<f64>> = fitted.iter().flatten().map(sure).filter(|d| d.len() > 5).collect();

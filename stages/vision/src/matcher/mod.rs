@@ -48,12 +48,12 @@ pub use quality::{
     CleanedPicture, Confusion, ConfusionKind, Part, Plainness, Quality, Symmetry, TemplateQuality, Warning, quality,
 };
 pub use score::{CONFIDENCE_TERMS, RANK_CORRELATION, Term};
-pub use second::{DOUBTS, FIRST_LOOK, SECOND_INPUTS, SURE, SecondLook, USUAL, Unit, Usual, second_inputs};
+pub use second::{DOUBTS, FIRST_LOOK, OVER_RIVALS, SECOND_INPUTS, SURE, SecondLook, USUAL, Unit, Usual, second_inputs};
 pub use simd::Simd;
 
 use bank::Variant;
 use hygiene::Clean;
-use pose::{Limits, Pose, UsualScale};
+use pose::{Limits, Pose, UsualScale, Worth};
 use search::{Hypothesis, Query};
 use second::Standard;
 use shape::Shape;
@@ -61,7 +61,7 @@ use suppress::Winner;
 use tiles::View;
 
 /// Version of the matcher; raised when the same templates, settings and drawing may give other matches.
-pub const VERSION: &str = "7";
+pub const VERSION: &str = "8";
 
 /// Ratio of the sizes at which templates are prepared.
 const SIZE_RATIO: f32 = 1.2;
@@ -69,9 +69,6 @@ const SIZE_RATIO: f32 = 1.2;
 const WIDEST_PART: f32 = 1.6;
 /// Stretch, as a logarithm, that a window of the bank tolerates either way.
 const STRETCH_TOLERANCE: f32 = 0.06;
-
-/// How much surer the second look has to be, in log-odds, of what claims a place about as well as its winner, to prefer it.
-const PREFERRED: f64 = 1.0;
 
 /// What a template's picture is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -142,7 +139,8 @@ pub struct Match {
     /// The class that fits the same place next best.
     pub runner_up: Option<String>,
     /// What the score rests on: the names of [`CONFIDENCE_TERMS`], `length` and `rank`, the `margin` over the runner-up
-    /// (0..=1), [`FIRST_LOOK`] and those of [`USUAL`] and [`DOUBTS`].
+    /// (0..=1), [`FIRST_LOOK`] and those of [`USUAL`], [`DOUBTS`] and
+    /// [`OVER_RIVALS`].
     pub evidence: BTreeMap<String, f64>,
 }
 
@@ -236,8 +234,7 @@ struct Wanted {
     free_angle: bool,
     /// Largest logarithm of the stretch either way.
     stretch: f32,
-    /// Confidence of the first look, 0..=1, from which a find is of use.
-    worth: f64,
+    worth: Worth,
 }
 
 impl Wanted {
@@ -306,20 +303,13 @@ impl Matcher {
     /// The choice between what was weighed.
     fn choose(&self, search: Search) -> Found {
         let Search { size, skipped, hypotheses } = search;
-        let shapes = &self.own.shapes;
-        let winners = suppress::winners(hypotheses, shapes, self.config.nms_iou as f32);
-        let first: Vec<(&Winner, Match)> = winners.iter().filter_map(|w| Some((w, self.report(size, w)?))).collect();
-        let standard = Standard::of(first.iter().map(|(_, m)| &m.evidence));
-        let mut matches: Vec<Match> = Vec::new();
-        for (winner, m) in first {
-            let (odds, mut best) = standard.weigh(m);
-            let rivals = winner.rivals.iter().filter_map(|r| self.report(size, &Winner::alone(r.clone(), 0.0)));
-            let rivals = rivals.map(|r| standard.weigh(r)).filter(|r| r.0 > odds + PREFERRED);
-            if let Some((_, rival)) = rivals.max_by(|a, b| a.0.total_cmp(&b.0)) {
-                best = Match { runner_up: Some(best.class), ..rival };
-            }
-            matches.push(best);
-        }
+        let surest = |claims: Vec<(f64, Match)>| {
+            let first = claims.first().map(|(_, m)| m.class.clone());
+            let (_, best) = claims.into_iter().reduce(|a, b| if b.0 > a.0 { b } else { a })?;
+            let other = first.filter(|class| *class != best.class);
+            Some(Match { runner_up: other.or(best.runner_up), ..best })
+        };
+        let mut matches: Vec<Match> = self.claims(size, hypotheses).into_iter().filter_map(surest).collect();
         matches.retain(|m| m.score >= m.threshold.min(self.config.candidates_from));
         matches.sort_by(|a, b| {
             let key = |m: &Match| [m.bbox.y0, m.bbox.x0, m.bbox.y1, m.bbox.x1];
@@ -330,21 +320,43 @@ impl Matcher {
         Found { matches, candidates, skipped }
     }
 
+    /// What claims each place at the second look, with the logarithm of its odds: first what won it, then its rivals.
+    fn claims(&self, size: [u32; 2], hypotheses: Vec<Hypothesis>) -> Vec<Vec<(f64, Match)>> {
+        let claims =
+            suppress::winners(hypotheses, &self.own.shapes, self.config.nms_iou as f32).into_iter().filter_map(|w| {
+                let rivals = w.rivals.iter().filter_map(|r| self.report(size, &Winner::alone(r.clone(), 0.0)));
+                let mut claims: Vec<Match> = std::iter::once(self.report(size, &w)?).chain(rivals).collect();
+                second::set_against(&mut claims);
+                Some(claims)
+            });
+        let claims: Vec<Vec<Match>> = claims.collect();
+        let standard = Standard::of(claims.iter().filter_map(|c| c.first()).map(|m| &m.evidence));
+        claims.into_iter().map(|c| c.into_iter().map(|m| standard.weigh(m)).collect()).collect()
+    }
+
+    /// What claims each place on a drawing at the second look, first what won it and then its rivals: for study, and for
+    /// training that look.
+    pub fn claimed(&self, drawing: &RgbImage) -> Vec<Vec<Match>> {
+        let search = self.search(&ink::contrast_grey(drawing), second::WORTH);
+        let claims = search.map_or_else(Vec::new, |s| self.claims(s.size, s.hypotheses));
+        claims.into_iter().map(|c| c.into_iter().map(|(_, m)| m).collect()).collect()
+    }
+
     /// Everything that was weighed on a drawing, before any of it is chosen, each at the first look as if it stood alone: for study, and
     /// for fitting the weights of ranks and confidences.
     pub fn considered(&self, drawing: &RgbImage) -> Vec<Match> {
-        let Some(search) = self.search(&ink::contrast_grey(drawing), 0.0) else { return Vec::new() };
+        let Some(search) = self.search(&ink::contrast_grey(drawing), Worth::all_from(0.0)) else { return Vec::new() };
         let report = |h| self.report(search.size, &Winner::alone(h, 0.0));
         search.hypotheses.into_iter().filter_map(report).collect()
     }
 
     /// `None` when the drawing has no ink.
-    fn search(&self, drawing: &GrayImage, worth: f64) -> Option<Search> {
+    fn search(&self, drawing: &GrayImage, worth: Worth) -> Option<Search> {
         Some(self.search_in(drawing, &View::of(drawing)?, worth))
     }
 
-    /// Everything of which the first look's confidence may be `worth` so much.
-    fn search_in(&self, drawing: &GrayImage, view: &View<'_>, worth: f64) -> Search {
+    /// Everything that may be of use.
+    fn search_in(&self, drawing: &GrayImage, view: &View<'_>, worth: Worth) -> Search {
         let base = match self.config.scale_base {
             ScaleBase::Template => 1.0,
             ScaleBase::Drawing => self.drawing_scale(view).unwrap_or(1.0),

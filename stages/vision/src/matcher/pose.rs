@@ -196,6 +196,22 @@ impl UsualScale {
     }
 }
 
+/// Confidence of the first look, 0..=1, from which a pose is of use.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Worth {
+    /// What it must reach if all that is not measured yet is as good as can be; what falls short is given up.
+    pub at_best: f64,
+    /// What it must reach in the end.
+    pub found: f64,
+}
+
+impl Worth {
+    /// All that reaches a confidence.
+    pub fn all_from(confidence: f64) -> Self {
+        Self { at_best: confidence, found: confidence }
+    }
+}
+
 /// Bounds of a descent.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Limits {
@@ -207,8 +223,8 @@ pub(super) struct Limits {
     pub free_angle: bool,
     /// Largest logarithm of the stretch either way.
     pub stretch: f32,
-    /// Confidence, 0..=1, that a pose must reach to be of any use.
-    pub worth: f64,
+    /// What makes a pose of use.
+    pub worth: Worth,
 }
 
 /// Coordinate descent from a pose to the nearest best cover of some points of a shape; returns the pose and its cover,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::pose::Worth;
 use super::score::Sheet;
 use super::search::hypotheses;
 use super::tiles::View;
@@ -78,7 +79,8 @@ impl Matcher {
             // Each shape has its own range, because symbols of few pixels cost much and say little.
             let diameter = shapes[i].diameter * shapes[i].reduction;
             let scale = [RANGE[0].max(DIAMETERS[0] / diameter), RANGE[1].min(DIAMETERS[1] / diameter)];
-            let wanted = Wanted { scale, usual: None, free_angle: false, stretch: 0.0, worth: VOTING_CONFIDENCE };
+            let worth = Worth::all_from(VOTING_CONFIDENCE);
+            let wanted = Wanted { scale, usual: None, free_angle: false, stretch: 0.0, worth };
             (asked.contains(&i) && scale[0] <= scale[1]).then_some(wanted)
         };
         let vote = |w: &suppress::Winner| {

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::ink::{BAND, Ink, Tally, Usual, smooth};
 use super::pose::{CostMap, Pose, UsualScale};
-use super::shape::{NO_SECTOR, Region, Shape, orientation};
+use super::shape::{NO_SECTOR, Shape, orientation};
 use super::simd::{Plane, whole};
 use super::surround::Surround;
 use super::verify::{Likeness, TextLikeness};
@@ -127,15 +127,14 @@ impl Sheet {
         local.sort_by(f32::total_cmp);
         let sector = |k: usize| local.get(k).or(local.last()).copied().unwrap_or(oriented / n);
 
-        let (mut explained, mut foreign) = (0.0f32, 0.0f32);
-        let distances = shape.samples.iter().filter(|q| q.region == Region::Care).map(|q| q.distance);
-        for (distance, cost) in distances.zip(self.cost.under(&shape.care, &at)) {
+        let (mut explained, mut foreign) = (0u32, 0u32);
+        for (distance, cost) in shape.care_distances.iter().zip(self.cost.under(&shape.care, &at)) {
             // No distance to ink is ink; there is none outside the drawing.
-            let ink = f32::from(u8::from(cost == 0.0));
-            let near = f32::from(u8::from(distance * pose.scale <= EXPLAINED));
-            explained += ink * near;
-            foreign += ink * (1.0 - near);
+            let (ink, near) = (cost == 0.0, distance * pose.scale <= EXPLAINED);
+            explained += u32::from(ink & near);
+            foreign += u32::from(ink & !near);
         }
+        let (explained, foreign) = (explained as f32, foreign as f32);
         Features {
             coverage: coverage / n,
             oriented: oriented / n,
@@ -143,7 +142,7 @@ impl Sheet {
             second_sector: sector(1),
             tight: tight / n,
             unexplained: foreign / (foreign + explained + 1.0),
-            length: explained * shape.sample_area * pose.scale * pose.scale / self.stroke,
+            length: explained * shape.care_area * pose.scale * pose.scale / self.stroke,
             likeness,
             stretch: pose.stretch.abs(),
             scale_off: usual.map_or(0.0, |usual| usual.off(pose.scale)),
@@ -197,6 +196,11 @@ pub(super) fn read(evidence: &BTreeMap<String, f64>, name: &str) -> f64 {
 /// The probability that belongs to the logarithm of odds.
 pub(super) fn probability(log_odds: f64) -> f64 {
     1.0 / (1.0 + (-log_odds).exp())
+}
+
+/// The logarithm of the odds that belong to a probability.
+pub(super) fn log_odds(probability: f64) -> f64 {
+    (probability / (1.0 - probability)).ln()
 }
 
 macro_rules! terms {
@@ -308,7 +312,7 @@ impl Features {
             Self::at_best(likeness, shape, pose, usual).log_odds(1.0)
         };
         let (none, gain) = (evidence(0.0), evidence(1.0) - evidence(0.0));
-        if gain > 0.0 { (((confidence / (1.0 - confidence)).ln() - none) / gain) as f32 } else { f32::NEG_INFINITY }
+        if gain > 0.0 { ((log_odds(confidence) - none) / gain) as f32 } else { f32::NEG_INFINITY }
     }
 }
 

@@ -28,7 +28,7 @@ const SAME_SCALE: f32 = 1.1;
 const MIN_GLANCE: [f32; 2] = [0.46, 0.54];
 /// How much better the grey levels of a pose that turns out right may agree in the end than after the quick and after
 /// the full refinement.
-const LATER_GAIN: [f32; 2] = [0.3, 0.2];
+const LATER_GAIN: [f32; 2] = [0.25, 0.17];
 /// How much better, text included, a copy of a pose turned onto what looks like itself must agree to be looked at, and
 /// to be looked at alone: a symbol that is symmetric in all it shows lies as the scan says.
 const MIN_TWIN_GAIN: f32 = 0.005;
@@ -157,7 +157,7 @@ impl Found {
     }
 
     fn needed_correlation(&self, pose: &Pose) -> f32 {
-        Features::needed_correlation(self.limits.worth, &self.shape, pose, self.limits.usual)
+        Features::needed_correlation(self.limits.worth.at_best, &self.shape, pose, self.limits.usual)
     }
 
     /// Whether some of the grey levels agree well enough for a step.
@@ -171,11 +171,11 @@ impl Found {
         let Self { shape, limits, .. } = self;
         let pose = shape.dense.align(sheet, pose, limits, self.needed_correlation(pose))?;
         let likeness = shape.dense.compare(sheet, &pose);
-        if Features::at_best(likeness, shape, &pose, limits.usual).confidence(1.0) < limits.worth {
+        if Features::at_best(likeness, shape, &pose, limits.usual).confidence(1.0) < limits.worth.at_best {
             return None;
         }
         let features = sheet.features(shape, &pose, limits.usual, likeness);
-        (features.confidence(1.0) >= limits.worth).then(|| Hypothesis {
+        (features.confidence(1.0) >= limits.worth.found).then(|| Hypothesis {
             shape: index,
             scale: pose.scale / shape.reduction,
             bounds: pose.bounds(shape),

@@ -15,12 +15,14 @@ use std::str::FromStr;
 use std::sync::LazyLock;
 
 use super::Match;
-use super::score::{CONFIDENCE_TERMS, probability, read};
+use super::pose::Worth;
+use super::score::{CONFIDENCE_TERMS, log_odds, probability, read};
 
 /// Name of the first look's confidence in [`super::Match::evidence`].
 pub const FIRST_LOOK: &str = "first_look";
-/// Confidence of the first look from which something is looked at again.
-pub(super) const WORTH: f64 = 0.003;
+/// What is looked at again. Of the right finds that are sure of little at the first look nearly all would be sure of more if
+/// what is measured last were as good as can be; of the wrong ones few.
+pub(super) const WORTH: Worth = Worth { at_best: 0.1, found: 0.003 };
 /// Confidence of the first look from which a find says what is usual.
 pub const SURE: f64 = 0.7;
 /// What the drawings that the network learned from count beside the finds of a drawing, in finds.
@@ -61,6 +63,34 @@ pub const USUAL: [Usual; 4] = [
 /// them that are close, and those in the midst of other ink.
 pub const DOUBTS: [&str; 3] = ["doubts_free", "doubts_close", "doubts_crowded"];
 
+/// By how much a find is ahead of the best of its rivals: a name in the evidence, and the most that is told apart, which
+/// one without rivals has.
+#[derive(Clone, Copy, Debug)]
+pub struct Over {
+    /// Name of the difference in the evidence.
+    pub name: &'static str,
+    most: f64,
+    of: fn(&BTreeMap<String, f64>) -> f64,
+}
+
+/// In what rivals are compared: the logarithm of the odds at the first look, and the correlation.
+pub const OVER_RIVALS: [Over; 2] = [
+    Over { name: "over_rivals", most: 3.0, of: |e| log_odds(read(e, FIRST_LOOK)).clamp(-30.0, 30.0) },
+    Over { name: "over_rivals_correlation", most: 0.1, of: |e| read(e, "correlation") },
+];
+
+/// Adds to the evidence of all that claim one place by how much each is ahead of the others.
+pub(super) fn set_against(claims: &mut [Match]) {
+    for over in OVER_RIVALS {
+        let values: Vec<f64> = claims.iter().map(|m| (over.of)(&m.evidence)).collect();
+        for (i, m) in claims.iter_mut().enumerate() {
+            let others = values.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, v)| *v);
+            let ahead = others.reduce(f64::max).map_or(over.most, |best| values[i] - best);
+            m.evidence.insert(over.name.to_owned(), ahead.clamp(-over.most, over.most));
+        }
+    }
+}
+
 impl Usual {
     const fn new(term: &'static str, names: [&'static str; 2], sign: f64, [mean, spread]: [f64; 2]) -> Self {
         Self { term, usual: names[0], better: names[1], sign, mean, spread }
@@ -70,7 +100,8 @@ impl Usual {
 /// Terms that the network does not read: the first says nothing beside the others, the last is the same everywhere.
 const NOT_READ: [&str; 2] = ["coverage", "constant"];
 /// Numbers that the network reads.
-pub const SECOND_INPUTS: usize = CONFIDENCE_TERMS.len() - NOT_READ.len() + 2 * USUAL.len() + DOUBTS.len();
+pub const SECOND_INPUTS: usize =
+    CONFIDENCE_TERMS.len() - NOT_READ.len() + 2 * USUAL.len() + DOUBTS.len() + OVER_RIVALS.len();
 
 /// What a drawing is like.
 pub(super) struct Standard {
@@ -128,7 +159,7 @@ impl Standard {
 pub fn second_inputs(evidence: &BTreeMap<String, f64>) -> [f64; SECOND_INPUTS] {
     let terms = CONFIDENCE_TERMS.iter().map(|t| t.name).filter(|name| !NOT_READ.contains(name));
     let usual = USUAL.iter().map(|u| u.better).chain(USUAL.iter().map(|u| u.usual));
-    let mut names = terms.chain(usual).chain(DOUBTS);
+    let mut names = terms.chain(usual).chain(DOUBTS).chain(OVER_RIVALS.map(|o| o.name));
     from_fn(|_| names.next().map_or(0.0, |name| read(evidence, name)))
 }
 
@@ -211,6 +242,8 @@ static NETWORK: LazyLock<SecondLook> =
 
 #[cfg(test)]
 mod tests {
+    use datasets::BBox;
+
     use super::*;
 
     fn find(first: f64, correlation: f64) -> BTreeMap<String, f64> {
@@ -242,6 +275,31 @@ mod tests {
         };
         assert!(compared(0.95) > compared(0.9) && compared(0.9) > compared(0.8));
         assert_eq!((compared(1.0), compared(-1.0)), (2.0, -8.0));
+    }
+
+    #[test]
+    fn rivals_are_set_against_the_best_other_and_one_alone_is_far_ahead() {
+        let claim = |first: f64, correlation: f64| Match {
+            class: String::new(),
+            template: String::new(),
+            bbox: BBox::new(0.0, 0.0, 1.0, 1.0),
+            score: first,
+            threshold: 0.0,
+            rotation_deg: 0.0,
+            mirrored: false,
+            scale: 1.0,
+            stretch: 1.0,
+            runner_up: None,
+            evidence: find(first, correlation),
+        };
+        let mut claims = [claim(0.9, 0.9), claim(0.5, 0.95), claim(0.1, 0.6)];
+        set_against(&mut claims);
+        let ahead = |name: &str| claims.each_ref().map(|m| (m.evidence[name] * 1e3).round() / 1e3);
+        assert_eq!(ahead("over_rivals"), [2.197, -2.197, -3.0], "the odds are 9, 1 and 1/9");
+        assert_eq!(ahead("over_rivals_correlation"), [-0.05, 0.05, -0.1]);
+        let mut alone = [claim(0.0, 0.6)];
+        set_against(&mut alone);
+        assert_eq!((alone[0].evidence["over_rivals"], alone[0].evidence["over_rivals_correlation"]), (3.0, 0.1));
     }
 
     #[test]

@@ -23,7 +23,7 @@ const MAX_SIDE: f32 = 200.0;
 const MAX_POINTS: usize = 220;
 /// Points of the quick first refinement.
 const QUICK_POINTS: usize = 64;
-/// Most samples of the hull and of the grey comparison.
+/// Most pixels within the hull where foreign ink is looked for.
 const MAX_SAMPLES: usize = 1600;
 /// Margin around the hull in which foreign ink counts, pixels.
 const HULL_MARGIN: f32 = 3.0;
@@ -45,26 +45,6 @@ pub(super) struct Point {
     pub orientation: [f32; 2],
     /// Sector number, or [`NO_SECTOR`].
     pub sector: u8,
-}
-
-/// What a part of a template says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Region {
-    /// It is the symbol.
-    Care,
-    /// It is writing that differs from symbol to symbol.
-    Text,
-}
-
-/// A pixel of the template's frame where foreign ink counts.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Sample {
-    /// What it is a part of.
-    pub region: Region,
-    /// Offset from the centre, pixels.
-    pub at: [f32; 2],
-    /// Distance to the template's nearest ink, writing included, pixels.
-    pub distance: f32,
 }
 
 /// The symbol's picture with [`PAD`] pixels around it, row by row.
@@ -104,11 +84,12 @@ pub(super) struct Shape {
     pub sectors: usize,
     /// Around all ink.
     pub hull: Hull,
-    pub samples: Vec<Sample>,
-    /// Where the samples of [`Region::Care`] are.
+    /// Some of the pixels within the hull where foreign ink counts: all but text and what is not known.
     pub care: Cloud,
-    /// Pixels of the shape that a sample stands for.
-    pub sample_area: f32,
+    /// Distance of each to the nearest ink, text included, pixels.
+    pub care_distances: Vec<f32>,
+    /// Pixels of the shape that one of them stands for.
+    pub care_area: f32,
     /// For the dense comparison.
     pub dense: Dense,
     pub picture: Picture,
@@ -141,10 +122,10 @@ impl Shape {
         let [cx, cy] = picture.centre;
         let offset = |i: usize| [(i % w) as f32 + 0.5 - cx, (i / w) as f32 + 0.5 - cy];
         let where_mask = |want: &dyn Fn(usize) -> bool| (0..w * h).filter(|&i| want(i)).collect::<Vec<_>>();
-        let region = |i: usize| if picture.text[i] == 1 { Region::Text } else { Region::Care };
+        let text = |i: usize| picture.text[i] == 1;
         let known = |i: usize| picture.weight[i] >= 128;
 
-        let ink_at = where_mask(&|i| ink.mask[i] == 1 && region(i) == Region::Care);
+        let ink_at = where_mask(&|i| ink.mask[i] == 1 && !text(i));
         // Only what needs a person; `quality` tells the rest.
         let mut notes = Vec::new();
         let share = clean.removed_share();
@@ -170,8 +151,7 @@ impl Shape {
         let far = distance(&ink.mask, w, h, 60);
         let inside = where_mask(&|i| known(i) && hull.contains(offset(i), HULL_MARGIN));
         let stride = inside.len().div_ceil(MAX_SAMPLES).max(1);
-        let sample = |&i: &usize| Sample { region: region(i), at: offset(i), distance: f32::from(far[i]) / 3.0 };
-        let samples: Vec<Sample> = inside.iter().step_by(stride).map(sample).collect();
+        let care: Vec<usize> = inside.into_iter().step_by(stride).filter(|&i| !text(i)).collect();
         let extent = [-0.5 * inner[0], -0.5 * inner[1], 0.5 * inner[0], 0.5 * inner[1]];
         let squares = ink_at.iter().map(|&i| offset(i)).map(|[x, y]| x * x + y * y);
         let radius = squares.fold(0.25, f32::max).sqrt();
@@ -181,15 +161,15 @@ impl Shape {
             name: template.name.clone(),
             role: template.role,
             reduction: 1.0 / factor,
-            ignored: where_mask(&|i| !known(i) || region(i) == Region::Text).into_iter().map(offset).collect(),
+            ignored: where_mask(&|i| !known(i) || text(i)).into_iter().map(offset).collect(),
             cloud: Cloud::of(points.iter().map(|p| p.at)),
             quick: Cloud::of(spread(&points, QUICK_POINTS).into_iter().map(|i| points[i].at)),
             ink: ink_at.iter().map(|&i| offset(i)).collect(),
             // A stroke has an edge on either side.
             length: edges(&ink.mask, w) as f32 / 2.0,
-            care: Cloud::of(samples.iter().filter(|s| s.region == Region::Care).map(|s| s.at)),
-            samples,
-            sample_area: stride as f32,
+            care: Cloud::of(care.iter().map(|&i| offset(i))),
+            care_distances: care.iter().map(|&i| f32::from(far[i]) / 3.0).collect(),
+            care_area: stride as f32,
             dense: Dense::of(&picture, extent),
             points,
             sectors,

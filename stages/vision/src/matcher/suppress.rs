@@ -11,7 +11,7 @@ const MAX_CONTAINED: f32 = 0.7;
 /// How far the sides of two boxes around the same thing are from each other at most, as a share of the longer side.
 const MAX_OFF: f32 = 0.1;
 /// How far a rank may be below the winner's, as a share of it, for a hypothesis to claim the place about as well.
-const RIVAL: f32 = 0.1;
+const RIVAL: f32 = 0.2;
 /// Side of the cells of the look-up grid, pixels.
 const GRID: f32 = 64.0;
 
@@ -145,7 +145,7 @@ mod tests {
             found(2, 9.8, 1.0),
             found(2, 9.7, 0.0),
             found(3, 9.6, 8.0),
-            found(4, 8.0, 0.0),
+            found(4, 7.9, 0.0),
             found(4, 7.0, 200.0),
         ];
         let won = winners(found.to_vec(), &shapes, 0.3);

@@ -13,13 +13,16 @@ use super::shape::Shape;
 
 /// Longer side of a symbol, pixels, up to which the distances below are pixels; around larger ones they grow with it.
 const SMALL: f32 = 64.0;
-/// First and last ring around the symbol's box that is near to it, and that is farther away.
-const NEAR: [f32; 2] = [3.0, 6.0];
-const FAR: [f32; 2] = [7.0, 12.0];
+/// How far the rings are from the symbol's box that are near to it, and those that are farther away.
+const NEAR: [f32; 4] = [3.0, 4.0, 5.0, 6.0];
+const FAR: [f32; 3] = [7.0, 9.0, 11.0];
 /// Where a line that goes on beyond a corner of the box is looked for: from and to so far beyond the corner, and so far to
 /// either side of the edge.
 const BEYOND: [f32; 2] = [2.0, 7.0];
 const BESIDE: f32 = 2.5;
+/// Places are counted in parts of a pixel.
+const FIXED_BITS: u32 = 16;
+const FIXED: f32 = (1 << FIXED_BITS) as f32;
 
 /// Ink around a symbol.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -41,9 +44,9 @@ impl Surround {
         let on =
             On { ink: &sheet.ink, middle: pose.placer()(middle), axes: from_fn(|k| axes[k].map(|v| v / factors[k])) };
         let unit = unit(half);
-        let ring = |[from, to]: [f32; 2]| {
+        let ring = |distances: &[f32]| {
             let (mut ink, mut all) = (0, 0);
-            for d in steps(from * unit, to * unit, unit) {
+            for d in distances.iter().map(|d| d * unit) {
                 for along in [0, 1] {
                     let (long, aside) = (half[along] + d, half[1 - along] + d);
                     let n = count(-long, long, unit);
@@ -63,7 +66,7 @@ impl Surround {
         };
         let signs = [-1.0, 1.0];
         let corners = signs.iter().flat_map(|&x| signs.map(|y| goes_on([x, y], 0) + goes_on([x, y], 1)));
-        Self { near: ring(NEAR), far: ring(FAR), corners: corners.sum::<f32>() / 8.0 }
+        Self { near: ring(&NEAR), far: ring(&FAR), corners: corners.sum::<f32>() / 8.0 }
     }
 }
 
@@ -78,12 +81,13 @@ impl On<'_> {
     /// Ink at `n` places along an axis, from an offset in steps, at an offset along the other axis.
     fn line(&self, along: usize, from: f32, step: f32, n: usize, aside: f32) -> usize {
         let (axis, other) = (self.axes[along], self.axes[1 - along]);
-        let start: [f32; 2] = from_fn(|k| self.middle[k] + aside * other[k]);
-        let is_ink = |i: &usize| {
-            let t = from + *i as f32 * step;
-            let [x, y] = from_fn(|k| start[k] + t * axis[k]);
-            let inside = x >= 0.0 && y >= 0.0 && x < self.ink.width as f32 && y < self.ink.height as f32;
-            inside && self.ink.mask[y as usize * self.ink.width + x as usize] != 0
+        let fixed = |v: f32| (v * FIXED) as i64;
+        let start: [i64; 2] = from_fn(|k| fixed(self.middle[k] + aside * other[k] + from * axis[k]));
+        let by: [i64; 2] = from_fn(|k| fixed(step * axis[k]));
+        let is_ink = |&i: &usize| {
+            // What lies before the drawing becomes larger than it.
+            let [x, y] = from_fn(|k| ((start[k] + i as i64 * by[k]) >> FIXED_BITS) as usize);
+            x < self.ink.width && y < self.ink.height && self.ink.mask[y * self.ink.width + x] != 0
         };
         (0..n).filter(is_ink).count()
     }
@@ -91,7 +95,7 @@ impl On<'_> {
 
 /// How far beyond a symbol of a diameter is looked, pixels.
 pub(super) fn reach(diameter: f32) -> f32 {
-    FAR[1] * unit([0.5 * diameter; 2]) * std::f32::consts::SQRT_2
+    FAR[FAR.len() - 1] * unit([0.5 * diameter; 2]) * std::f32::consts::SQRT_2
 }
 
 /// What the distances are counted in, pixels, around a box of half the sides.

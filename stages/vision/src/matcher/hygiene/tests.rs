@@ -5,7 +5,7 @@ use ontologies::hvac;
 
 use super::{Clean, RemovedKind, area, clean};
 use crate::matcher::pose::Pose;
-use crate::matcher::shape::{Region, Shape};
+use crate::matcher::shape::Shape;
 use crate::matcher::{MatcherError, Role, Template};
 
 /// A picture with strokes two pixels wide; coordinates are their upper left pixels.
@@ -338,17 +338,17 @@ fn a_shape_keeps_its_geometry_at_other_sizes() {
             (s.picture.weight.len(), s.picture.text.len()),
             (s.picture.darkness.len(), s.picture.darkness.len())
         );
-        assert!(s.samples.iter().all(|q| q.region == Region::Care));
+        assert!(!s.dense.has_text() && s.care.len() == s.care_distances.len());
     }
 }
 
 #[test]
-fn text_is_no_part_of_the_shape_but_of_its_samples() {
+fn text_is_compared_by_itself_and_no_part_of_the_shape() {
     let balloon = Draw::new(64, 64).circle([31.0, 31.0], 26.0);
     let written = balloon.clone().letter(22.0, 26.0).letter(34.0, 26.0);
     let (a, b) = (Shape::of(&balloon.template(), 1.0).unwrap(), Shape::of(&written.template(), 1.0).unwrap());
     assert_eq!(a.ink, b.ink);
-    assert!(b.samples.iter().any(|q| q.region == Region::Text && q.distance == 0.0));
+    assert!(b.dense.has_text() && !a.dense.has_text());
     assert!(a.ignored.is_empty() && !b.ignored.is_empty());
 }
 
