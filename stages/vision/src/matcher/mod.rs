@@ -139,8 +139,7 @@ pub struct Match {
     /// The class that fits the same place next best.
     pub runner_up: Option<String>,
     /// What the score rests on: the names of [`CONFIDENCE_TERMS`], `length` and `rank`, the `margin` over the runner-up
-    /// (0..=1), [`FIRST_LOOK`] and those of [`USUAL`], [`DOUBTS`] and
-    /// [`OVER_RIVALS`].
+    /// (0..=1), [`FIRST_LOOK`] and those of [`USUAL`], [`DOUBTS`] and [`OVER_RIVALS`].
     pub evidence: BTreeMap<String, f64>,
 }
 
