@@ -2,9 +2,10 @@
 //!
 //! Drawings differ in how well their symbols repeat the templates and in what else is on them. The surest finds of a
 //! drawing say what is usual there, the number of doubtful ones beside them how much there is that looks like a symbol and
-//! is none, and every find is weighed against that by a small network. What claims one place is set against each other, and the
-//! surest has it. The network also knows what measurements mean together: that grey levels differ is no objection where all strokes lie right and letters stand between them. The network
-//! learned from generated drawings (`tests/matcher_fit.rs` trains it and writes `second.txt`).
+//! is none, and every find is weighed against that by a small network. What claims one place is set against each other,
+//! and the surest has it. The network also knows what measurements mean together: that grey levels differ is no objection
+//! where all strokes lie right and letters stand between them. It learned from generated drawings
+//! (`tests/matcher_fit.rs` trains it and writes `second.txt`).
 //!
 //! Owns what is usual on a drawing, and the network. Refuses to measure: it reads the evidence of matches.
 
