@@ -223,18 +223,13 @@ impl Level {
         let mut found = Vec::new();
         for (b, column) in peaks.iter().enumerate() {
             let neighbours = &peaks[b.saturating_sub(1)..(b + 2).min(peaks.len())];
-            // Where the rows above, beside and below are in each: all are in the order of rows and shapes.
-            let mut next = [[0; 3]; 3];
             for p in column {
-                let mut beaten = false;
-                for (n, next) in neighbours.iter().zip(&mut next) {
-                    for (below, i) in next.iter_mut().enumerate() {
-                        let there = |q: &Peak| (q.row + 1, q.shape).cmp(&(p.row + below as u32, p.shape));
-                        *i += n[*i..].iter().take_while(|q| there(q).is_lt()).count();
-                        let same = n.get(*i).filter(|q| there(q).is_eq());
-                        beaten |= same.is_some_and(|q| (q.score, p.at) > (p.score, q.at));
-                    }
-                }
+                let beaten = neighbours.iter().any(|n| {
+                    (p.row.saturating_sub(1)..=p.row + 1).any(|row| {
+                        n.binary_search_by_key(&(row, p.shape), |q| (q.row, q.shape))
+                            .is_ok_and(|i| (n[i].score, p.at) > (p.score, n[i].at))
+                    })
+                });
                 if !beaten {
                     let at = std::array::from_fn(|k| {
                         let cells = (p.at[k] as usize + self.skipped[k]) as f32 - CELLS as f32 / 2.0;
