@@ -302,11 +302,14 @@ impl Matcher {
     /// The choice between what was weighed.
     fn choose(&self, search: Search) -> Found {
         let Search { size, skipped, hypotheses } = search;
-        let surest = |claims: Vec<(f64, Match)>| {
-            let first = claims.first().map(|(_, m)| m.class.clone());
-            let (_, best) = claims.into_iter().reduce(|a, b| if b.0 > a.0 { b } else { a })?;
-            let other = first.filter(|class| *class != best.class);
-            Some(Match { runner_up: other.or(best.runner_up), ..best })
+        let surest = |claims: Vec<Match>| {
+            let mut claims = claims.into_iter();
+            let won = claims.next()?;
+            let rival = claims.reduce(|a, b| if b.score > a.score { b } else { a }).filter(|r| r.score > won.score);
+            Some(match rival {
+                Some(rival) => Match { runner_up: Some(won.class), ..rival },
+                None => won,
+            })
         };
         let mut matches: Vec<Match> = self.claims(size, hypotheses).into_iter().filter_map(surest).collect();
         matches.retain(|m| m.score >= m.threshold.min(self.config.candidates_from));
@@ -319,8 +322,8 @@ impl Matcher {
         Found { matches, candidates, skipped }
     }
 
-    /// What claims each place at the second look, with the logarithm of its odds: first what won it, then its rivals.
-    fn claims(&self, size: [u32; 2], hypotheses: Vec<Hypothesis>) -> Vec<Vec<(f64, Match)>> {
+    /// What claims each place at the second look: first what won it, then its rivals.
+    fn claims(&self, size: [u32; 2], hypotheses: Vec<Hypothesis>) -> Vec<Vec<Match>> {
         let claims =
             suppress::winners(hypotheses, &self.own.shapes, self.config.nms_iou as f32).into_iter().filter_map(|w| {
                 let rivals = w.rivals.iter().filter_map(|r| self.report(size, &Winner::alone(r.clone(), 0.0)));
@@ -337,12 +340,11 @@ impl Matcher {
     /// training that look.
     pub fn claimed(&self, drawing: &RgbImage) -> Vec<Vec<Match>> {
         let search = self.search(&ink::contrast_grey(drawing), second::WORTH);
-        let claims = search.map_or_else(Vec::new, |s| self.claims(s.size, s.hypotheses));
-        claims.into_iter().map(|c| c.into_iter().map(|(_, m)| m).collect()).collect()
+        search.map_or_else(Vec::new, |s| self.claims(s.size, s.hypotheses))
     }
 
-    /// Everything that was weighed on a drawing, before any of it is chosen, each at the first look as if it stood alone: for study, and
-    /// for fitting the weights of ranks and confidences.
+    /// Everything that was weighed on a drawing, before any of it is chosen, each at the first look as if it stood alone:
+    /// for study, and for fitting the weights of ranks and confidences.
     pub fn considered(&self, drawing: &RgbImage) -> Vec<Match> {
         let Some(search) = self.search(&ink::contrast_grey(drawing), Worth::all_from(0.0)) else { return Vec::new() };
         let report = |h| self.report(search.size, &Winner::alone(h, 0.0));

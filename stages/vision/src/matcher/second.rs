@@ -137,12 +137,11 @@ impl Standard {
         Self { usual, doubts: doubts.map(|n| (n / (sure.len() as f64 + 1.0)).ln()) }
     }
 
-    /// The log-odds and the confidence of a match at the second look.
-    pub fn weigh(&self, mut m: Match) -> (f64, Match) {
+    /// A match at the second look.
+    pub fn weigh(&self, mut m: Match) -> Match {
         self.compare(&mut m.evidence);
-        let odds = NETWORK.log_odds(&second_inputs(&m.evidence));
-        m.score = probability(odds);
-        (odds, m)
+        m.score = NETWORK.confidence(&m.evidence);
+        m
     }
 
     /// Adds what is usual, and how a find compares with it, to the find's evidence.
