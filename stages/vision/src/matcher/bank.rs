@@ -3,6 +3,8 @@
 //! A window is the template scaled so that its circumscribed circle is 31 cells wide. Because every template fills the
 //! same window, one bank serves all scales: the drawing is pooled to coarser and coarser cells instead.
 
+use std::cmp::Reverse;
+
 use rayon::prelude::*;
 
 use super::hull::Hull;
@@ -18,6 +20,10 @@ pub(super) type Window = [u64; CELLS / 2];
 const SAME_WINDOW: f32 = 0.12;
 /// Share of the ink that may lie beside that of a turned or mirrored copy for the two to look alike.
 const LOOKS_ALIKE: f32 = 0.15;
+/// Share of the heaviest variant's ink that all of a group have.
+const MIN_COMMON: f32 = 0.6;
+/// Variants that are put into groups together.
+const GROUPED: usize = 2048;
 /// Sub-samples a side of a template pixel when it is drawn into cells.
 const SUBSAMPLES: usize = 3;
 
@@ -40,6 +46,8 @@ pub(super) struct Variant {
     pub count: u32,
     /// Turned copies that look alike in cells: the scan cannot tell which of them it found.
     pub twins: Vec<Twin>,
+    /// Number of its group: variants that have much of their ink in the same cells.
+    pub group: u32,
 }
 
 /// A quarter turn, and a mirroring before it, of a template onto what looks like itself.
@@ -88,7 +96,46 @@ pub(super) fn variants(
             kept
         })
         .collect();
-    per_shape.into_iter().flatten().collect()
+    let mut bank: Vec<Variant> = per_shape.into_iter().flatten().collect();
+    group(&mut bank);
+    bank
+}
+
+/// Puts variants that have much of their ink in the same cells into groups, so that the scan can rule out a group by
+/// what all of it has.
+fn group(bank: &mut [Variant]) {
+    let mut order: Vec<usize> = (0..bank.len()).collect();
+    order.sort_by_key(|&i| Reverse(bank[i].count));
+    // Only variants with about as much ink as each other have most of it in common.
+    let parts: Vec<Vec<u32>> = order.par_chunks(GROUPED).map(|part| groups(part.iter().map(|&i| &bank[i]))).collect();
+    for (k, (part, groups)) in order.chunks(GROUPED).zip(parts).enumerate() {
+        for (&i, group) in part.iter().zip(groups) {
+            bank[i].group = (k * GROUPED) as u32 + group;
+        }
+    }
+}
+
+/// The groups of some variants, of which the heaviest come first: each joins the group of which the largest part stays
+/// common.
+fn groups<'a>(variants: impl Iterator<Item = &'a Variant>) -> Vec<u32> {
+    /// What a group has in common, and the ink cells of its heaviest.
+    struct Group {
+        common: Window,
+        most: u32,
+    }
+    let mut groups: Vec<Group> = Vec::new();
+    let join = |v: &'a Variant| {
+        let both = |g: &Group| g.common.iter().zip(&v.ink).map(|(p, q)| (p & q).count_ones()).sum::<u32>();
+        let shares = groups.iter().map(|g| both(g) as f32 / g.most as f32);
+        let largest = shares.enumerate().reduce(|a, b| if b.1 > a.1 { b } else { a });
+        let Some((k, _)) = largest.filter(|(_, share)| *share >= MIN_COMMON) else {
+            groups.push(Group { common: v.ink, most: v.count });
+            return groups.len() as u32 - 1;
+        };
+        groups[k].common.iter_mut().zip(&v.ink).for_each(|(p, q)| *p &= q);
+        k as u32
+    };
+    variants.map(join).collect()
 }
 
 /// The turns among the allowed ones that leave a shape looking as it is.
@@ -178,7 +225,7 @@ fn draw(index: u32, shape: &Shape, angle: f32, mirrored: bool, stretch: f32) -> 
         }
     }
     let count = ink.iter().map(|w| w.count_ones()).sum();
-    Variant { shape: index, angle, mirrored, stretch, diameter, ink, clutter, count, twins: Vec::new() }
+    Variant { shape: index, angle, mirrored, stretch, diameter, ink, clutter, count, twins: Vec::new(), group: 0 }
 }
 
 fn set(window: &mut Window, x: usize, y: usize) {

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::bank::{CELLS, DIAMETER_CELLS, Variant};
 use super::ink::{Bits, Ink};
-use super::simd::{self, Hit, Probes, Simd, Strip};
+use super::simd::{self, Hit, Probes, Simd, Strip, Template};
 
 /// Ratio of cell sizes from one level to the next. A window tolerates one cell of 16 at its rim.
 const LEVEL_RATIO: f32 = 1.12;
@@ -54,7 +54,7 @@ pub(super) fn candidates(ink: &Ink, bank: &[Variant], scales: impl Fn(&Variant) 
         .into_par_iter()
         .map(|step| {
             let cell = LEVEL_RATIO.powi(step);
-            let mut wanted: Vec<u32> = (0..bank.len() as u32)
+            let wanted: Vec<u32> = (0..bank.len() as u32)
                 .filter(|&i| {
                     let [lo, hi] = ranges[i as usize];
                     (lo..=hi).contains(&cell)
@@ -63,14 +63,13 @@ pub(super) fn candidates(ink: &Ink, bank: &[Variant], scales: impl Fn(&Variant) 
             if wanted.is_empty() {
                 return Vec::new();
             }
-            wanted.sort_by_key(|&i| (bank[i as usize].count, i));
             Level::of(&bits, cell, simd).scan(&Wanted::of(bank, wanted))
         })
         .collect();
     levels.concat()
 }
 
-/// The variants that are looked for on a level, those with the least ink first.
+/// The variants that are looked for on a level, by groups.
 struct Wanted<'a> {
     bank: &'a [Variant],
     variants: Vec<u32>,
@@ -80,11 +79,18 @@ struct Wanted<'a> {
 }
 
 impl<'a> Wanted<'a> {
-    fn of(bank: &'a [Variant], variants: Vec<u32>) -> Self {
+    fn of(bank: &'a [Variant], mut variants: Vec<u32>) -> Self {
+        let of = |&i: &u32| &bank[i as usize];
+        variants.sort_by_key(|i| (of(i).group, of(i).count, *i));
+        let mut groups: Vec<&[u32]> = variants.chunk_by(|a, b| of(a).group == of(b).group).collect();
+        groups.sort_by_key(|group| of(&group[0]).count);
         let mut probes = Probes::default();
-        for v in variants.iter().map(|&i| &bank[i as usize]) {
-            probes.push(&v.ink, &v.clutter, (v.count as f32 * MAX_MISSING) as u32);
+        for group in &groups {
+            let allowed = |v: &Variant| (v.count as f32 * MAX_MISSING) as u16;
+            let template = |v: &'a Variant| Template { ink: &v.ink, clutter: &v.clutter, allowed: allowed(v) };
+            probes.push(group.iter().map(of).map(template));
         }
+        let variants = groups.concat();
         let shapes = bank.iter().map(|v| v.shape as usize + 1).max().unwrap_or(0);
         Self { bank, variants, probes, shapes }
     }

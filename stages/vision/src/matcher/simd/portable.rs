@@ -1,13 +1,14 @@
 //! The loops in plain Rust: what the vector versions must equal.
 
-use super::{Affine, BLOCK, Bordered, Cloud, First, Hit, LANES, POINTS, Probes, Rest, Strip, WORDS, whole};
+use super::{Affine, BLOCK, Bordered, Cloud, Drawn, First, Hit, LANES, POINTS, Probes, Rest, Strip, WORDS, whole};
 
 pub(super) fn windows(strip: &Strip, probes: &Probes, hits: &mut Vec<Hit>) {
     for (block, &available) in strip.available.iter().enumerate() {
         let start = block * BLOCK;
+        // What a group rules out none of its members would find: groups only save time.
         for (i, (first, rest)) in probes.first.iter().zip(&probes.rest).enumerate() {
             if first.needed > available {
-                break;
+                continue;
             }
             for four in 0..LANES {
                 let united = |k: usize| strip.united[k % 2][start / 2 + four + k / 2];
@@ -19,7 +20,7 @@ pub(super) fn windows(strip: &Strip, probes: &Probes, hits: &mut Vec<Hit>) {
                     let missing = lacking(|k| strip.near[column][window + k], first, rest);
                     if let Some(missing) = missing.filter(|_| window < strip.windows) {
                         let ink = &strip.ink[column][window..];
-                        let (foreign, beside) = outside(ink, rest);
+                        let (foreign, beside) = outside(ink, &probes.drawn[i]);
                         let (window, probe, column) = (window as u32, i as u32, column as u16);
                         hits.push(Hit { window, probe, column, missing, foreign, beside });
                     }
@@ -33,7 +34,7 @@ pub(super) fn windows(strip: &Strip, probes: &Probes, hits: &mut Vec<Hit>) {
 #[inline]
 fn lacking(window: impl Fn(usize) -> u64, first: &First, rest: &Rest) -> Option<u16> {
     let mut missing = 0;
-    for words in std::iter::once(&first.words).chain(&rest.words) {
+    for words in std::iter::once(&first.words).chain(rest) {
         for (ink, &at) in words.ink.iter().zip(&words.at) {
             missing += (ink & !window(usize::from(at))).count_ones() as u16;
         }
@@ -52,9 +53,9 @@ pub(super) fn part(words: &[u64]) -> &[u64; WORDS + LANES] {
 
 /// How many cells have ink where the template wants none, and no ink where it has some.
 #[inline(always)]
-pub(super) fn outside(ink: &[u64], rest: &Rest) -> (u16, u16) {
+pub(super) fn outside(ink: &[u64], drawn: &Drawn) -> (u16, u16) {
     let (mut foreign, mut beside) = (0, 0);
-    for (ink, (clutter, wanted)) in ink[..WORDS].iter().zip(rest.clutter.iter().zip(&rest.ink)) {
+    for (ink, (clutter, wanted)) in ink[..WORDS].iter().zip(drawn.clutter.iter().zip(&drawn.ink)) {
         foreign += (ink & clutter).count_ones();
         beside += (wanted & !ink).count_ones();
     }

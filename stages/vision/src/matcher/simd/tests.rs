@@ -123,10 +123,11 @@ fn windows_of_strips() {
             let used = words(&mut rng, count + WORDS - 1);
             v[..used.len()].copy_from_slice(&used);
         }
-        // Templates that lie somewhere in the strip with some ink added, and one that is empty.
+        // Templates that lie in two places of the strip with some ink added, and one that is empty.
+        let places = [0, 1].map(|column| (column, rng.random_range(0..count)));
         let mut templates: Vec<[[u64; WORDS]; 2]> = (0..round % 23)
-            .map(|_| {
-                let (column, at) = (rng.random_range(0..2), rng.random_range(0..count));
+            .map(|i| {
+                let (column, at) = places[i % 2];
                 let mut ink: [u64; WORDS] = std::array::from_fn(|k| strip.near[column][at + k] & rng.next_u64());
                 ink[rng.random_range(0..WORDS)] |= rng.next_u64() & rng.next_u64();
                 [ink, std::array::from_fn(|_| rng.next_u64())]
@@ -135,9 +136,14 @@ fn windows_of_strips() {
         templates.push([[0; WORDS]; 2]);
         let cells = |w: &[u64; WORDS]| w.iter().map(|w| w.count_ones()).sum::<u32>();
         templates.sort_by_key(|[ink, _]| cells(ink));
+        // Groups with much and with little in common.
         let mut probes = Probes::default();
-        for [ink, clutter] in &templates {
-            probes.push(ink, clutter, cells(ink) / 10);
+        let mut rest = &templates[..];
+        while !rest.is_empty() {
+            let (group, others) = rest.split_at(rng.random_range(1..=rest.len().min(4)));
+            let allowed = |ink| cells(ink) as u16 / 10;
+            probes.push(group.iter().map(|[ink, clutter]| Template { ink, clutter, allowed: allowed(ink) }));
+            rest = others;
         }
         // What the words mean: every window against every template.
         let mut wanted = Vec::new();
