@@ -250,3 +250,37 @@ fn dilate(window: &Window) -> Window {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A variant with ink in some rows.
+    fn variant(rows: impl IntoIterator<Item = usize>) -> Variant {
+        let mut ink = [0; CELLS / 2];
+        rows.into_iter().for_each(|y| (0..CELLS).for_each(|x| set(&mut ink, x, y)));
+        let count = ink.iter().map(|w| w.count_ones()).sum();
+        let (angle, stretch, diameter, clutter) = (0.0, 0.0, 31.0, [0; CELLS / 2]);
+        Variant {
+            shape: 0,
+            angle,
+            mirrored: false,
+            stretch,
+            diameter,
+            ink,
+            clutter,
+            count,
+            twins: Vec::new(),
+            group: 0,
+        }
+    }
+
+    #[test]
+    fn groups_have_most_of_their_ink_in_common() {
+        let mut bank = [variant(0..10), variant(20..30), variant(0..9), variant(2..10), variant(5..16)];
+        group(&mut bank);
+        let of = |i: usize| bank[i].group;
+        assert!(of(2) == of(0) && of(3) == of(0), "most of the heaviest one's rows");
+        assert!(of(1) != of(0) && of(4) != of(0) && of(4) != of(1), "others");
+    }
+}

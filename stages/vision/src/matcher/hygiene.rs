@@ -6,7 +6,7 @@
 //! border.
 
 mod paper;
-mod pieces;
+pub(super) mod pieces;
 mod stubs;
 #[cfg(test)]
 pub(super) mod tests;

@@ -14,6 +14,7 @@
 
 mod align;
 mod bank;
+mod blank;
 mod config;
 mod consensus;
 mod hull;
@@ -61,7 +62,7 @@ use suppress::Winner;
 use tiles::View;
 
 /// Version of the matcher; raised when the same templates, settings and drawing may give other matches.
-pub const VERSION: &str = "8";
+pub const VERSION: &str = "9";
 
 /// Ratio of the sizes at which templates are prepared.
 const SIZE_RATIO: f32 = 1.2;

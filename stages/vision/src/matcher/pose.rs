@@ -5,6 +5,7 @@ use std::f32::consts::FRAC_PI_2;
 use rayon::prelude::*;
 
 use super::bank::{Twin, stretch_factors};
+use super::hull::Hull;
 use super::ink::{BAND, Ink, band_distance};
 use super::shape::Shape;
 use super::simd::{self, Affine, Bordered, Cloud, Plane, Simd};
@@ -83,14 +84,10 @@ impl Pose {
     /// The shape's box on the drawing: left, top, right, bottom. It goes around the ink, with the margin that the
     /// shape's frame has; at slanting angles the margins of two sides are mixed.
     pub fn bounds(&self, shape: &Shape) -> [f32; 4] {
-        let place = self.placer();
-        let grow = 0.5 * self.scale.max(1.0);
-        let mut b =
-            shape.hull.0.iter().map(|&p| place(p)).fold([f32::MAX, f32::MAX, f32::MIN, f32::MIN], |b, [x, y]| {
-                [b[0].min(x - grow), b[1].min(y - grow), b[2].max(x + grow), b[3].max(y + grow)]
-            });
+        let placed = Hull(shape.hull.0.iter().copied().map(self.placer()).collect());
+        let mut b = placed.bounds(0.5 * self.scale.max(1.0));
         for (k, axis) in self.matrix().into_iter().enumerate() {
-            let margins = [shape.extent[k] - shape.frame[k], shape.frame[k + 2] - shape.extent[k + 2]];
+            let margins = [shape.margins[k], shape.margins[k + 2]];
             let length = axis[0].hypot(axis[1]).max(f32::MIN_POSITIVE);
             for (j, v) in axis.into_iter().enumerate() {
                 let [low, high] = if v < 0.0 { [margins[1], margins[0]] } else { margins };

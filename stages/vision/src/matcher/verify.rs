@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::align;
+use super::blank::Blank;
 use super::ink::smooth;
 use super::patch::{Correlation, LAYERS, OWN, Patch, Place, SOFT, STROKES, best_stroke};
 use super::pose::{Limits, Pose};
@@ -51,7 +52,9 @@ pub(super) struct Dense {
     /// The symbol outside of text, and its sectors.
     symbol: Patch,
     sectors: Vec<Sectored>,
-    /// Some of its places, for a glance and for alignment.
+    /// Where instances may have writing, and the symbol with all that weighing nothing.
+    blank: Option<(Blank, Patch)>,
+    /// Some of its places where there is no writing, for a glance and for alignment.
     glance: Patch,
     align: Patch,
     /// The text, and the cell that each of its places is in.
@@ -102,9 +105,8 @@ impl Dense {
         let same: Vec<u8> = (0..=255).collect();
         let planes = [&thin, &picture.darkness, &thick, &thicker].map(|p| smooth(p, &same, w, h));
         let soft = soften(&planes[OWN], w, h);
-        let offset = |i: usize| [(i % w) as f32 + 0.5 - picture.centre[0], (i / w) as f32 + 0.5 - picture.centre[1]];
         let inside = |i: &usize| {
-            let [x, y] = offset(*i);
+            let [x, y] = picture.offset(*i);
             let near =
                 x > extent[0] - MARGIN && x < extent[2] + MARGIN && y > extent[1] - MARGIN && y < extent[3] + MARGIN;
             near && picture.weight[*i] > 0
@@ -113,7 +115,7 @@ impl Dense {
         let stride = symbol.len().div_ceil(MAX_SAMPLES).max(1);
         let symbol: Vec<usize> = symbol.into_iter().step_by(stride).collect();
         let place = |&i: &usize| Place {
-            at: offset(i),
+            at: picture.offset(i),
             weight: f32::from(picture.weight[i]) / 255.0,
             levels: std::array::from_fn::<_, LAYERS, _>(|k| f32::from(if k == SOFT { soft[i] } else { planes[k][i] })),
         };
@@ -122,10 +124,19 @@ impl Dense {
             sector: (i / w * SECTORS / h * SECTORS + i % w * SECTORS / w) as u8,
         };
         let places: Vec<Place<LAYERS>> = symbol.iter().map(place).collect();
-        let some = |most: usize| Patch::of(places.iter().step_by(places.len().div_ceil(most).max(1)));
+        let written = || symbol.iter().map(|&i| Blank::holds(picture, i));
+        let blank = Blank::of(picture, extent).map(|blank| {
+            let outline =
+                places.iter().zip(written()).map(|(p, w)| Place { weight: if w { 0.0 } else { p.weight }, ..*p });
+            (blank, Patch::of(outline.collect::<Vec<_>>().iter()))
+        });
+        let outline: Vec<_> = places.iter().zip(written()).filter(|(_, written)| !written).map(|(p, _)| p).collect();
+        let some = |most: usize| Patch::of(outline.iter().copied().step_by(outline.len().div_ceil(most).max(1)));
         let mut sums = BTreeMap::<(usize, usize), (u16, f32, f32)>::new();
-        let letters: Vec<Place<1>> =
-            text.iter().map(|&i| Place { at: offset(i), weight: 1.0, levels: [f32::from(planes[OWN][i])] }).collect();
+        let letters: Vec<Place<1>> = text
+            .iter()
+            .map(|&i| Place { at: picture.offset(i), weight: 1.0, levels: [f32::from(planes[OWN][i])] })
+            .collect();
         let cell_of = text.iter().zip(&letters).map(|(i, letter)| {
             let next = sums.len() as u16;
             let sum = sums.entry((i / w / TEXT_CELL, i % w / TEXT_CELL)).or_insert((next, 0.0, 0.0));
@@ -140,6 +151,7 @@ impl Dense {
         Self {
             symbol: Patch::of(places.iter()),
             sectors: symbol.iter().map(sectored).collect(),
+            blank,
             glance: some(GLANCE),
             align: some(ALIGN),
             lines: lines(picture, &text, &letters),
@@ -187,23 +199,25 @@ impl Dense {
         }
         let (simd, at) = (Simd::chosen(), pose.affine());
         let found = self.symbol.levels(simd, &sheet.darkness(), &at);
-        let strokes: [Correlation; STROKES] = std::array::from_fn(|k| self.symbol.correlation(simd, k, &found));
+        let outline = self.blank.as_ref().filter(|(blank, _)| blank.is_written(sheet, &at)).map(|(_, outline)| outline);
+        let symbol = outline.unwrap_or(&self.symbol);
+        let strokes: [Correlation; STROKES] = std::array::from_fn(|k| symbol.correlation(simd, k, &found));
         let values = strokes.map(|s| s.value());
         let (best, correlation) = best_stroke(&values);
         let [gain, bias] = strokes[best].line();
         let mut sectors = [[0.0f32; 2]; SECTORS * SECTORS];
-        for ((s, &b), &weight) in self.sectors.iter().zip(&found).zip(&self.symbol.weights) {
+        for ((s, &b), &weight) in self.sectors.iter().zip(&found).zip(&symbol.weights) {
             let e = b - gain * f32::from(s.levels[best]) - bias;
             let sum = &mut sectors[usize::from(s.sector)];
             *sum = [sum[0] + weight * e * e, sum[1] + weight];
         }
         let variance = strokes[best].variance().max(1.0);
         let residues = sectors.iter().filter(|s| s[1] >= MIN_SECTOR).map(|s| s[0] / s[1] / variance);
-        let soft = self.symbol.levels(simd, &sheet.soft(), &at);
+        let soft = symbol.levels(simd, &sheet.soft(), &at);
         Likeness {
             correlation,
             own: values[OWN],
-            soft: self.symbol.correlation(simd, SOFT, &soft).value(),
+            soft: symbol.correlation(simd, SOFT, &soft).value(),
             residue: residues.fold(0.0, f32::max),
             text: (!self.cell_of.is_empty()).then(|| self.compare_text(simd, &sheet.darkness(), &at, strokes[best])),
         }

@@ -13,7 +13,7 @@ const MIN_PIECE: usize = 4;
 
 /// A connected piece of ink (eight neighbours).
 #[derive(Clone, Debug)]
-pub(super) struct Piece {
+pub(in super::super) struct Piece {
     pub pixels: Vec<usize>,
     /// Left, top, right, bottom; the last two are one past the ink.
     pub bounds: [usize; 4],
@@ -27,7 +27,7 @@ impl Piece {
 }
 
 /// The pieces, in row order of their first pixel.
-pub(super) fn pieces(mask: &[u8], w: usize, h: usize) -> Vec<Piece> {
+pub(in super::super) fn pieces(mask: &[u8], w: usize, h: usize) -> Vec<Piece> {
     let mut seen = vec![false; mask.len()];
     let mut all = Vec::new();
     for start in 0..mask.len() {
@@ -57,7 +57,7 @@ pub(super) fn pieces(mask: &[u8], w: usize, h: usize) -> Vec<Piece> {
 }
 
 /// The parts of the picture that a wall cuts off from the border (four neighbours), pixels in order.
-pub(super) fn enclosed(wall: &[u8], w: usize, h: usize) -> Vec<Piece> {
+pub(in super::super) fn enclosed(wall: &[u8], w: usize, h: usize) -> Vec<Piece> {
     let mut seen: Vec<bool> = wall.iter().map(|&v| v == 1).collect();
     let mut found = Vec::new();
     for start in 0..wall.len() {

@@ -1,0 +1,160 @@
+//! Outlines that are blank in a template, and the writing that instances have in them: a legend shows an empty balloon, a
+//! drawing fills it with a tag.
+
+use super::hygiene::pieces::{enclosed, pieces};
+use super::ink::distance;
+use super::score::Sheet;
+use super::shape::Picture;
+use super::simd::{Affine, Cloud};
+
+/// Depth of an outline that has room for writing, pixels, and the share of the picture that lies in it.
+const MIN_DEPTH: f32 = 6.0;
+const MIN_SHARE: f32 = 0.1;
+/// Depth up to which depths are told apart, thirds of a pixel.
+const MAX_DEPTH: u8 = 60;
+/// Depth beyond which writing may come, and up to which ink that does touches the outline, thirds of a pixel.
+const RIM: u8 = 9;
+const TOUCHED: u8 = 12;
+/// Fewest pixels of a letter, and the greatest length of its shorter side as a share of the symbol's shorter side.
+const MIN_LETTER: usize = 4;
+const MAX_LETTER: f32 = 0.33;
+
+/// How far each pixel inside a blank outline is from ink, thirds of a pixel; 0 elsewhere.
+pub(super) fn depths(ink: &[u8], text: &[u8], width: usize, height: usize) -> Vec<u8> {
+    let far = distance(ink, width, height, MAX_DEPTH);
+    let mut depths = vec![0; ink.len()];
+    for piece in enclosed(ink, width, height) {
+        let depth = piece.pixels.iter().map(|&i| far[i]).max().unwrap_or(0);
+        let large = piece.pixels.len() as f32 >= MIN_SHARE * ink.len() as f32;
+        if large && f32::from(depth) >= 3.0 * MIN_DEPTH && piece.pixels.iter().all(|&i| text[i] == 0) {
+            piece.pixels.iter().for_each(|&i| depths[i] = far[i]);
+        }
+    }
+    depths
+}
+
+/// Where a template has room for writing.
+#[derive(Clone, Debug)]
+pub(super) struct Blank {
+    /// Pixels away from the outline: where they are from the centre, and in the picture.
+    cloud: Cloud,
+    pixels: Vec<usize>,
+    /// 1 where ink touches the outline, pixel by pixel of the picture.
+    rim: Vec<u8>,
+    width: usize,
+    height: usize,
+    /// Greatest length of a letter's shorter side, pixels.
+    letter: f32,
+}
+
+impl Blank {
+    /// From a template's picture; `extent` is the box of its ink as offsets from the centre.
+    pub fn of(picture: &Picture, extent: [f32; 4]) -> Option<Self> {
+        let (width, height) = (picture.width, picture.height);
+        let pixels: Vec<usize> = (0..width * height).filter(|&i| Self::holds(picture, i)).collect();
+        (!pixels.is_empty()).then(|| Self {
+            cloud: Cloud::of(pixels.iter().map(|&i| picture.offset(i))),
+            rim: picture.depths.iter().map(|d| u8::from((RIM + 1..=TOUCHED).contains(d))).collect(),
+            pixels,
+            width,
+            height,
+            letter: MAX_LETTER * (extent[2] - extent[0]).min(extent[3] - extent[1]),
+        })
+    }
+
+    /// Whether writing may come to a pixel.
+    pub fn holds(picture: &Picture, pixel: usize) -> bool {
+        picture.depths[pixel] > RIM
+    }
+
+    /// Whether what the drawing has there is writing: some pieces of ink as small as letters that do not touch the
+    /// outline.
+    pub fn is_written(&self, sheet: &Sheet, at: &Affine) -> bool {
+        let mut ink = vec![0; self.rim.len()];
+        for (&i, cost) in self.pixels.iter().zip(sheet.cost.under(&self.cloud, at)) {
+            // No distance to ink is ink.
+            ink[i] = u8::from(cost == 0.0);
+        }
+        let mut letters = pieces(&ink, self.width, self.height);
+        letters.retain(|piece| piece.pixels.len() >= MIN_LETTER);
+        let side = |size: [usize; 2]| size[0].min(size[1]) as f32;
+        !letters.is_empty()
+            && letters.iter().all(|p| side(p.size()) <= self.letter && p.pixels.iter().all(|&i| self.rim[i] == 0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use image::{GrayImage, Luma, RgbaImage};
+
+    use super::super::ink::Ink;
+    use super::super::pose::Pose;
+    use super::super::shape::Shape;
+    use super::super::{Role, Template};
+    use super::*;
+
+    const MIDDLE: i32 = 50;
+
+    /// A box of 50 pixels' lines with something in it, by the distance from its centre.
+    fn picture(inside: impl Fn(i32, i32) -> bool) -> GrayImage {
+        GrayImage::from_fn(2 * MIDDLE as u32, 2 * MIDDLE as u32, |x, y| {
+            let (u, v) = (x as i32 - MIDDLE, y as i32 - MIDDLE);
+            let edge = (u.abs().max(v.abs()) - 24).abs() <= 1;
+            Luma([if edge || u.abs().max(v.abs()) < 24 && inside(u, v) { 20 } else { 240 }])
+        })
+    }
+
+    fn letters(u: i32, v: i32) -> bool {
+        (-6..=2).contains(&v)
+            && [-12, -2, 8].iter().any(|&at| (0..2).contains(&(u - at)) || (v == -2 && (0..6).contains(&(u - at))))
+    }
+
+    fn cross(u: i32, v: i32) -> bool {
+        u.abs() <= 1 || v.abs() <= 1
+    }
+
+    fn large(u: i32, v: i32) -> bool {
+        u.abs().max(v.abs()) <= 12 && (u.abs() >= 11 || (u - v).abs() <= 1)
+    }
+
+    fn shape(inside: impl Fn(i32, i32) -> bool) -> Shape {
+        let picture = picture(inside);
+        let image = RgbaImage::from_fn(picture.width(), picture.height(), |x, y| {
+            let level = picture.get_pixel(x, y).0[0];
+            image::Rgba([level, level, level, 255])
+        });
+        Shape::of(&Template { class: "box".into(), name: String::new(), image, role: Role::Given, frame: None }, 1.0)
+            .expect("there is ink")
+    }
+
+    fn correlation(shape: &Shape, inside: impl Fn(i32, i32) -> bool) -> f32 {
+        let sheet = Sheet::of(Ink::of_drawing(&picture(inside)));
+        let pose = Pose { at: [MIDDLE as f32 + 0.5; 2], ..Pose::upright(1.0) };
+        shape.dense.compare(&sheet, &pose).correlation
+    }
+
+    #[test]
+    fn writing_in_a_blank_outline_is_no_difference() {
+        let shape = shape(|_, _| false);
+        assert!(correlation(&shape, |_, _| false) > 0.98, "blank as it is");
+        let written = correlation(&shape, letters);
+        assert!(written > 0.98, "letters: {written}");
+        for (what, other) in [("a cross", correlation(&shape, cross)), ("a large letter", correlation(&shape, large))] {
+            assert!(other < 0.9, "{what}: {other}");
+        }
+    }
+
+    #[test]
+    fn only_closed_outlines_with_room_are_blank() {
+        let deep = |shape: &Shape| shape.picture.depths.iter().filter(|d| **d > RIM).count();
+        assert!(deep(&shape(|_, _| false)) > 1000);
+        assert_eq!(deep(&shape(|u, v| (u + v).rem_euclid(10) < 2)), 0, "no room between the hatches");
+        assert_eq!(deep(&shape(|u, v| v == 0 && u > -30)) > 0, true, "two halves");
+        let mut open = vec![0; 60 * 60];
+        for y in 10..50 {
+            open[y * 60 + 10] = 1;
+            open[y * 60 + 49] = 1;
+        }
+        assert!(depths(&open, &[0; 60 * 60], 60, 60).iter().all(|d| *d == 0), "open at the top");
+    }
+}
