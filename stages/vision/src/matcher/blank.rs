@@ -39,8 +39,8 @@ pub(super) struct Blank {
     /// Pixels away from the outline: where they are from the centre, and in the picture.
     cloud: Cloud,
     pixels: Vec<usize>,
-    /// 1 where ink touches the outline, pixel by pixel of the picture.
-    rim: Vec<u8>,
+    /// Those of the pixels where ink touches the outline.
+    rim: Vec<usize>,
     width: usize,
     height: usize,
     /// Greatest length of a letter's shorter side, pixels.
@@ -54,7 +54,7 @@ impl Blank {
         let pixels: Vec<usize> = (0..width * height).filter(|&i| Self::holds(picture, i)).collect();
         (!pixels.is_empty()).then(|| Self {
             cloud: Cloud::of(pixels.iter().map(|&i| picture.offset(i))),
-            rim: picture.depths.iter().map(|d| u8::from((RIM + 1..=TOUCHED).contains(d))).collect(),
+            rim: pixels.iter().copied().filter(|&i| picture.depths[i] <= TOUCHED).collect(),
             pixels,
             width,
             height,
@@ -67,19 +67,21 @@ impl Blank {
         picture.depths[pixel] > RIM
     }
 
-    /// Whether what the drawing has there is writing: some pieces of ink as small as letters that do not touch the
-    /// outline.
+    /// Whether what the drawing has there is writing: pieces of ink as small as letters, none of which touches
+    /// the outline.
     pub fn is_written(&self, sheet: &Sheet, at: &Affine) -> bool {
-        let mut ink = vec![0; self.rim.len()];
+        let mut ink = vec![0; self.width * self.height];
         for (&i, cost) in self.pixels.iter().zip(sheet.cost.under(&self.cloud, at)) {
             // No distance to ink is ink.
             ink[i] = u8::from(cost == 0.0);
         }
+        if self.rim.iter().any(|&i| ink[i] == 1) {
+            return false;
+        }
         let mut letters = pieces(&ink, self.width, self.height);
         letters.retain(|piece| piece.pixels.len() >= MIN_LETTER);
-        let side = |size: [usize; 2]| size[0].min(size[1]) as f32;
-        !letters.is_empty()
-            && letters.iter().all(|p| side(p.size()) <= self.letter && p.pixels.iter().all(|&i| self.rim[i] == 0))
+        let side = |[w, h]: [usize; 2]| w.min(h) as f32;
+        !letters.is_empty() && letters.iter().all(|p| side(p.size()) <= self.letter)
     }
 }
 

@@ -127,6 +127,31 @@ impl Peak {
     }
 }
 
+/// The best windows of a column of blocks, by row of blocks and shape.
+struct Column {
+    peaks: Vec<Peak>,
+    /// Where those of each row start, and the end.
+    starts: Vec<u32>,
+}
+
+impl Column {
+    /// Of so many rows.
+    fn of(peaks: Vec<Peak>, rows: usize) -> Self {
+        let mut starts = vec![0; rows + 1];
+        peaks.iter().for_each(|p| starts[p.row as usize + 1] += 1);
+        for row in 0..rows {
+            starts[row + 1] += starts[row];
+        }
+        Self { peaks, starts }
+    }
+
+    fn get(&self, row: u32, shape: u32) -> Option<&Peak> {
+        let start = *self.starts.get(row as usize)? as usize;
+        let peaks = &self.peaks[start..*self.starts.get(row as usize + 1)? as usize];
+        peaks.binary_search_by_key(&shape, |p| p.shape).ok().map(|i| &peaks[i])
+    }
+}
+
 /// The drawing pooled to cells: a cell is set when any of its pixels is ink.
 struct Level {
     simd: Simd,
@@ -221,21 +246,21 @@ impl Level {
     /// Scans blocks of columns side by side, then keeps the local maxima of every shape.
     fn scan(&self, wanted: &Wanted) -> Vec<Candidate> {
         let blocks = (self.columns - CELLS).div_ceil(BLOCK);
-        let peaks: Vec<Vec<Peak>> = (0..blocks)
+        let columns: Vec<Column> = (0..blocks)
             .into_par_iter()
             .with_min_len(8)
-            .map_init(Scratch::default, |scratch, b| self.scan_block(b, wanted, scratch))
+            .map_init(Scratch::default, |scratch, b| {
+                Column::of(self.scan_block(b, wanted, scratch), self.rows.div_ceil(BLOCK))
+            })
             .collect();
         let mut found = Vec::new();
-        for (b, column) in peaks.iter().enumerate() {
-            let neighbours = &peaks[b.saturating_sub(1)..(b + 2).min(peaks.len())];
-            for p in column {
-                let beaten = neighbours.iter().any(|n| {
-                    (p.row.saturating_sub(1)..=p.row + 1).any(|row| {
-                        n.binary_search_by_key(&(row, p.shape), |q| (q.row, q.shape))
-                            .is_ok_and(|i| (n[i].score, p.at) > (p.score, n[i].at))
-                    })
-                });
+        for (b, column) in columns.iter().enumerate() {
+            let neighbours = &columns[b.saturating_sub(1)..(b + 2).min(columns.len())];
+            for p in &column.peaks {
+                let beats = |q: &Peak| (q.score, p.at) > (p.score, q.at);
+                let near =
+                    |n: &Column| (p.row.saturating_sub(1)..=p.row + 1).any(|y| n.get(y, p.shape).is_some_and(beats));
+                let beaten = neighbours.iter().any(near);
                 if !beaten {
                     let at = std::array::from_fn(|k| {
                         let cells = (p.at[k] as usize + self.skipped[k]) as f32 - CELLS as f32 / 2.0;

@@ -100,8 +100,9 @@ pub(super) fn hypotheses(sheet: &Sheet, query: &Query<'_>) -> Vec<Hypothesis> {
     let quick = distinct(bank, quick.collect());
     // What follows reads grey levels.
     let found: BTreeSet<usize> = quick.iter().map(|lead| query.shape(lead)).collect();
-    let found: BTreeMap<usize, Found> = found.into_par_iter().map(|i| (i, Found::of(query, i, sized(i)))).collect();
-    let found = |lead: &Lead| &found[&query.shape(lead)];
+    let found: Vec<Option<Found>> =
+        (0..shapes.len()).into_par_iter().map(|i| found.contains(&i).then(|| Found::of(query, i, sized(i)))).collect();
+    let found = |lead: &Lead| found[query.shape(lead)].as_ref().expect("there are leads to it");
     let promising = |step: usize| move |lead: &Lead| found(lead).is_promising(sheet, &lead.pose, step);
     let quick = quick.into_par_iter().map(|lead| {
         let pose = Pose { scale: lead.pose.scale * found(&lead).ratio, ..lead.pose };
