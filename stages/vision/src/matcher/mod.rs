@@ -2,9 +2,10 @@
 //!
 //! The drawing is split into ink and paper, pooled to cells of growing size, and compared bit by bit with every
 //! template in every coarse pose ([`scan`]); what fits is moved to its best pose on a distance map ([`pose`]), compared
-//! with the template's grey levels ([`verify`]), measured ([`score`]) and weighed against what else fits the same place
-//! ([`suppress`]) and against what a person said it is not ([`negatives`]). [`search`] holds these steps together. What
-//! won its place is weighed once more, by the measure of its drawing ([`second`]).
+//! with the template's grey levels ([`verify`]; without those in a [`blank`] outline that holds writing), measured
+//! ([`score`]) and weighed against what else fits the same place ([`suppress`]) and against what a person said it is not
+//! ([`negatives`]). [`search`] holds these steps together. What won its place is weighed once more, by the measure of its
+//! drawing ([`second`]).
 //!
 //! Owns template hygiene, poses, scores and the choice between classes. Refuses to own files, workflow and what a
 //! class means: templates and drawings come as pixels. Results do not depend on the number of threads.
