@@ -2,7 +2,6 @@
 //! drawing fills it with a tag.
 
 use super::hygiene::pieces::{enclosed, pieces};
-use super::ink::distance;
 use super::score::Sheet;
 use super::shape::Picture;
 use super::simd::{Affine, Cloud};
@@ -10,8 +9,6 @@ use super::simd::{Affine, Cloud};
 /// Depth of an outline that has room for writing, pixels, and the share of the picture that lies in it.
 const MIN_DEPTH: f32 = 6.0;
 const MIN_SHARE: f32 = 0.1;
-/// Depth up to which depths are told apart, thirds of a pixel.
-const MAX_DEPTH: u8 = 60;
 /// Depth beyond which writing may come, and up to which ink that does touches the outline, thirds of a pixel.
 const RIM: u8 = 9;
 const TOUCHED: u8 = 12;
@@ -19,13 +16,14 @@ const TOUCHED: u8 = 12;
 const MIN_LETTER: usize = 4;
 const MAX_LETTER: f32 = 0.33;
 
-/// How far each pixel inside a blank outline is from ink, thirds of a pixel; 0 elsewhere.
-pub(super) fn depths(ink: &[u8], text: &[u8], width: usize, height: usize) -> Vec<u8> {
-    let far = distance(ink, width, height, MAX_DEPTH);
-    let mut depths = vec![0; ink.len()];
-    for piece in enclosed(ink, width, height) {
+/// How far each pixel of a picture inside a blank outline is from ink, thirds of a pixel; 0 elsewhere. `far` is how far
+/// every pixel is.
+pub(super) fn depths(far: &[u8], text: &[u8], width: usize, height: usize) -> Vec<u8> {
+    let ink: Vec<u8> = far.iter().map(|&d| u8::from(d == 0)).collect();
+    let mut depths = vec![0; far.len()];
+    for piece in enclosed(&ink, width, height) {
         let depth = piece.pixels.iter().map(|&i| far[i]).max().unwrap_or(0);
-        let large = piece.pixels.len() as f32 >= MIN_SHARE * ink.len() as f32;
+        let large = piece.pixels.len() as f32 >= MIN_SHARE * far.len() as f32;
         if large && f32::from(depth) >= 3.0 * MIN_DEPTH && piece.pixels.iter().all(|&i| text[i] == 0) {
             piece.pixels.iter().for_each(|&i| depths[i] = far[i]);
         }
@@ -48,23 +46,22 @@ pub(super) struct Blank {
 }
 
 impl Blank {
-    /// From a template's picture; `extent` is the box of its ink as offsets from the centre.
-    pub fn of(picture: &Picture, extent: [f32; 4]) -> Option<Self> {
-        let (width, height) = (picture.width, picture.height);
-        let pixels: Vec<usize> = (0..width * height).filter(|&i| Self::holds(picture, i)).collect();
+    /// From a template's picture and its [`depths`]; `extent` is the box of its ink as offsets from the centre.
+    pub fn of(picture: &Picture, depths: &[u8], extent: [f32; 4]) -> Option<Self> {
+        let pixels: Vec<usize> = (0..depths.len()).filter(|&i| Self::holds(depths[i])).collect();
         (!pixels.is_empty()).then(|| Self {
             cloud: Cloud::of(pixels.iter().map(|&i| picture.offset(i))),
-            rim: pixels.iter().copied().filter(|&i| picture.depths[i] <= TOUCHED).collect(),
+            rim: pixels.iter().copied().filter(|&i| depths[i] <= TOUCHED).collect(),
             pixels,
-            width,
-            height,
+            width: picture.width,
+            height: picture.height,
             letter: MAX_LETTER * (extent[2] - extent[0]).min(extent[3] - extent[1]),
         })
     }
 
-    /// Whether writing may come to a pixel.
-    pub fn holds(picture: &Picture, pixel: usize) -> bool {
-        picture.depths[pixel] > RIM
+    /// Whether writing may come to a pixel so deep.
+    pub fn holds(depth: u8) -> bool {
+        depth > RIM
     }
 
     /// Whether what the drawing has there is writing: pieces of ink as small as letters, none of which touches
@@ -87,9 +84,9 @@ impl Blank {
 
 #[cfg(test)]
 mod tests {
-    use image::{GrayImage, Luma, RgbaImage};
+    use image::{GrayImage, Luma, RgbaImage, imageops};
 
-    use super::super::ink::Ink;
+    use super::super::ink::{Ink, distance};
     use super::super::pose::Pose;
     use super::super::shape::Shape;
     use super::super::{Role, Template};
@@ -148,15 +145,21 @@ mod tests {
 
     #[test]
     fn only_closed_outlines_with_room_are_blank() {
-        let deep = |shape: &Shape| shape.picture.depths.iter().filter(|d| **d > RIM).count();
-        assert!(deep(&shape(|_, _| false)) > 1000);
-        assert_eq!(deep(&shape(|u, v| (u + v).rem_euclid(10) < 2)), 0, "no room between the hatches");
-        assert!(deep(&shape(|_, v| v == 0)) > 1000, "two halves");
-        let mut open = vec![0; 60 * 60];
-        for y in 10..50 {
-            open[y * 60 + 10] = 1;
-            open[y * 60 + 49] = 1;
-        }
-        assert!(depths(&open, &[0; 60 * 60], 60, 60).iter().all(|d| *d == 0), "open at the top");
+        // The box with as much paper around it as a prepared template has.
+        const SIDE: usize = 63;
+        let deep = |picture: GrayImage| {
+            let template = imageops::crop_imm(&picture, 19, 19, SIDE as u32, SIDE as u32).to_image();
+            let ink: Vec<u8> = template.into_raw().into_iter().map(|level| u8::from(level < 128)).collect();
+            let far = distance(&ink, SIDE, SIDE, 60);
+            depths(&far, &[0; SIDE * SIDE], SIDE, SIDE).iter().filter(|d| **d > RIM).count()
+        };
+        assert!(deep(picture(|_, _| false)) > 1000);
+        assert_eq!(deep(picture(|u, v| (u + v).rem_euclid(10) < 2)), 0, "no room between the hatches");
+        assert!(deep(picture(|_, v| v == 0)) > 1000, "two halves");
+        let mut open = picture(|_, _| false);
+        open.put_pixel(MIDDLE as u32, 25, Luma([240]));
+        open.put_pixel(MIDDLE as u32, 26, Luma([240]));
+        open.put_pixel(MIDDLE as u32, 27, Luma([240]));
+        assert_eq!(deep(open), 0, "open at the top");
     }
 }

@@ -22,13 +22,6 @@ impl Hull {
         Self(corners)
     }
 
-    /// The box around it with a margin: left, top, right, bottom.
-    pub fn bounds(&self, margin: f32) -> [f32; 4] {
-        self.0.iter().fold([f32::MAX, f32::MAX, f32::MIN, f32::MIN], |b, [x, y]| {
-            [b[0].min(x - margin), b[1].min(y - margin), b[2].max(x + margin), b[3].max(y + margin)]
-        })
-    }
-
     /// True when the point is inside or at most `margin` outside every edge.
     pub fn contains(&self, [x, y]: [f32; 2], margin: f32) -> bool {
         let n = self.0.len();
@@ -38,6 +31,13 @@ impl Hull {
             cross(a, b, [x, y]) / length >= -margin
         })
     }
+}
+
+/// The box around points with a margin: left, top, right, bottom.
+pub(super) fn bounds(points: impl Iterator<Item = [f32; 2]>, margin: f32) -> [f32; 4] {
+    points.fold([f32::MAX, f32::MAX, f32::MIN, f32::MIN], |b, [x, y]| {
+        [b[0].min(x - margin), b[1].min(y - margin), b[2].max(x + margin), b[3].max(y + margin)]
+    })
 }
 
 /// One side of the hull, without its last point.

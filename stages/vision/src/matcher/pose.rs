@@ -5,7 +5,7 @@ use std::f32::consts::FRAC_PI_2;
 use rayon::prelude::*;
 
 use super::bank::{Twin, stretch_factors};
-use super::hull::Hull;
+use super::hull;
 use super::ink::{BAND, Ink, band_distance};
 use super::shape::Shape;
 use super::simd::{self, Affine, Bordered, Cloud, Plane, Simd};
@@ -84,10 +84,12 @@ impl Pose {
     /// The shape's box on the drawing: left, top, right, bottom. It goes around the ink, with the margin that the
     /// shape's frame has; at slanting angles the margins of two sides are mixed.
     pub fn bounds(&self, shape: &Shape) -> [f32; 4] {
-        let placed = Hull(shape.hull.0.iter().copied().map(self.placer()).collect());
-        let mut b = placed.bounds(0.5 * self.scale.max(1.0));
+        let corners = || shape.hull.0.iter().copied();
+        let mut b = hull::bounds(corners().map(self.placer()), 0.5 * self.scale.max(1.0));
+        // A thin stroke of a template that was made smaller covers no whole pixel: the frame is wider than what is drawn.
+        let drawn = hull::bounds(corners(), 0.5);
         for (k, axis) in self.matrix().into_iter().enumerate() {
-            let margins = [shape.margins[k], shape.margins[k + 2]];
+            let margins = [drawn[k] - shape.frame[k], shape.frame[k + 2] - drawn[k + 2]];
             let length = axis[0].hypot(axis[1]).max(f32::MIN_POSITIVE);
             for (j, v) in axis.into_iter().enumerate() {
                 let [low, high] = if v < 0.0 { [margins[1], margins[0]] } else { margins };

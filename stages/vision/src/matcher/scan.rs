@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::bank::{CELLS, DIAMETER_CELLS, Variant};
 use super::ink::{Bits, Ink};
-use super::simd::{self, Hit, Probes, Simd, Strip, Template};
+use super::simd::{self, Hit, Probe, Probes, Simd, Strip};
 
 /// Ratio of cell sizes from one level to the next. A window tolerates one cell of 16 at its rim.
 const LEVEL_RATIO: f32 = 1.12;
@@ -87,8 +87,8 @@ impl<'a> Wanted<'a> {
         let mut probes = Probes::default();
         for group in &groups {
             let allowed = |v: &Variant| (v.count as f32 * MAX_MISSING) as u16;
-            let template = |v: &'a Variant| Template { ink: &v.ink, clutter: &v.clutter, allowed: allowed(v) };
-            probes.push(group.iter().map(of).map(template));
+            let probe = |v: &'a Variant| Probe { ink: &v.ink, clutter: &v.clutter, allowed: allowed(v) };
+            probes.push(group.iter().map(of).map(probe));
         }
         let variants = groups.concat();
         let shapes = bank.iter().map(|v| v.shape as usize + 1).max().unwrap_or(0);

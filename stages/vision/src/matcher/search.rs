@@ -4,7 +4,7 @@
 //! poses: windows, quick refinement, a look at some grey levels, full refinement, another look, alignment, and only then
 //! the full comparison. A pose is given up once its grey levels cannot agree so well any more that it would be of use.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::f32::consts::FRAC_PI_2;
 use std::sync::Arc;
 
@@ -99,10 +99,11 @@ pub(super) fn hypotheses(sheet: &Sheet, query: &Query<'_>) -> Vec<Hypothesis> {
     });
     let quick = distinct(bank, quick.collect());
     // What follows reads grey levels.
-    let found: BTreeSet<usize> = quick.iter().map(|lead| query.shape(lead)).collect();
+    let mut is_found = vec![false; shapes.len()];
+    quick.iter().for_each(|lead| is_found[query.shape(lead)] = true);
     let found: Vec<Option<Found>> =
-        (0..shapes.len()).into_par_iter().map(|i| found.contains(&i).then(|| Found::of(query, i, sized(i)))).collect();
-    let found = |lead: &Lead| found[query.shape(lead)].as_ref().expect("there are leads to it");
+        is_found.into_par_iter().enumerate().map(|(i, is)| is.then(|| Found::of(query, i, sized(i)))).collect();
+    let found = |lead: &Lead| found[query.shape(lead)].as_ref().expect("the lead was found");
     let promising = |step: usize| move |lead: &Lead| found(lead).is_promising(sheet, &lead.pose, step);
     let quick = quick.into_par_iter().map(|lead| {
         let pose = Pose { scale: lead.pose.scale * found(&lead).ratio, ..lead.pose };

@@ -59,8 +59,6 @@ pub(super) struct Picture {
     pub weight: Vec<u8>,
     /// 1 inside an outline that holds text.
     pub text: Vec<u8>,
-    /// How far each pixel inside a blank outline is from ink, thirds of a pixel; 0 elsewhere.
-    pub depths: Vec<u8>,
     /// Where the shape's centre lies, pixels from the picture's corner.
     pub centre: [f32; 2],
 }
@@ -110,9 +108,6 @@ pub(super) struct Shape {
     pub diameter: f32,
     /// The box that a match stands for, the same way: the ink's box, or the cut-out that a person made.
     pub frame: [f32; 4],
-    /// From the box of the pixels that are ink to that box: left, top, right, bottom. A thin stroke of a template that is
-    /// made smaller covers no whole pixel.
-    pub margins: [f32; 4],
     /// What the user should know about the template.
     pub notes: Vec<String>,
 }
@@ -169,9 +164,7 @@ impl Shape {
         let squares = ink_at.iter().map(|&i| offset(i)).map(|[x, y]| x * x + y * y);
         let radius = squares.fold(0.25, f32::max).sqrt();
         let middle = [x0 + x1, y0 + y1].map(|v| v as f32 / 2.0);
-        let frame: [f32; 4] = std::array::from_fn(|k| (clean.frame[k] - middle[k % 2]) * factor);
-        let drawn = hull.bounds(0.5);
-        let margins = std::array::from_fn(|k| if k < 2 { drawn[k] - frame[k] } else { frame[k] - drawn[k] });
+        let depths = blank::depths(&far, &picture.text, w, h);
         Ok(Self {
             class: template.class.clone(),
             name: template.name.clone(),
@@ -186,15 +179,14 @@ impl Shape {
             care: Cloud::of(care.iter().map(|&i| offset(i))),
             care_distances: care.iter().map(|&i| f32::from(far[i]) / 3.0).collect(),
             care_area: stride as f32,
-            dense: Dense::of(&picture, extent),
+            dense: Dense::of(&picture, &depths, extent),
             points,
             sectors,
+            hull,
             extent,
             diameter: 2.0 * radius,
-            frame,
-            margins,
+            frame: std::array::from_fn(|k| (clean.frame[k] - middle[k % 2]) * factor),
             picture,
-            hull,
             notes,
         })
     }
@@ -219,7 +211,7 @@ fn render(clean: &Clean, factor: f32) -> Option<(Picture, Ink)> {
     };
     let on = |condition: bool| 255 * u8::from(condition);
     let weight = plane(&|i, beyond| on(clean.care[i] == 1 && beyond <= KNOWN_BEYOND));
-    let text: Vec<u8> =
+    let text =
         plane(&|i, beyond| on(clean.text[i] == 1 && beyond == 0)).into_iter().map(|v| u8::from(v >= 128)).collect();
     let darkness = plane(&|i, beyond| if beyond == 0 { clean.darkness[i] } else { 0 });
     let grey: Vec<u8> = darkness.iter().map(|&d| 255 - d).collect();
@@ -234,11 +226,7 @@ fn render(clean: &Clean, factor: f32) -> Option<(Picture, Ink)> {
         return None;
     }
     let centre = [width as f32 / 2.0, height as f32 / 2.0];
-    let depths = blank::depths(&mask, &text, width, height);
-    Some((
-        Picture { width, height, darkness, weight, text, depths, centre },
-        Ink { width, height, mask, grey, origin: [0; 2] },
-    ))
+    Some((Picture { width, height, darkness, weight, text, centre }, Ink { width, height, mask, grey, origin: [0; 2] }))
 }
 
 /// Direction of the stroke at a pixel: the double-angle vector of the structure tensor of a 5x5 window, of length 1,

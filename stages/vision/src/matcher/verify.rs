@@ -96,8 +96,9 @@ pub(super) struct TextLikeness {
 }
 
 impl Dense {
-    /// From a template's picture; `extent` is the box of its ink as offsets from the centre.
-    pub fn of(picture: &Picture, extent: [f32; 4]) -> Self {
+    /// From a template's picture; `depths` are those of blank outlines, `extent` is the box of its ink as offsets from the
+    /// centre.
+    pub fn of(picture: &Picture, depths: &[u8], extent: [f32; 4]) -> Self {
         let (w, h) = (picture.width, picture.height);
         let thin = extreme(&picture.darkness, w, h, u8::min);
         let thick = extreme(&picture.darkness, w, h, u8::max);
@@ -124,8 +125,8 @@ impl Dense {
             sector: (i / w * SECTORS / h * SECTORS + i % w * SECTORS / w) as u8,
         };
         let places: Vec<Place<LAYERS>> = symbol.iter().map(place).collect();
-        let written = || symbol.iter().map(|&i| Blank::holds(picture, i));
-        let blank = Blank::of(picture, extent).map(|blank| {
+        let written = || symbol.iter().map(|&i| Blank::holds(depths[i]));
+        let blank = Blank::of(picture, depths, extent).map(|blank| {
             let outline =
                 places.iter().zip(written()).map(|(p, w)| Place { weight: if w { 0.0 } else { p.weight }, ..*p });
             (blank, Patch::of(outline.collect::<Vec<_>>().iter()))

@@ -167,7 +167,7 @@ pub(super) struct Probes {
 }
 
 /// A template for the scan.
-pub(super) struct Template<'a> {
+pub(super) struct Probe<'a> {
     pub ink: &'a Window,
     /// Cells where ink of the drawing is foreign.
     pub clutter: &'a Window,
@@ -206,10 +206,10 @@ fn split(ink: &Window) -> (Words, Rest) {
 impl Probes {
     /// Adds templates that have ink in common, those with the least ink first; the lightest of each group must have no
     /// less than that of the group before.
-    pub fn push<'a>(&mut self, group: impl Iterator<Item = Template<'a>>) {
+    pub fn push<'a>(&mut self, group: impl Iterator<Item = Probe<'a>>) {
         let from = self.first.len();
         let mut common = [u64::MAX; WORDS];
-        for Template { ink, clutter, allowed } in group {
+        for Probe { ink, clutter, allowed } in group {
             common.iter_mut().zip(ink).for_each(|(all, word)| *all &= word);
             let (words, rest) = split(ink);
             let count: u32 = ink.iter().map(|w| w.count_ones()).sum();

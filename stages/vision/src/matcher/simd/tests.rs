@@ -142,7 +142,7 @@ fn windows_of_strips() {
         while !rest.is_empty() {
             let (group, others) = rest.split_at(rng.random_range(1..=rest.len().min(4)));
             let allowed = |ink| cells(ink) as u16 / 10;
-            probes.push(group.iter().map(|[ink, clutter]| Template { ink, clutter, allowed: allowed(ink) }));
+            probes.push(group.iter().map(|[ink, clutter]| Probe { ink, clutter, allowed: allowed(ink) }));
             rest = others;
         }
         // What the words mean: every window against every template.
