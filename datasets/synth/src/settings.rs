@@ -85,6 +85,9 @@ pub struct SynthSettings {
     pub aspect: [f64; 2],
     /// How far the parts of a symbol differ in size and place from its drawing, as a share of its size; drawn for each.
     pub redrawn: f64,
+    /// True when up to two lines lead to a symbol that stands by itself, as many as to the others of its class. Otherwise
+    /// only those that are turned may have some.
+    pub leads: bool,
     /// Turning of symbols.
     pub rotation: Rotation,
     /// Share of symbols that are mirrored, 0..=1.
@@ -157,6 +160,7 @@ impl Default for SynthSettings {
             scale: [0.8, 1.25],
             aspect: [1.0, 1.0],
             redrawn: 0.0,
+            leads: false,
             rotation: Rotation::Quarter,
             mirror: 0.0,
             stroke: [1.8, 2.6],

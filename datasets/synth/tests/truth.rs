@@ -1,8 +1,9 @@
 //! What a sheet promises: exact boxes, the same bytes for the same seed, settings that are obeyed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
+use synth::symbol::Role;
 use synth::{Palette, Rotation, Set, Sheet, SynthSettings, sheet};
 
 fn small() -> SynthSettings {
@@ -236,6 +237,31 @@ fn redrawn_symbols_differ_among_themselves() {
         all.iter().fold(0.0f64, |m, v| m.max(*v)) / all.iter().fold(f64::MAX, |m, v| m.min(*v))
     };
     assert!(proportions(0.0) < 1.05 && proportions(0.12) > 1.05, "{} {}", proportions(0.0), proportions(0.12));
+}
+
+#[test]
+fn as_many_lines_lead_to_all_of_a_class() {
+    let s = SynthSettings { library: false, invented: 6, symbols: [14, 14], rotation: Rotation::None, ..small() };
+    let free: Vec<_> = synth::symbol::symbols(&s, 4).unwrap().into_iter().filter(|s| s.role == Role::Free).collect();
+    assert!(free.len() > 1);
+    // How many lines lead to the left and right sides of the symbols of each class.
+    let counted = |leads: bool| {
+        let mut of_class = BTreeMap::<String, BTreeSet<usize>>::new();
+        for sheet in (0..3).map(|i| sheet(&bare(SynthSettings { leads, ..s.clone() }), 4, i).unwrap()) {
+            for a in sheet.annotations.annotations.iter().filter(|a| free.iter().any(|s| s.name == a.class)) {
+                let is_ink = |x: f64, y: u32| sheet.image.get_pixel(x as u32, y).0[0] < 128;
+                let lines = |x: f64| {
+                    (a.bbox.y0 as u32..a.bbox.y1 as u32).filter(|y| is_ink(x, *y) && !is_ink(x, y + 1)).count()
+                };
+                let count = lines(a.bbox.x0 - 6.0) + lines(a.bbox.x1 + 6.0);
+                of_class.entry(a.class.clone()).or_default().insert(count);
+            }
+        }
+        of_class
+    };
+    let (without, with) = (counted(false), counted(true));
+    assert!(without.values().flatten().all(|n| *n == 0), "{without:?}");
+    assert!(with.values().all(|n| n.len() == 1) && with.values().flatten().any(|n| *n > 0), "{with:?}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ const GOOD_PART: f64 = 0.9;
 const NO_FOREIGN: f64 = 0.02;
 /// Agreement of the layout of lettering, up to 1, under which it is another one.
 const OTHER_TEXT: f64 = 0.3;
-/// Spreads below what is usual on the drawing that are worth a word.
+/// Spreads from what is usual on the drawing, below it, that are worth a word.
 const UNUSUAL: f64 = -2.0;
 /// Share of the lines along a box's edges that go on beyond its corners, from which they are worth a word.
 const GOES_ON: f64 = 0.3;
@@ -48,6 +48,10 @@ pub fn explain(a: &Annotation) -> Vec<String> {
     }
     if share("ink_at_corners").is_some_and(|v| v > GOES_ON) {
         out.push("lines go on beyond its corners".into());
+    }
+    if let Some(more) = share("more_leads").filter(|v| v.abs() > -UNUSUAL) {
+        let how = if more > 0.0 { "more" } else { "fewer" };
+        out.push(format!("{how} lines lead to it than to the sure ones of its class"));
     }
     if let Some(v) = share("correlation").or_else(|| share("ncc")) {
         let usual = usual("correlation").unwrap_or_default();
@@ -190,6 +194,14 @@ mod tests {
         let words = ["18 % ink close around it (usual on this drawing: 4 %)", "lines go on beyond its corners"];
         assert_eq!(explain(&with(&around)), words);
         assert_eq!(explain(&with(&[("ink_near", 0.05), ("better_ink_near", -0.4), ("ink_at_corners", 0.1)])), [""; 0]);
+    }
+
+    #[test]
+    fn other_numbers_of_leads_than_usual_are_told() {
+        let leads = |more: f64| explain(&with(&[("leads", 0.5), ("more_leads", more)]));
+        assert_eq!(leads(2.5), ["more lines lead to it than to the sure ones of its class"]);
+        assert_eq!(leads(-4.0), ["fewer lines lead to it than to the sure ones of its class"]);
+        assert_eq!(leads(1.5), [""; 0]);
     }
 
     #[test]

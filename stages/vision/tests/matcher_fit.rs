@@ -50,10 +50,20 @@ const SIZE: [u32; 2] = [1500, 1100];
 
 /// Terms without a weight in the rank. Those of the length and the text would tell apart what hypotheses are about
 /// instead of how well they fit; the others say again what better ones say.
-const NOT_IN_RANK: &[&str] =
-    &["log_length", "has_text", "text_layout", "residue", "coverage", "ink_near", "ink_far", "ink_at_corners"];
+const NOT_IN_RANK: &[&str] = &[
+    "log_length",
+    "has_text",
+    "text_layout",
+    "residue",
+    "coverage",
+    "ink_near",
+    "ink_far",
+    "ink_at_corners",
+    "leads",
+    "ink_beside",
+];
 /// Terms without a weight in the confidence. What is around a symbol is left to the second look.
-const NOT_IN_CONFIDENCE: &[&str] = &["coverage", "ink_near", "ink_far", "ink_at_corners"];
+const NOT_IN_CONFIDENCE: &[&str] = &["coverage", "ink_near", "ink_far", "ink_at_corners", "leads", "ink_beside"];
 /// Penalties on the squares of the weights.
 const RANK_RIDGE: f64 = 3.0;
 const CONFIDENCE_RIDGE: f64 = 1.0;
@@ -149,7 +159,8 @@ impl Recipe {
         let symbols = s.symbols.map(|n| n * 2 / 3);
         let [width, height] = SIZE;
         let (invented, lettered) = (self.invented, self.lettered);
-        let s = SynthSettings { width, height, symbols, invented, lettered, writing: 1.0, ..s };
+        let leads = self.invented > 0 || self.wild > 0;
+        let s = SynthSettings { width, height, symbols, invented, lettered, leads, writing: 1.0, ..s };
         let Some(Hands { redrawn, unlisted }) = self.hands else { return s };
         let (lookalikes, distractors, clutter) = (unlisted, unlisted, unlisted);
         let s = SynthSettings {

@@ -1,7 +1,7 @@
 //! Outlines that are blank in a template, and the writing that instances have in them: a legend shows an empty balloon, a
 //! drawing fills it with a tag.
 
-use super::hygiene::pieces::{enclosed, pieces};
+use super::hygiene::pieces::{Piece, enclosed, pieces};
 use super::score::Sheet;
 use super::shape::Picture;
 use super::simd::{Affine, Cloud};
@@ -12,9 +12,11 @@ const MIN_SHARE: f32 = 0.1;
 /// Depth beyond which writing may come, and up to which ink that does touches the outline, thirds of a pixel.
 const RIM: u8 = 9;
 const TOUCHED: u8 = 12;
-/// Fewest pixels of a letter, and the greatest length of its shorter side as a share of the symbol's shorter side.
+/// Fewest pixels of a letter, and the greatest length of its shorter side as a share of the symbol's shorter side; of its
+/// longer side where it touches the outline.
 const MIN_LETTER: usize = 4;
 const MAX_LETTER: f32 = 0.33;
+const MAX_TOUCHING: f32 = 0.4;
 
 /// How far each pixel of a picture inside a blank outline is from ink, thirds of a pixel; 0 elsewhere. `far` is how far
 /// every pixel is.
@@ -41,8 +43,8 @@ pub(super) struct Blank {
     rim: Vec<usize>,
     width: usize,
     height: usize,
-    /// Greatest length of a letter's shorter side, pixels.
-    letter: f32,
+    /// The symbol's shorter side, pixels.
+    side: f32,
 }
 
 impl Blank {
@@ -55,7 +57,7 @@ impl Blank {
             pixels,
             width: picture.width,
             height: picture.height,
-            letter: MAX_LETTER * (extent[2] - extent[0]).min(extent[3] - extent[1]),
+            side: (extent[2] - extent[0]).min(extent[3] - extent[1]),
         })
     }
 
@@ -64,21 +66,22 @@ impl Blank {
         depth > RIM
     }
 
-    /// Whether what the drawing has there is writing: pieces of ink as small as letters, none of which touches
-    /// the outline.
+    /// Whether what the drawing has there is writing: pieces of ink as small as letters, of which those that touch the
+    /// outline are short.
     pub fn is_written(&self, sheet: &Sheet, at: &Affine) -> bool {
         let mut ink = vec![0; self.width * self.height];
         for (&i, cost) in self.pixels.iter().zip(sheet.cost.under(&self.cloud, at)) {
             // No distance to ink is ink.
             ink[i] = u8::from(cost == 0.0);
         }
-        if self.rim.iter().any(|&i| ink[i] == 1) {
-            return false;
-        }
         let mut letters = pieces(&ink, self.width, self.height);
         letters.retain(|piece| piece.pixels.len() >= MIN_LETTER);
-        let side = |[w, h]: [usize; 2]| w.min(h) as f32;
-        !letters.is_empty() && letters.iter().all(|p| side(p.size()) <= self.letter)
+        let touching = |p: &Piece| self.rim.iter().any(|i| p.pixels.contains(i));
+        let small = |p: &Piece| {
+            let [w, h] = p.size().map(|v| v as f32);
+            w.min(h) <= MAX_LETTER * self.side && (w.max(h) <= MAX_TOUCHING * self.side || !touching(p))
+        };
+        letters.iter().all(small) && letters.iter().any(|p| !touching(p))
     }
 }
 
@@ -106,6 +109,16 @@ mod tests {
     fn letters(u: i32, v: i32) -> bool {
         (-6..=2).contains(&v)
             && [-12, -2, 8].iter().any(|&at| (0..2).contains(&(u - at)) || (v == -2 && (0..6).contains(&(u - at))))
+    }
+
+    /// Letters that are so low that they touch the outline.
+    fn low_letters(u: i32, v: i32) -> bool {
+        letters(u, v) || (14..24).contains(&v) && [-8, 2].iter().any(|at| (0..2).contains(&(u - at)))
+    }
+
+    /// A bar from side to side, above letters.
+    fn bar(u: i32, v: i32) -> bool {
+        letters(u, v) || (10..12).contains(&v)
     }
 
     fn cross(u: i32, v: i32) -> bool {
@@ -136,9 +149,14 @@ mod tests {
     fn writing_in_a_blank_outline_is_no_difference() {
         let shape = shape(|_, _| false);
         assert!(correlation(&shape, |_, _| false) > 0.98, "blank as it is");
-        let written = correlation(&shape, letters);
-        assert!(written > 0.98, "letters: {written}");
-        for (what, other) in [("a cross", correlation(&shape, cross)), ("a large letter", correlation(&shape, large))] {
+        for (what, written) in
+            [("letters", correlation(&shape, letters)), ("low ones", correlation(&shape, low_letters))]
+        {
+            assert!(written > 0.98, "{what}: {written}");
+        }
+        let others: [(&str, fn(i32, i32) -> bool); 3] = [("a cross", cross), ("a large letter", large), ("a bar", bar)];
+        for (what, other) in others {
+            let other = correlation(&shape, other);
             assert!(other < 0.9, "{what}: {other}");
         }
     }

@@ -50,7 +50,9 @@ pub use quality::{
     CleanedPicture, Confusion, ConfusionKind, Part, Plainness, Quality, Symmetry, TemplateQuality, Warning, quality,
 };
 pub use score::{CONFIDENCE_TERMS, RANK_CORRELATION, Term};
-pub use second::{DOUBTS, FIRST_LOOK, OVER_RIVALS, SECOND_INPUTS, SURE, SecondLook, USUAL, Unit, Usual, second_inputs};
+pub use second::{
+    DOUBTS, FIRST_LOOK, MORE_LEADS, OVER_RIVALS, SECOND_INPUTS, SURE, SecondLook, USUAL, Unit, Usual, second_inputs,
+};
 pub use simd::Simd;
 
 use bank::Variant;
@@ -63,7 +65,7 @@ use suppress::Winner;
 use tiles::View;
 
 /// Version of the matcher; raised when the same templates, settings and drawing may give other matches.
-pub const VERSION: &str = "9";
+pub const VERSION: &str = "10";
 
 /// Ratio of the sizes at which templates are prepared.
 const SIZE_RATIO: f32 = 1.2;
@@ -141,7 +143,7 @@ pub struct Match {
     /// The class that fits the same place next best.
     pub runner_up: Option<String>,
     /// What the score rests on: the names of [`CONFIDENCE_TERMS`], `length` and `rank`, the `margin` over the runner-up
-    /// (0..=1), [`FIRST_LOOK`] and those of [`USUAL`], [`DOUBTS`] and [`OVER_RIVALS`].
+    /// (0..=1), [`FIRST_LOOK`] and those of [`USUAL`], [`DOUBTS`] and [`OVER_RIVALS`], and [`MORE_LEADS`].
     pub evidence: BTreeMap<String, f64>,
 }
 
@@ -334,7 +336,7 @@ impl Matcher {
                 Some(claims)
             });
         let claims: Vec<Vec<Match>> = claims.collect();
-        let standard = Standard::of(claims.iter().filter_map(|c| c.first()).map(|m| &m.evidence));
+        let standard = Standard::of(claims.iter().filter_map(|c| c.first()).map(|m| (&*m.class, &m.evidence)));
         claims.into_iter().map(|c| c.into_iter().map(|m| standard.weigh(m)).collect()).collect()
     }
 

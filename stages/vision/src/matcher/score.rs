@@ -207,7 +207,7 @@ macro_rules! terms {
     ($($name:literal $sign:literal $of:expr),* $(,)?) => { [$(Term { name: $name, sign: $sign, of: $of }),*] };
 }
 
-const TERMS: usize = 23;
+const TERMS: usize = 25;
 
 /// All that is measured, in the order of the weights.
 pub const CONFIDENCE_TERMS: [Term; TERMS] = terms![
@@ -233,6 +233,8 @@ pub const CONFIDENCE_TERMS: [Term; TERMS] = terms![
     "ink_near" -1 |f| f.surround.near,
     "ink_far" -1 |f| f.surround.far,
     "ink_at_corners" -1 |f| f.surround.corners,
+    "leads" 1 |f| f.surround.leads,
+    "ink_beside" -1 |f| f.surround.beside,
     "constant" 0 |_| 1.0,
 ];
 
@@ -240,7 +242,7 @@ pub const CONFIDENCE_TERMS: [Term; TERMS] = terms![
 /// [`RANK_CORRELATION`] times the correlation.
 const RANK: [f32; TERMS] = [
     0.000, 0.401, 0.129, 0.118, 0.259, -0.551, 0.581, 0.069, -1.095, 0.000, -0.092, 0.000, 0.000, 0.000, 0.000, 0.000,
-    0.000, 0.000, 0.978, 0.000, 0.000, 0.000, -0.014,
+    0.000, 0.000, 0.978, 0.000, 0.000, 0.000, 0.000, 0.000, -0.014,
 ];
 /// What the correlation of grey levels counts in the logarithm of the rank: of two symbols that explain a place about as
 /// well, the one that looks more like it is right.
@@ -248,7 +250,7 @@ pub const RANK_CORRELATION: f32 = 0.7;
 /// Weights of [`CONFIDENCE_TERMS`] in the confidence, and of the margin over the runner-up.
 const CONFIDENCE: [f64; TERMS + 1] = [
     0.000, 1.819, 0.000, 1.585, 2.255, 0.000, 29.970, 0.000, -31.069, 0.000, -6.194, -6.608, 2.214, -4.326, 3.522,
-    0.000, 0.000, 0.000, 3.057, 0.000, 0.000, 0.000, -40.101, 0.000,
+    0.000, 0.000, 0.000, 3.057, 0.000, 0.000, 0.000, 0.000, 0.000, -40.101, 0.000,
 ];
 
 impl Features {

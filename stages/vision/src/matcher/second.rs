@@ -2,10 +2,11 @@
 //!
 //! Drawings differ in how well their symbols repeat the templates and in what else is on them. The surest finds of a
 //! drawing say what is usual there, the number of doubtful ones beside them how much there is that looks like a symbol and
-//! is none, and every find is weighed against that by a small network. What claims one place is set against each other,
-//! and the surest has it. The network also knows what measurements mean together: that grey levels differ is no objection
-//! where all strokes lie right and letters stand between them. It learned from generated drawings
-//! (`tests/matcher_fit.rs` trains it and writes `second.txt`).
+//! is none, and every find is weighed against that by a small network. The lines that lead to a find are counted against
+//! those of the sure finds of its class. What claims one place is set against each other, and the surest has it. The
+//! network also knows what measurements mean together: that grey levels differ is no objection where all strokes lie right
+//! and letters stand between them. It learned from generated drawings (`tests/matcher_fit.rs` trains it and writes
+//! `second.txt`).
 //!
 //! Owns what is usual on a drawing, and the network. Refuses to measure: it reads the evidence of matches.
 
@@ -64,6 +65,13 @@ pub const USUAL: [Usual; 4] = [
 /// them that are close, and those in the midst of other ink.
 pub const DOUBTS: [&str; 3] = ["doubts_free", "doubts_close", "doubts_crowded"];
 
+/// Name in the evidence of how many more lines lead to a find than to the sure ones of its class on the drawing, in
+/// spreads; more than so many either way are not told apart.
+pub const MORE_LEADS: &str = "more_leads";
+const MOST_MORE_LEADS: f64 = 4.0;
+/// Mean and spread of the leads of a class without sure finds, which count as one find.
+const LEADS: [f64; 2] = [0.4, 0.25];
+
 /// By how much a find is ahead of the best of its rivals: a name in the evidence, and the most that is told apart, which
 /// one without rivals has.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +110,7 @@ impl Usual {
 const NOT_READ: [&str; 2] = ["coverage", "constant"];
 /// Numbers that the network reads.
 pub const SECOND_INPUTS: usize =
-    CONFIDENCE_TERMS.len() - NOT_READ.len() + 2 * USUAL.len() + DOUBTS.len() + OVER_RIVALS.len();
+    CONFIDENCE_TERMS.len() - NOT_READ.len() + 2 * USUAL.len() + DOUBTS.len() + OVER_RIVALS.len() + 1;
 
 /// What a drawing is like.
 pub(super) struct Standard {
@@ -110,16 +118,20 @@ pub(super) struct Standard {
     usual: [[f64; 2]; USUAL.len()],
     /// [`DOUBTS`].
     doubts: [f64; DOUBTS.len()],
+    /// Mean and spread of the leads of the sure finds of each class that has some.
+    leads: BTreeMap<String, [f64; 2]>,
 }
 
 impl Standard {
-    /// From the evidence of everything that won its place.
-    pub fn of<'a>(winners: impl Iterator<Item = &'a BTreeMap<String, f64>>) -> Self {
+    /// From the class and the evidence of everything that won its place.
+    pub fn of<'a>(winners: impl Iterator<Item = (&'a str, &'a BTreeMap<String, f64>)>) -> Self {
         let (mut sure, mut doubts) = (Vec::new(), [1.0f64; DOUBTS.len()]);
-        for e in winners {
+        let mut leads = BTreeMap::<String, Vec<f64>>::new();
+        for (class, e) in winners {
             let first = read(e, FIRST_LOOK);
             if first >= SURE {
                 sure.push(e);
+                leads.entry(class.to_owned()).or_default().push(read(e, "leads"));
             } else if first < DOUBTFUL {
                 let free = read(e, "ink_near") < FREE;
                 for (n, counts) in doubts.iter_mut().zip([free, free && first > CLOSE, !free]) {
@@ -127,39 +139,51 @@ impl Standard {
                 }
             }
         }
-        let n = sure.len() as f64 + USUAL_COUNT;
         let usual = USUAL.map(|u| {
-            let found = || sure.iter().map(|e| read(e, u.term));
-            let mean = (found().sum::<f64>() + USUAL_COUNT * u.mean) / n;
-            let squares: f64 = found().map(|v| (v - mean).powi(2)).sum();
-            [mean, ((squares + USUAL_COUNT * u.spread.powi(2)) / n).sqrt()]
+            let found: Vec<f64> = sure.iter().map(|e| read(e, u.term)).collect();
+            usual_of(&found, USUAL_COUNT, [u.mean, u.spread])
         });
-        Self { usual, doubts: doubts.map(|n| (n / (sure.len() as f64 + 1.0)).ln()) }
+        Self {
+            usual,
+            doubts: doubts.map(|n| (n / (sure.len() as f64 + 1.0)).ln()),
+            leads: leads.into_iter().map(|(class, leads)| (class, usual_of(&leads, 1.0, LEADS))).collect(),
+        }
     }
 
     /// A match at the second look.
     pub fn weigh(&self, mut m: Match) -> Match {
-        self.compare(&mut m.evidence);
+        self.compare(&m.class, &mut m.evidence);
         m.score = NETWORK.confidence(&m.evidence);
         m
     }
 
     /// Adds what is usual, and how a find compares with it, to the find's evidence.
-    fn compare(&self, evidence: &mut BTreeMap<String, f64>) {
+    fn compare(&self, class: &str, evidence: &mut BTreeMap<String, f64>) {
         for (u, [mean, spread]) in USUAL.iter().zip(self.usual) {
             let better = u.sign * (read(evidence, u.term) - mean) / spread;
             evidence.insert(u.usual.to_owned(), mean);
             evidence.insert(u.better.to_owned(), better.clamp(SPREADS[0], SPREADS[1]));
         }
         evidence.extend(DOUBTS.iter().zip(self.doubts).map(|(name, v)| ((*name).to_owned(), v)));
+        let [mean, spread] = self.leads.get(class).copied().unwrap_or(LEADS);
+        let more = (read(evidence, "leads") - mean) / spread;
+        evidence.insert(MORE_LEADS.to_owned(), more.clamp(-MOST_MORE_LEADS, MOST_MORE_LEADS));
     }
+}
+
+/// Mean and spread of values, beside a mean and a spread that count as so many of them.
+fn usual_of(values: &[f64], count: f64, [mean, spread]: [f64; 2]) -> [f64; 2] {
+    let n = values.len() as f64 + count;
+    let mean = (values.iter().sum::<f64>() + count * mean) / n;
+    let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+    [mean, ((squares + count * spread.powi(2)) / n).sqrt()]
 }
 
 /// What the network reads of a match's evidence.
 pub fn second_inputs(evidence: &BTreeMap<String, f64>) -> [f64; SECOND_INPUTS] {
     let terms = CONFIDENCE_TERMS.iter().map(|t| t.name).filter(|name| !NOT_READ.contains(name));
     let usual = USUAL.iter().map(|u| u.better).chain(USUAL.iter().map(|u| u.usual));
-    let mut names = terms.chain(usual).chain(DOUBTS).chain(OVER_RIVALS.map(|o| o.name));
+    let mut names = terms.chain(usual).chain(DOUBTS).chain(OVER_RIVALS.map(|o| o.name)).chain([MORE_LEADS]);
     from_fn(|_| names.next().map_or(0.0, |name| read(evidence, name)))
 }
 
@@ -253,7 +277,7 @@ mod tests {
 
     #[test]
     fn sure_finds_say_what_is_usual_and_few_of_them_hardly() {
-        let usual = |finds: &[BTreeMap<String, f64>]| Standard::of(finds.iter()).usual[0];
+        let usual = |finds: &[BTreeMap<String, f64>]| Standard::of(finds.iter().map(|e| ("", e))).usual[0];
         let general = usual(&[]);
         assert_eq!(general, [0.954, 0.035]);
         assert_eq!(usual(&vec![find(0.5, 0.6); 50]), general, "nothing sure");
@@ -265,16 +289,37 @@ mod tests {
     #[test]
     fn finds_are_compared_with_what_is_usual() {
         let drawing = vec![find(0.9, 0.9); 60];
-        let standard = Standard::of(drawing.iter());
+        let standard = Standard::of(drawing.iter().map(|e| ("", e)));
         let compared = |correlation: f64| {
             let mut e = find(0.5, correlation);
-            standard.compare(&mut e);
+            standard.compare("", &mut e);
             assert!((e["usual_correlation"] - 0.9).abs() < 0.01);
             assert!(e["better_unexplained"] < 0.0, "more foreign ink than on drawings in general");
             e["better_correlation"]
         };
         assert!(compared(0.95) > compared(0.9) && compared(0.9) > compared(0.8));
         assert_eq!((compared(1.0), compared(-1.0)), (2.0, -8.0));
+    }
+
+    #[test]
+    fn leads_are_compared_with_those_of_the_class() {
+        let with = |leads: f64, first: f64| {
+            let mut e = find(first, 0.9);
+            e.insert("leads".to_owned(), leads);
+            e
+        };
+        let valves = vec![with(0.5, 0.9); 4];
+        let balloons = [with(0.0, 0.9), with(0.25, 0.9), with(0.75, 0.9), with(0.5, 0.9)];
+        let winners = valves.iter().map(|e| ("valve", e)).chain(balloons.iter().map(|e| ("balloon", e)));
+        let standard = Standard::of(winners);
+        let more = |class: &str, leads: f64| {
+            let mut e = with(leads, 0.5);
+            standard.compare(class, &mut e);
+            e[MORE_LEADS]
+        };
+        assert!(more("valve", 0.75) > 2.0 && more("valve", 0.0) == -4.0 && more("valve", 0.5).abs() < 0.2);
+        assert!(more("balloon", 0.75).abs() < 1.5 && more("balloon", 0.0).abs() < 1.5, "they differ");
+        assert!((more("motor", 0.5) - 0.4).abs() < 1e-9, "none is sure");
     }
 
     #[test]
@@ -310,8 +355,8 @@ mod tests {
             e
         };
         let drawing = [find(0.9, 0.9), doubtful(0.01, 0.02), doubtful(0.2, 0.02), doubtful(0.2, 0.4), find(0.5, 0.9)];
-        assert_eq!(Standard::of(drawing.iter()).doubts, [1.5f64.ln(), 0.0, 0.0]);
-        assert_eq!(Standard::of([].iter()).doubts, [0.0; 3]);
+        assert_eq!(Standard::of(drawing.iter().map(|e| ("", e))).doubts, [1.5f64.ln(), 0.0, 0.0]);
+        assert_eq!(Standard::of(std::iter::empty()).doubts, [0.0; 3]);
     }
 
     #[test]
@@ -335,7 +380,7 @@ mod tests {
                 let mut e: BTreeMap<String, f64> =
                     CONFIDENCE_TERMS.iter().map(|t| (t.name.to_owned(), value)).collect();
                 e.insert(FIRST_LOOK.to_owned(), first);
-                Standard::of(std::iter::empty()).compare(&mut e);
+                Standard::of(std::iter::empty()).compare("", &mut e);
                 assert!((0.0..=1.0).contains(&NETWORK.confidence(&e)), "{first}, {value}");
             }
         }
