@@ -17,6 +17,8 @@ const TOUCHED: u8 = 12;
 const MIN_LETTER: usize = 4;
 const MAX_LETTER: f32 = 0.33;
 const MAX_TOUCHING: f32 = 0.4;
+/// Share of the rim that letters touch at most.
+const MAX_TOUCHED: f32 = 0.25;
 
 /// How far each pixel of a picture inside a blank outline is from ink, thirds of a pixel; 0 elsewhere. `far` is how far
 /// every pixel is.
@@ -74,9 +76,13 @@ impl Blank {
             // No distance to ink is ink.
             ink[i] = u8::from(cost == 0.0);
         }
+        let touched: Vec<usize> = self.rim.iter().copied().filter(|&i| ink[i] == 1).collect();
+        if touched.len() as f32 > MAX_TOUCHED * self.rim.len() as f32 {
+            return false;
+        }
         let mut letters = pieces(&ink, self.width, self.height);
         letters.retain(|piece| piece.pixels.len() >= MIN_LETTER);
-        let touching = |p: &Piece| self.rim.iter().any(|i| p.pixels.contains(i));
+        let touching = |p: &Piece| touched.iter().any(|i| p.pixels.contains(i));
         let small = |p: &Piece| {
             let [w, h] = p.size().map(|v| v as f32);
             w.min(h) <= MAX_LETTER * self.side && (w.max(h) <= MAX_TOUCHING * self.side || !touching(p))

@@ -4,7 +4,7 @@
 //! poses: windows, quick refinement, a look at some grey levels, full refinement, another look, alignment, and only then
 //! the full comparison. A pose is given up once its grey levels cannot agree so well any more that it would be of use.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::f32::consts::FRAC_PI_2;
 use std::sync::Arc;
 
@@ -204,7 +204,8 @@ fn distinct(bank: &[Variant], mut leads: Vec<Lead>) -> Vec<Lead> {
         let quarters = ((p.angle - v.angle) / FRAC_PI_2).round() * 90.0;
         (v.shape, p.mirrored, (v.angle.to_degrees() + quarters).round().rem_euclid(360.0) as u16)
     };
-    let mut grid: BTreeMap<_, Vec<Pose>> = BTreeMap::new();
+    // It is only looked up in: its order says nothing.
+    let mut grid: HashMap<_, Vec<Pose>> = HashMap::new();
     leads.retain(|lead| {
         let p = &lead.pose;
         let turn = turn(&bank[lead.variant as usize], p);

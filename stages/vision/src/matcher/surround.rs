@@ -67,7 +67,7 @@ impl Surround {
         let (mut leads, mut beside) = (0, 0.0f32);
         for ((along, _), side) in sides.iter().zip(&lines) {
             let n = count(-half[*along], half[*along], unit);
-            // A line begins as many units before the box as it is away from it.
+            // A line begins as many units before the box as it is away from it, and ends as many after it.
             let columns: [u128; DISTANCES.len()] = from_fn(|k| side[k] >> DISTANCES[k] & ((1 << n) - 1));
             let leading = columns[..=NEAR.end].iter().fold(u128::MAX, |all, line| all & line);
             leads += (leading & !(leading << 1)).count_ones();
@@ -104,8 +104,8 @@ struct On<'a> {
 }
 
 impl On<'_> {
-    /// Ink at `n` places along an axis, from an offset in steps, at an offset along the other axis: a bit for each place,
-    /// of at most 128.
+    /// Ink at `n` places along an axis, from an offset in steps, at an offset along the other axis: a bit for each place, the
+    /// last one lowest, of at most 128.
     fn line(&self, along: usize, from: f32, step: f32, n: usize, aside: f32) -> u128 {
         let (axis, other) = (self.axes[along], self.axes[1 - along]);
         let fixed = |v: f32| (v * FIXED) as i64;
@@ -116,7 +116,7 @@ impl On<'_> {
             let [x, y] = from_fn(|k| ((start[k] + i as i64 * by[k]) >> FIXED_BITS) as usize);
             x < self.ink.width && y < self.ink.height && self.ink.mask[y * self.ink.width + x] != 0
         };
-        (0..n).fold(0, |bits, i| bits | u128::from(is_ink(i)) << i)
+        (0..n).fold(0, |bits, i| bits << 1 | u128::from(is_ink(i)))
     }
 }
 
