@@ -22,6 +22,7 @@ impl Draft<'_> {
             Role::Line => self.place_line(symbol, listed) || self.place_free(symbol, listed, 0),
             Role::Free => {
                 let any = self.below(3);
+                // The same on every sheet: it follows from the name.
                 let of_class = symbol.name.bytes().map(usize::from).sum::<usize>() % 3;
                 let leads = if self.s.leads { of_class } else { any };
                 self.place_free(symbol, listed, leads)

@@ -50,20 +50,11 @@ const SIZE: [u32; 2] = [1500, 1100];
 
 /// Terms without a weight in the rank. Those of the length and the text would tell apart what hypotheses are about
 /// instead of how well they fit; the others say again what better ones say.
-const NOT_IN_RANK: &[&str] = &[
-    "log_length",
-    "has_text",
-    "text_layout",
-    "residue",
-    "coverage",
-    "ink_near",
-    "ink_far",
-    "ink_at_corners",
-    "leads",
-    "ink_beside",
-];
-/// Terms without a weight in the confidence. What is around a symbol is left to the second look.
-const NOT_IN_CONFIDENCE: &[&str] = &["coverage", "ink_near", "ink_far", "ink_at_corners", "leads", "ink_beside"];
+const NOT_IN_RANK: &[&str] = &["log_length", "has_text", "text_layout", "residue", "coverage"];
+/// Terms without a weight in the confidence.
+const NOT_IN_CONFIDENCE: &[&str] = &["coverage"];
+/// What is around a symbol, which is left to the second look.
+const AROUND: &[&str] = &["ink_near", "ink_far", "ink_at_corners", "leads", "ink_beside"];
 /// Penalties on the squares of the weights.
 const RANK_RIDGE: f64 = 3.0;
 const CONFIDENCE_RIDGE: f64 = 1.0;
@@ -320,7 +311,7 @@ fn is(column: usize, name: &str) -> bool {
 /// What the terms' signs allow, and for the margin above 0.
 fn bounds<const K: usize>(left_out: &[&str]) -> [[f64; 2]; K] {
     from_fn(|i| match CONFIDENCE_TERMS.get(i).map_or(1, |t| t.sign) {
-        _ if left_out.iter().any(|name| is(i, name)) => [0.0, 0.0],
+        _ if left_out.iter().chain(AROUND).any(|name| is(i, name)) => [0.0, 0.0],
         1 => [0.0, f64::INFINITY],
         -1 => [f64::NEG_INFINITY, 0.0],
         _ => [f64::NEG_INFINITY, f64::INFINITY],

@@ -179,12 +179,12 @@ mod tests {
         assert!((cell.corners - 0.5).abs() < 1e-6, "two of the four lines go on, each both ways: {cell:?}");
         let pipe = around(upright, |x, y| y.abs() < 2 && x.abs() > 20);
         assert!(pipe.corners == 0.0 && pipe.near > 0.02 && pipe.near < 0.06, "{pipe:?}");
-        let beyond = |from: i32| move |x: i32, y: i32| (from..from + 12).contains(&x.abs().max(y.abs()));
         assert_eq!((pipe.leads, pipe.beside), (0.5, 0.0), "two of them: {pipe:?}");
         let tee = around(upright, |x, y| (y.abs() < 2 && x.abs() > 20) || ((8..11).contains(&x) && y > 20));
         assert_eq!((tee.leads, tee.beside), (0.75, 0.0), "{tee:?}");
         let letter = around(upright, |x, y| (25..27).contains(&x) && y.abs() < 12);
         assert!(letter.leads == 0.0 && letter.beside > 0.15 && letter.beside < 0.3, "{letter:?}");
+        let beyond = |from: i32| move |x: i32, y: i32| (from..from + 12).contains(&x.abs().max(y.abs()));
         let word = around(upright, beyond(22));
         assert!(word.near > 0.9 && word.far > 0.9, "{word:?}");
         let away = around(upright, beyond(28));
