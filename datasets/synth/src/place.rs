@@ -21,6 +21,7 @@ impl Draft<'_> {
             Role::Balloon => self.place_balloon(symbol, listed),
             Role::Line => self.place_line(symbol, listed) || self.place_free(symbol, listed, 0),
             Role::Free => {
+                // Drawn in any case, so that what follows is the same.
                 let any = self.below(3);
                 // The same on every sheet: it follows from the name.
                 let of_class = symbol.name.bytes().map(usize::from).sum::<usize>() % 3;
@@ -92,7 +93,7 @@ impl Draft<'_> {
                 let point = |d: f64| [at.center[0] + along[0] * d, at.center[1] + along[1] * d];
                 // A drawing may have no ink on its axis: then there is nothing to lead to.
                 let Some(start) = self.canvas.first_ink(point(half + 1.0), point(0.0)) else { continue };
-                // What starts beyond the symbol's own box meets that box.
+                // A lead that is looked for from beyond the symbol's own box meets that box, unless the symbol is turned.
                 let from = half + if self.s.leads { 0.0 } else { 2.0 };
                 for long in [long, 0.3 * u] {
                     if self.is_clear(point(from), point(half + long)) {

@@ -12,8 +12,8 @@ const GOOD_PART: f64 = 0.9;
 const NO_FOREIGN: f64 = 0.02;
 /// Agreement of the layout of lettering, up to 1, under which it is another one.
 const OTHER_TEXT: f64 = 0.3;
-/// Spreads from what is usual on the drawing, below it, that are worth a word.
-const UNUSUAL: f64 = -2.0;
+/// Spreads from what is usual on the drawing that are worth a word.
+const UNUSUAL: f64 = 2.0;
 /// Share of the lines along a box's edges that go on beyond its corners, from which they are worth a word.
 const GOES_ON: f64 = 0.3;
 /// Deviations from the template that are worth a word: of the turn in degrees, of size and shape as a share.
@@ -39,7 +39,7 @@ pub fn explain(a: &Annotation) -> Vec<String> {
         out.push(if v < NO_FOREIGN { "no foreign ink".into() } else { format!("{} foreign ink", whole(v.min(1.0))) });
     }
     let usual = |name: &str| {
-        let unusual = share(&format!("better_{name}")).is_some_and(|v| v < UNUSUAL);
+        let unusual = share(&format!("better_{name}")).is_some_and(|v| v < -UNUSUAL);
         let usual = share(&format!("usual_{name}")).filter(|_| unusual);
         usual.map(|u| format!(" (usual on this drawing: {})", whole(u.clamp(0.0, 1.0))))
     };
@@ -49,7 +49,7 @@ pub fn explain(a: &Annotation) -> Vec<String> {
     if share("ink_at_corners").is_some_and(|v| v > GOES_ON) {
         out.push("lines go on beyond its corners".into());
     }
-    if let Some(more) = share("more_leads").filter(|v| v.abs() > -UNUSUAL) {
+    if let Some(more) = share("more_leads").filter(|v| v.abs() > UNUSUAL) {
         let how = if more > 0.0 { "more" } else { "fewer" };
         out.push(format!("{how} lines lead to it than to the sure ones of its class"));
     }

@@ -80,14 +80,12 @@ impl Blank {
         if touched.len() as f32 > MAX_TOUCHED * self.rim.len() as f32 {
             return false;
         }
-        let mut letters = pieces(&ink, self.width, self.height);
-        letters.retain(|piece| piece.pixels.len() >= MIN_LETTER);
-        let touching = |p: &Piece| touched.iter().any(|i| p.pixels.contains(i));
-        let small = |p: &Piece| {
-            let [w, h] = p.size().map(|v| v as f32);
-            w.min(h) <= MAX_LETTER * self.side && (w.max(h) <= MAX_TOUCHING * self.side || !touching(p))
-        };
-        letters.iter().all(small) && letters.iter().any(|p| !touching(p))
+        let letters = pieces(&ink, self.width, self.height).into_iter().filter(|p| p.pixels.len() >= MIN_LETTER);
+        let (touching, free): (Vec<Piece>, Vec<Piece>) =
+            letters.partition(|p| touched.iter().any(|i| p.pixels.contains(i)));
+        let narrow = |p: &Piece| p.size()[0].min(p.size()[1]) as f32 <= MAX_LETTER * self.side;
+        let short = |p: &Piece| p.size()[0].max(p.size()[1]) as f32 <= MAX_TOUCHING * self.side;
+        !free.is_empty() && free.iter().all(narrow) && touching.iter().all(|p| narrow(p) && short(p))
     }
 }
 

@@ -275,9 +275,14 @@ mod tests {
         evidence.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
     }
 
+    /// Of finds whose class does not matter.
+    fn standard(finds: &[BTreeMap<String, f64>]) -> Standard {
+        Standard::of(finds.iter().map(|e| ("", e)))
+    }
+
     #[test]
     fn sure_finds_say_what_is_usual_and_few_of_them_hardly() {
-        let usual = |finds: &[BTreeMap<String, f64>]| Standard::of(finds.iter().map(|e| ("", e))).usual[0];
+        let usual = |finds: &[BTreeMap<String, f64>]| standard(finds).usual[0];
         let general = usual(&[]);
         assert_eq!(general, [0.954, 0.035]);
         assert_eq!(usual(&vec![find(0.5, 0.6); 50]), general, "nothing sure");
@@ -289,7 +294,7 @@ mod tests {
     #[test]
     fn finds_are_compared_with_what_is_usual() {
         let drawing = vec![find(0.9, 0.9); 60];
-        let standard = Standard::of(drawing.iter().map(|e| ("", e)));
+        let standard = standard(&drawing);
         let compared = |correlation: f64| {
             let mut e = find(0.5, correlation);
             standard.compare("", &mut e);
@@ -355,8 +360,8 @@ mod tests {
             e
         };
         let drawing = [find(0.9, 0.9), doubtful(0.01, 0.02), doubtful(0.2, 0.02), doubtful(0.2, 0.4), find(0.5, 0.9)];
-        assert_eq!(Standard::of(drawing.iter().map(|e| ("", e))).doubts, [1.5f64.ln(), 0.0, 0.0]);
-        assert_eq!(Standard::of(std::iter::empty()).doubts, [0.0; 3]);
+        assert_eq!(standard(&drawing).doubts, [1.5f64.ln(), 0.0, 0.0]);
+        assert_eq!(standard(&[]).doubts, [0.0; 3]);
     }
 
     #[test]
@@ -380,7 +385,7 @@ mod tests {
                 let mut e: BTreeMap<String, f64> =
                     CONFIDENCE_TERMS.iter().map(|t| (t.name.to_owned(), value)).collect();
                 e.insert(FIRST_LOOK.to_owned(), first);
-                Standard::of(std::iter::empty()).compare("", &mut e);
+                standard(&[]).compare("", &mut e);
                 assert!((0.0..=1.0).contains(&NETWORK.confidence(&e)), "{first}, {value}");
             }
         }
